@@ -1,0 +1,1 @@
+"""A distributed KV-cache store for large language models."""

@@ -1,0 +1,92 @@
+"""TOML in, frozen dataclasses out; strict.
+
+A section is a folder, its `name` a file in that folder, the other keys are the fields of the frozen dataclass in that
+file. Unknown keys are errors that name the nearest known one. Nothing here knows which sections exist: whoever owns a
+dataclass builds it with `build`.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from cachestore.errors import ConfigError
+from cachestore.registry import Catalogue, nearest
+
+T = TypeVar("T")
+Table = Mapping[str, Any]
+
+_SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_TIMES = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _quantity(value: object, units: Mapping[str, float], example: str) -> object:
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    number = text.rstrip("".join(sorted(set("".join(units)))))
+    unit = text[len(number) :]
+    try:
+        return float(number) * units[unit] if unit else float(number)
+    except (KeyError, ValueError):
+        raise ValueError(f"{value!r} is no quantity; write for example {example!r}") from None
+
+
+def _size(value: object) -> object:
+    parsed = _quantity(value, _SIZES, "4GiB")
+    return int(parsed) if isinstance(parsed, float) else parsed
+
+
+def _seconds(value: object) -> object:
+    return _quantity(value, _TIMES, "30s")
+
+
+Bytes = Annotated[int, BeforeValidator(_size)]
+"""A size in bytes; configuration may write "4GiB"."""
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+"""A duration in seconds; configuration may write "250ms"."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; ConfigError says what is wrong and where."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def check_keys(known: list[str], table: Table, where: str) -> None:
+    """ConfigError for the first key of `table` that is not in `known`, with the nearest one."""
+    for key in table:
+        if key not in known:
+            name = f"{where}.{key}" if where else key
+            raise ConfigError(f"unknown configuration key {name!r}; {nearest(key, known)}")
+
+
+def build(cls: type[T], table: Table, where: str) -> T:
+    """`table` as an instance of the frozen dataclass `cls`; `where` is the section's name in messages."""
+    assert is_dataclass(cls)
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} must be a table, got {table!r}")
+    check_keys([field.name for field in fields(cls) if field.init], table, where)
+    try:
+        return TypeAdapter(cls).validate_python(dict(table))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join([where, *map(str, first["loc"])])
+        raise ConfigError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def build_named(catalogue: Catalogue, table: Table, where: str) -> Any:
+    """The plug that `table` names, built from its other keys."""
+    if not isinstance(table, Mapping) or "name" not in table:
+        raise ConfigError(f"{where} needs a `name`, one of: {', '.join(catalogue.names())}")
+    rest = {key: value for key, value in table.items() if key != "name"}
+    return build(catalogue.load(str(table["name"])), rest, where)

@@ -1,0 +1,34 @@
+"""Every call has a deadline; this is how it is carried.
+
+A caller gives seconds; inside, only the point in time travels, so that a call which is made of several waits
+cannot add them up past its bound.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Self
+
+from cachestore.errors import DeadlineExceeded, InvalidArgument
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A point in monotonic time, in seconds."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Self:
+        """The deadline `seconds` from now; zero or less is refused, and so is no number at all."""
+        if not seconds > 0:
+            raise InvalidArgument(f"timeout must be more than 0 seconds, got {seconds!r}")
+        return cls(time.monotonic() + seconds)
+
+    def remaining(self) -> float:
+        """Seconds left, never below zero."""
+        return max(0.0, self.at - time.monotonic())
+
+    def check(self, doing: str) -> None:
+        """Raises DeadlineExceeded, saying what was being done, once the time is over."""
+        if time.monotonic() >= self.at:
+            raise DeadlineExceeded(f"the deadline passed while {doing}")

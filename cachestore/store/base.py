@@ -1,0 +1,233 @@
+"""The one interface of a store, and the values it speaks in.
+
+Everything is batched: a call takes the whole chain of a prompt. Every call has a deadline (`timeout`, in seconds),
+ends by it, and raises only from `cachestore.errors`; a miss is a value. An object of this interface belongs to one
+namespace.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol, Self
+
+from cachestore.block import WHOLE, Block, Buffer, Part, PlaneId
+from cachestore.errors import InvalidArgument
+from cachestore.hashing import KEY_BYTES, Chain
+from cachestore.metrics import Figure
+
+TIMEOUT = 10.0
+"""Seconds a call may take when its caller does not say."""
+
+
+class Purpose(StrEnum):
+    """What a read is for; reads of a handoff are counted apart from reuse."""
+
+    REUSE = "reuse"
+    HANDOFF = "handoff"
+
+
+class Durability(StrEnum):
+    """CACHE promises nothing. DURABLE is acknowledged only by a tier that survives a killed process."""
+
+    CACHE = "cache"
+    DURABLE = "durable"
+
+
+class PutStatus(StrEnum):
+    """What became of one block of a put."""
+
+    WANTED = "wanted"
+    STORED = "stored"
+    ALREADY_EXISTS = "already_exists"
+    IN_PROGRESS = "in_progress"
+    KEPT_FIRST = "kept_first"
+    NOT_KEPT = "not_kept"
+    FAILED = "failed"
+
+
+class Verdict(StrEnum):
+    """What a reader found of one leased block."""
+
+    USED = "used"
+    CORRUPT = "corrupt"
+    UNREAD = "unread"
+
+
+class Run(NamedTuple):
+    """Consecutive blocks held by one tier of one node."""
+
+    blocks: int
+    tier: str
+    node: str
+
+
+class Lookup(NamedTuple):
+    """`ready` leading blocks can be read, from `runs`; `writing` blocks right behind them are being written."""
+
+    ready: int
+    runs: tuple[Run, ...]
+    writing: int = 0
+
+
+class Lease(NamedTuple):
+    """Protection of a chain's first `blocks` blocks from eviction for `ttl` seconds from when it was given."""
+
+    id: bytes
+    blocks: int
+    ttl: float
+    runs: tuple[Run, ...] = ()
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """What a put means to write: identity and planes. `short` marks the short last block of a chain."""
+
+    key: bytes
+    token_count: int
+    planes: tuple[PlaneId, ...]
+    short: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.key) != KEY_BYTES:
+            raise InvalidArgument(f"key must be {KEY_BYTES} bytes, got {len(self.key)}")
+        if self.token_count < 1 or not self.planes:
+            raise InvalidArgument("a block needs at least one token and one plane")
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of all planes before coding."""
+        return sum(plane.raw_bytes for plane in self.planes)
+
+
+class PutAnswer(NamedTuple):
+    """What became of block `block` of a put, and the tier that holds it if one does."""
+
+    block: int
+    status: PutStatus
+    tier: str = ""
+
+
+class Loaded(NamedTuple):
+    """A verified block in the caller's own memory, and the tier that held it."""
+
+    block: Block
+    tier: str
+
+
+class Reading(Protocol):
+    """The blocks of one read, in order, ending at the first that is missing, corrupt or late.
+
+    A block's buffers belong to the caller. With a part, a block has only the planes asked for. Leaving the context
+    settles every block's outcome.
+    """
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exception: object) -> None: ...
+    def __iter__(self) -> Iterator[Loaded]: ...
+
+
+class Put(Protocol):
+    """An open put of many blocks. Nothing is visible before `commit`; leaving the context aborts the rest."""
+
+    @property
+    def answers(self) -> Sequence[PutAnswer]:
+        """The latest answer for every block, in the order of the plans; WANTED means: write it."""
+
+    def write(self, block: int, plane: int, data: Buffer) -> None:
+        """One whole raw plane of a wanted block, in any order; the bytes may be reused on return.
+
+        Writing a block that is not wanted is a no-op. InvalidArgument if the size is wrong or the plane came
+        before.
+        """
+
+    def commit(self, blocks: Sequence[int] | None = None, *, lease: float = 0.0) -> Lease | None:
+        """Publishes these wanted blocks (default: all) and updates `answers`; incomplete ones FAIL.
+
+        With `lease` above zero, the answer is a lease of that many seconds on the leading blocks of the put that
+        are present now, whoever wrote them.
+        """
+
+    def abort(self) -> None:
+        """Gives up every block that is not committed."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exception: object) -> None: ...
+
+
+class Store(Protocol):
+    """A store as one namespace sees it."""
+
+    def lookup(self, chain: Chain, *, timeout: float = TIMEOUT) -> Lookup:
+        """How long the ready prefix of `chain` is, and where. Changes nothing: no lease, no recency."""
+
+    def lease(self, chain: Chain, *, ttl: float | None = None, timeout: float = TIMEOUT) -> Lease:
+        """Protects the ready prefix for `ttl` seconds (default: the store's)."""
+
+    def release(self, lease: Lease, verdicts: Sequence[Verdict] = (), *, timeout: float = TIMEOUT) -> None:
+        """Ends a lease with a verdict for each of its blocks in order; missing ones are UNREAD.
+
+        LeaseExpired if the lease is unknown or over.
+        """
+
+    def read(
+        self,
+        chain: Chain,
+        *,
+        part: Part = WHOLE,
+        lease: Lease | None = None,
+        wait: float = 0.0,
+        purpose: Purpose = Purpose.REUSE,
+        timeout: float = TIMEOUT,
+    ) -> Reading:
+        """The leading blocks of `chain`; `wait` seconds for blocks that are being written.
+
+        Under a `lease` given, that lease is used up by the reading; otherwise one is taken.
+        """
+
+    def put(
+        self,
+        fingerprint: bytes,
+        plans: Sequence[BlockPlan],
+        *,
+        durability: Durability = Durability.CACHE,
+        ttl: float | None = None,
+        timeout: float = TIMEOUT,
+    ) -> Put:
+        """Reserves the blocks of `plans`, in the order of their chain. `timeout` bounds the whole put."""
+
+    def delete(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
+        """Removes these blocks from every tier; how many there were. Leased ones go when their lease ends."""
+
+    def clear(self, tier: str = "", *, timeout: float = TIMEOUT) -> int:
+        """Removes all blocks of the namespace from one tier, or from all. Emptying a tier demotes nothing."""
+
+    def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
+        """Every figure counted in this namespace."""
+
+    def close(self) -> None:
+        """Ends the use of the store. Closing twice is allowed."""
+
+
+def put_blocks(
+    store: Store, fingerprint: bytes, blocks: Sequence[Block], *, timeout: float = TIMEOUT
+) -> Sequence[PutAnswer]:
+    """Puts whole blocks and commits them; what became of each, in order."""
+    plans = [BlockPlan(block.key, block.token_count, block.planes, block.short) for block in blocks]
+    with store.put(fingerprint, plans, timeout=timeout) as put:
+        for index, block in enumerate(blocks):
+            if put.answers[index].status is PutStatus.WANTED:
+                for plane, data in enumerate(block.data):
+                    put.write(index, plane, data)
+        put.commit()
+        return put.answers
+
+
+def runs_of(tiers: Sequence[str], node: str) -> tuple[Run, ...]:
+    """Consecutive equal tiers as runs."""
+    runs: list[Run] = []
+    for tier in tiers:
+        if runs and runs[-1].tier == tier:
+            runs[-1] = Run(runs[-1].blocks + 1, tier, node)
+        else:
+            runs.append(Run(1, tier, node))
+    return tuple(runs)

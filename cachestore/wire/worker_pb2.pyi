@@ -1,0 +1,152 @@
+from cachestore.wire import store_pb2 as _store_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CacheUse(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    READ_AND_WRITE: _ClassVar[CacheUse]
+    OFF: _ClassVar[CacheUse]
+READ_AND_WRITE: CacheUse
+OFF: CacheUse
+
+class Sampling(_message.Message):
+    __slots__ = ("temperature", "top_k", "top_p", "seed")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class PrefillRequest(_message.Message):
+    __slots__ = ("request_id", "fingerprint", "tokens", "sampling", "cache", "salts")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    SALTS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    fingerprint: bytes
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    sampling: Sampling
+    cache: CacheUse
+    salts: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, request_id: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., salts: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Handoff(_message.Message):
+    __slots__ = ("chain", "tail_tokens", "lease", "store", "position", "first_token", "reuse")
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    TAIL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REUSE_FIELD_NUMBER: _ClassVar[int]
+    chain: _store_pb2.Chain
+    tail_tokens: int
+    lease: bytes
+    store: str
+    position: int
+    first_token: int
+    reuse: Reuse
+    def __init__(self, chain: _Optional[_Union[_store_pb2.Chain, _Mapping]] = ..., tail_tokens: _Optional[int] = ..., lease: _Optional[bytes] = ..., store: _Optional[str] = ..., position: _Optional[int] = ..., first_token: _Optional[int] = ..., reuse: _Optional[_Union[Reuse, _Mapping]] = ...) -> None: ...
+
+class Reuse(_message.Message):
+    __slots__ = ("computed_tokens", "reused_tokens")
+    class ReusedTokensEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    computed_tokens: int
+    reused_tokens: _containers.ScalarMap[str, int]
+    def __init__(self, computed_tokens: _Optional[int] = ..., reused_tokens: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class GenerateRequest(_message.Message):
+    __slots__ = ("request_id", "tokens", "sampling", "max_tokens", "stop_tokens", "cache", "salts")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    SALTS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    sampling: Sampling
+    max_tokens: int
+    stop_tokens: _containers.RepeatedScalarFieldContainer[int]
+    cache: CacheUse
+    salts: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, request_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., salts: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class GenerateResponse(_message.Message):
+    __slots__ = ("token", "usage")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    token: Token
+    usage: Usage
+    def __init__(self, token: _Optional[_Union[Token, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+
+class Token(_message.Message):
+    __slots__ = ("id", "index")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    index: int
+    def __init__(self, id: _Optional[int] = ..., index: _Optional[int] = ...) -> None: ...
+
+class Usage(_message.Message):
+    __slots__ = ("prompt_tokens", "generated_tokens", "reuse", "finish", "prefilled_by", "first_token_ms", "loaded_tokens")
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REUSE_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    PREFILLED_BY_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
+    LOADED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    prompt_tokens: int
+    generated_tokens: int
+    reuse: Reuse
+    finish: str
+    prefilled_by: str
+    first_token_ms: float
+    loaded_tokens: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., reuse: _Optional[_Union[Reuse, _Mapping]] = ..., finish: _Optional[str] = ..., prefilled_by: _Optional[str] = ..., first_token_ms: _Optional[float] = ..., loaded_tokens: _Optional[int] = ...) -> None: ...
+
+class AbortWorkRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class AbortWorkResponse(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: bool = ...) -> None: ...
+
+class WorkerStatsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WorkerStatsResponse(_message.Message):
+    __slots__ = ("name", "figures")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    figures: _containers.RepeatedCompositeFieldContainer[_store_pb2.Figure]
+    def __init__(self, name: _Optional[str] = ..., figures: _Optional[_Iterable[_Union[_store_pb2.Figure, _Mapping]]] = ...) -> None: ...
