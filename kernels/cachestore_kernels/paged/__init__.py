@@ -1,0 +1,107 @@
+"""How do blocks leave an engine's pages, and how do they get back in?
+
+A page holds the KV of one block of consecutive tokens of one slot. The K of a slot is one pool of pages, its
+V another. A pool is passed as a view `[pages, heads, tokens, head_dim]` with any strides as long as the last
+is 1, so every engine's layout is a view away:
+
+- `[pages, heads, tokens, head_dim]`: as it is
+- `[pages, tokens, heads, head_dim]`: `pool.transpose(1, 2)`
+- `[pages, heads, tokens, 2 * head_dim]`: `k, v = pool.chunk(2, dim=3)`
+
+Blocks are canonical: `[blocks, slots, 2, heads, tokens, head_dim]`, contiguous, 2 standing for K and V, heads
+being the range asked for. All slots and blocks of a call are one launch. Elements are moved as integers of
+their width: NaN payloads, signed zeros and fp8 arrive bit for bit.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Literal
+
+import torch
+
+from cachestore_kernels.paged import naive
+from cachestore_kernels.paged.pools import Pools, check_blocks, check_pools
+
+__all__ = ["Method", "gather", "scatter"]
+
+Method = Literal["naive", "fused"]
+
+
+def gather(
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    pages: torch.Tensor,
+    heads: slice | range = slice(None),
+    *,
+    out: torch.Tensor | None = None,
+    method: Method | None = None,
+) -> torch.Tensor:
+    """Copy pages into blocks `[blocks, slots, 2, heads, tokens, head_dim]`.
+
+    keys, values: one pool per slot, each `[pages, heads, tokens, head_dim]`, equal in shape, strides, dtype
+        and device; any real dtype of 1, 2, 4 or 8 bytes.
+    pages: int64 `[blocks]`, on the device of the pools; a page may be named more than once.
+    heads: the heads to copy, a slice or range with step 1 inside `[0, heads)`; all by default.
+    out: where to write, contiguous, of the result's shape and the pools' dtype and device; new by default.
+    method: fused for CUDA tensors where Triton is installed, else naive. Asking for fused on CPU needs
+        `TRITON_INTERPRET=1` in the environment before this function first runs fused.
+
+    A page id outside the pool raises ValueError in naive. Fused does not wait for the device to look at ids:
+    there such a page is never read, and its block is filled with zeros.
+
+    Raises TypeError for a wrong dtype or kind of argument, ValueError for a wrong shape, stride, range,
+    device or method, and in fused for memory that is not aligned to its elements.
+    """
+    pools = check_pools(keys, values, pages, heads)
+    if out is None:
+        out = torch.empty(pools.blocks_shape, dtype=pools.dtype, device=pools.device)
+    check_blocks("out", out, pools)
+    _choose(method, pools).gather(pools, out)
+    return out
+
+
+def scatter(
+    blocks: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    pages: torch.Tensor,
+    heads: slice | range = slice(None),
+    *,
+    method: Method | None = None,
+) -> None:
+    """Copy blocks into pages; other pages and heads stay untouched.
+
+    blocks: `[blocks, slots, 2, heads, tokens, head_dim]`, contiguous, of the pools' dtype and device: what
+        `gather` returns for the same arguments.
+    pages: int64 `[blocks]`, each page at most once: two blocks written to one page would race.
+    keys, values, heads, method: as for `gather`.
+
+    A page id that repeats or lies outside the pool raises ValueError in naive, before anything is written.
+    Fused skips a page outside the pool, and leaves a repeated one with either block or a mixture of them.
+
+    Raises TypeError for a wrong dtype or kind of argument, ValueError for a wrong shape, stride, range,
+    device or method, and in fused for memory that is not aligned to its elements.
+    """
+    pools = check_pools(keys, values, pages, heads)
+    check_blocks("blocks", blocks, pools)
+    _choose(method, pools).scatter(blocks, pools)
+
+
+def _choose(method: Method | None, pools: Pools) -> ModuleType:
+    on_cuda = pools.device.type == "cuda"
+    if method is None:
+        method = "fused" if on_cuda and find_spec("triton") else "naive"
+    if method == "naive":
+        return naive
+    if method != "fused":
+        raise ValueError(f"method: 'naive', 'fused' or None, not {method!r}")
+
+    from cachestore_kernels.paged import fused
+
+    if not on_cuda and not fused.INTERPRETED:
+        raise ValueError(
+            f"method: 'fused' on {pools.device} runs only in Triton's interpreter; "
+            "set TRITON_INTERPRET=1 before the first use, or pass method='naive'"
+        )
+    return fused

@@ -1,0 +1,40 @@
+"""The oracle: gather and scatter in plain torch, on any device."""
+
+from collections.abc import Iterator
+
+import torch
+
+from cachestore_kernels.paged.pools import INTEGERS, Pools
+
+
+def gather(pools: Pools, out: torch.Tensor) -> None:
+    """Fill `out` `[blocks, slots, 2, heads, tokens, head_dim]`; ValueError for a page outside the pools."""
+    _check_pages(pools)
+    for pool, planes in _pairs(pools, out):
+        planes.copy_(pool[pools.pages])
+
+
+def scatter(blocks: torch.Tensor, pools: Pools) -> None:
+    """Write `blocks` into their pages; ValueError for a page outside the pools or repeated."""
+    _check_pages(pools)
+    if len(set(pools.pages.tolist())) != pools.pages.numel():
+        raise ValueError("pages: every page may be written once per call; drop the repeated ids")
+    for pool, planes in _pairs(pools, blocks):
+        pool[pools.pages] = planes
+
+
+def _pairs(pools: Pools, blocks: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """For K and V of every slot: the wanted heads of its pool, and their place in all blocks."""
+    integer = INTEGERS[pools.dtype.itemsize]
+    for slot, sides in enumerate(zip(pools.keys, pools.values, strict=True)):
+        for side, pool in enumerate(sides):
+            wanted = pool[:, pools.heads.start : pools.heads.stop]  # [pages, heads, tokens, head_dim]
+            planes = blocks[:, slot, side]  # [blocks, heads, tokens, head_dim]
+            yield wanted.view(integer), planes.view(integer)
+
+
+def _check_pages(pools: Pools) -> None:
+    count = pools.keys[0].shape[0]
+    outside = pools.pages[(pools.pages < 0) | (pools.pages >= count)]
+    if outside.numel():
+        raise ValueError(f"pages: {outside[0].item()} lies outside [0, {count}); pass ids of existing pages")

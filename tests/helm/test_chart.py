@@ -1,0 +1,245 @@
+"""The chart, rendered by Helm, or where Helm is missing by a small program in Go that imitates it."""
+
+import base64
+import os
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CHART = Path(__file__).parents[2] / "helm"
+PROGRAM = Path(__file__).parent / "render" / "main.go"
+GOPATH = Path("/usr/share/gocode")
+PACKAGES = "golang-go golang-github-masterminds-sprig-dev golang-gopkg-yaml.v3-dev"
+NEEDED = ("--set", "image.repository=example.org/cachestore", "--set", "engine.model=/models/needle")
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def imitation(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run the Go program, built from Debian's library sources without any network."""
+    go = shutil.which("go")
+    libraries = [GOPATH / "src" / name for name in ("github.com/Masterminds/sprig", "gopkg.in/yaml.v3")]
+    if go is None or not all(library.is_dir() for library in libraries):
+        pytest.skip(f"rendering needs Helm, or on Debian: apt-get install {PACKAGES}")
+    program = tmp_path_factory.mktemp("render") / "render"
+    offline = dict(GO111MODULE="off", GOPATH=str(GOPATH), GOFLAGS="", CGO_ENABLED="0")
+    subprocess.run([go, "build", "-o", program, PROGRAM], env=os.environ | offline, check=True, timeout=110)
+
+    def run(*arguments: str, release: str = "kv") -> "subprocess.CompletedProcess[str]":
+        command: list[str | Path] = [program, *arguments, release, CHART]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def render(request: pytest.FixtureRequest) -> Run:
+    helm = shutil.which("helm")
+    if helm is None:
+        imitation: Run = request.getfixturevalue("imitation")
+        return imitation
+
+    def run(*arguments: str, release: str = "kv") -> "subprocess.CompletedProcess[str]":
+        command: list[str | Path] = [helm, "template", release, CHART, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+def documents(render: Run, *arguments: str, release: str = "kv") -> dict[str, Any]:
+    """Rendered with the required values and these arguments; by kind, of which none may come twice."""
+    done = render(*NEEDED, *arguments, release=release)
+    assert done.returncode == 0, done.stderr
+    found = [document for document in yaml.safe_load_all(done.stdout) if document]
+    kinds = {document["kind"]: document for document in found}
+    assert len(kinds) == len(found)
+    return kinds
+
+
+def configuration(kinds: dict[str, Any]) -> dict[str, Any]:
+    return tomllib.loads(kinds["ConfigMap"]["data"]["cachestore.toml"])
+
+
+def pod(kinds: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = kinds["RayCluster"]["spec"]["headGroupSpec"]["template"]["spec"]
+    return spec
+
+
+def values(path: Path, **content: Any) -> tuple[str, str]:
+    path.write_text(yaml.safe_dump(content))
+    return "-f", str(path)
+
+
+def test_kinds(render: Run) -> None:
+    kinds = documents(render)
+    assert set(kinds) == {"ConfigMap", "NetworkPolicy", "RayCluster", "Secret", "ServiceAccount"}
+    assert kinds["RayCluster"]["apiVersion"] == "ray.io/v1"
+    assert {kind["metadata"]["labels"]["app.kubernetes.io/instance"] for kind in kinds.values()} == {"kv"}
+    assert "workerGroupSpecs" not in kinds["RayCluster"]["spec"]
+
+
+def test_default_configuration(render: Run) -> None:
+    assert configuration(documents(render)) == {
+        "tiers": [
+            {"name": "cpu", "capacity": "4GiB"},
+            {"name": "redis", "url": "embedded", "capacity": "1GiB"},
+        ],
+        "codecs": {"name": "lz4"},
+        "eviction": {"name": "lru"},
+        "service": {"host": "127.0.0.1", "port": 7420},
+        "engine": {"model": "/models/needle", "dtype": "float32", "device": "cpu"},
+        "cluster": {"prefill": 2, "decode": 2, "num_gpus": 0},
+    }
+
+
+def test_overridden_configuration(render: Run, tmp_path: Path) -> None:
+    odd = {
+        "quote": 'a "b" \\ <c> é\n',
+        "share": 0.25,
+        "on": True,
+        "many": [1, "two"],
+        "deep": {"a b": [{"c": 1}]},
+    }
+    tiers = [{"name": "redis", "url": "redis://cache:6379/0", "capacity": "1TiB"}]
+    store = odd | {"nothing": None}
+    given = values(tmp_path / "values.yaml", tiers=tiers, store=store, codecs={"name": "none"})
+    set_too = ("--set", "service.port=7421", "--set", "cluster.prefill=5")
+    result = configuration(documents(render, *given, *set_too))
+    assert result["tiers"] == tiers
+    assert result["store"] == odd
+    assert result["codecs"] == {"name": "none"}
+    assert result["service"] == {"host": "127.0.0.1", "port": 7421}
+    assert result["cluster"] == {"prefill": 5, "decode": 2, "num_gpus": 0}
+
+
+def test_nobody_is_root(render: Run) -> None:
+    spec = pod(documents(render))
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["automountServiceAccountToken"] is False
+    for container in spec["containers"]:
+        context = container["securityContext"]
+        assert "runAsUser" not in context, "the pod's user counts"
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+
+
+def test_no_port_of_the_store_leaves_the_pod(render: Run) -> None:
+    kinds = documents(render)
+    ports = [container.get("ports", []) for container in pod(kinds)["containers"]]
+    assert ports == [[{"name": "gcs-server", "containerPort": 6379}], []], "only Ray's own"
+    assert "Service" not in kinds and "Ingress" not in kinds
+    assert kinds["RayCluster"]["spec"]["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "127.0.0.1"
+
+    policy = kinds["NetworkPolicy"]["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"] == [{"from": [{"podSelector": policy["podSelector"]}]}]
+    labels = kinds["RayCluster"]["spec"]["headGroupSpec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert "NetworkPolicy" not in documents(render, "--set", "networkPolicy.enabled=false")
+
+
+def test_both_containers_join_one_ray(render: Run) -> None:
+    """A driver beside the head needs its session directory, shared memory, process ids and token."""
+    kinds = documents(render)
+    spec = pod(kinds)
+    head, up = spec["containers"]
+    assert spec["shareProcessNamespace"] is True
+    assert head["volumeMounts"] == up["volumeMounts"]
+    assert head["env"] == up["env"]
+    assert head["image"] == up["image"] == "example.org/cachestore:0.1.0"
+    assert {mount["name"] for mount in head["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
+    assert "command" not in head, "KubeRay writes it"
+    assert up["command"][:2] == ["cachestore", "up"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+    assert volumes["config"]["configMap"]["name"] == kinds["ConfigMap"]["metadata"]["name"]
+    environment = {variable["name"]: variable for variable in head["env"]}
+    assert environment["RAY_AUTH_MODE"]["value"] == "token"
+    reference = environment["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]
+    assert reference == {"name": kinds["Secret"]["metadata"]["name"], "key": "auth_token"}
+
+
+def test_gpus_only_when_asked(render: Run) -> None:
+    assert "nvidia.com/gpu" not in str(documents(render))
+    kinds = documents(render, "--set", "resources.gpus=2", "--set", "cluster.num_gpus=1")
+    head, up = pod(kinds)["containers"]
+    assert head["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert "nvidia.com/gpu" not in str(up)
+
+
+def test_own_secrets_and_volumes(render: Run, tmp_path: Path) -> None:
+    volume = {"persistentVolumeClaim": {"claimName": "models"}}
+    account = {"create": False, "name": "mine"}
+    given = values(
+        tmp_path / "values.yaml",
+        configSecret="own-config",
+        ray={"tokenSecret": "own-token"},
+        modelVolume=volume,
+        serviceAccount=account,
+        nodeSelector={"disk": "nvme"},
+        tolerations=[{"key": "gpu", "operator": "Exists"}],
+        image={"pullSecrets": [{"name": "registry"}]},
+    )
+    kinds = documents(render, *given)
+    assert set(kinds) == {"NetworkPolicy", "RayCluster"}
+    spec = pod(kinds)
+    assert {"name": "models", **volume} in spec["volumes"]
+    assert {"name": "config", "secret": {"secretName": "own-config"}} in spec["volumes"]
+    mounts = spec["containers"][0]["volumeMounts"]
+    assert {"name": "models", "mountPath": "/models", "readOnly": True} in mounts
+    assert "'name': 'own-token'" in str(spec["containers"])
+    assert spec["serviceAccountName"] == "mine"
+    assert spec["nodeSelector"] == {"disk": "nvme"}
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (NEEDED[:2], "engine.model: name a Hugging Face model directory"),
+        (NEEDED[2:], "image.repository: name an image"),
+        ((*NEEDED, "--set", "service.host=0.0.0.0"), "service.host: 0.0.0.0 is not loopback"),
+        ((*NEEDED, "--set", "cluster.num_gpus=1"), "set resources.gpus"),
+        ((*NEEDED, "--set", "securityContext.runAsUser=0"), "securityContext.runAsUser: 0 is root"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_refusals(render: Run, arguments: tuple[str, ...], message: str) -> None:
+    done = render(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_passwords_stay_out_of_the_configmap(render: Run, tmp_path: Path) -> None:
+    tiers = [{"name": "redis", "url": "rediss://user:secret@cache:6379", "capacity": "1GiB"}]
+    done = render(*NEEDED, *values(tmp_path / "values.yaml", tiers=tiers))
+    assert done.returncode != 0
+    assert "use configSecret" in done.stderr
+    assert "secret@" not in done.stdout + done.stderr
+
+
+def test_names(render: Run) -> None:
+    assert documents(render, release="cachestore")["RayCluster"]["metadata"]["name"] == "cachestore"
+    name = documents(render, release="x" * 53)["RayCluster"]["metadata"]["name"]
+    assert len(name) <= 45 and not name.endswith("-")
+
+
+def test_token_survives_upgrades(imitation: Run, tmp_path: Path) -> None:
+    """Always by the imitation: `helm template` asks no cluster."""
+    first = documents(imitation)["Secret"]
+    assert len(base64.b64decode(first["data"]["auth_token"])) == 64
+    assert documents(imitation)["Secret"]["data"] != first["data"], "made anew, not built in"
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(yaml.safe_dump(first))
+    assert documents(imitation, "--lookup", str(cluster))["Secret"] == first
