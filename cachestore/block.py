@@ -64,6 +64,8 @@ class Slot:
             raise InvalidArgument(f"slot needs kv_heads >= 1, key_dim >= 1 and value_dim >= 0, got {self}")
         if (self.attention is Attention.FULL) != (self.window == 0):
             raise InvalidArgument(f"slot.window must be set for sliding or chunked attention only, got {self}")
+        if self.window < 0:
+            raise InvalidArgument(f"slot.window must not be negative, got {self}")
 
 
 @dataclass(frozen=True)

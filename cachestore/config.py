@@ -5,13 +5,14 @@ file. Unknown keys are errors that name the nearest known one. Nothing here know
 dataclass builds it with `build`.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import AllowInfNan, BeforeValidator, TypeAdapter, ValidationError
 
 from cachestore.errors import ConfigError
 from cachestore.registry import Catalogue, nearest
@@ -24,20 +25,25 @@ _TIMES = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def _quantity(value: object, units: Mapping[str, float], example: str) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is no quantity; write for example {example!r}")
     if not isinstance(value, str):
         return value
     text = value.strip()
     number = text.rstrip("".join(sorted(set("".join(units)))))
     unit = text[len(number) :]
     try:
-        return float(number) * units[unit] if unit else float(number)
+        quantity = float(number) * units[unit] if unit else float(number)
     except (KeyError, ValueError):
-        raise ValueError(f"{value!r} is no quantity; write for example {example!r}") from None
+        quantity = math.nan
+    if not math.isfinite(quantity):
+        raise ValueError(f"{value!r} is no quantity; write for example {example!r}")
+    return quantity
 
 
 def _size(value: object) -> object:
     parsed = _quantity(value, _SIZES, "4GiB")
-    return int(parsed) if isinstance(parsed, float) else parsed
+    return int(parsed) if isinstance(parsed, float) and isinstance(value, str) else parsed
 
 
 def _seconds(value: object) -> object:
@@ -47,7 +53,7 @@ def _seconds(value: object) -> object:
 Bytes = Annotated[int, BeforeValidator(_size)]
 """A size in bytes; configuration may write "4GiB"."""
 
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[float, AllowInfNan(False), BeforeValidator(_seconds)]
 """A duration in seconds; configuration may write "250ms"."""
 
 

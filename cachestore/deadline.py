@@ -6,6 +6,7 @@ cannot add them up past its bound.
 
 import time
 from dataclasses import dataclass
+from threading import TIMEOUT_MAX
 from typing import Self
 
 from cachestore.errors import DeadlineExceeded, InvalidArgument
@@ -19,9 +20,9 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float) -> Self:
-        """The deadline `seconds` from now; zero or less is refused, and so is no number at all."""
-        if not seconds > 0:
-            raise InvalidArgument(f"timeout must be more than 0 seconds, got {seconds!r}")
+        """The deadline `seconds` from now; zero or less is refused, and so is for ever or no number at all."""
+        if not 0 < seconds < TIMEOUT_MAX:
+            raise InvalidArgument(f"timeout must be more than 0 seconds and end some day, got {seconds!r}")
         return cls(time.monotonic() + seconds)
 
     def remaining(self) -> float:

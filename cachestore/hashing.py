@@ -3,7 +3,9 @@
 Defined by bytes. A *frame* is a one-byte tag, the length as little-endian u32, then the value; H is SHA-256 over the
 frames in the order given here:
 
-    fingerprint  = H(DOMAIN "kv-cachestore/spec/1", one frame a field in the order of `_FIELDS`, one SLOT frame a slot)
+    fingerprint  = H(DOMAIN "kv-cachestore/spec/1", FIELD each of `_SPEC_FIELDS` in order, one SLOT frame a slot of
+                     the FIELD frames kv_heads, key_dim, value_dim, attention, window)
+                   H(DOMAIN "kv-cachestore/opaque-spec/1", FIELD each of `_OPAQUE_FIELDS` in order)
     key[0]       = H(DOMAIN "kv-cachestore/key/1", ROOT fingerprint, TOKENS tokens, EXTRA e for each extra)
     key[i]       = H(DOMAIN "kv-cachestore/key/1", PARENT key[i-1],  TOKENS tokens, EXTRA e for each extra)
     opaque key   = H(DOMAIN "kv-cachestore/opaque-key/1", ROOT fingerprint, ENGINE_KEY engine key)
@@ -58,7 +60,10 @@ def _frame(tag: int, value: bytes) -> bytes:
 
 
 def _text(value: object) -> bytes:
-    return str(value).encode()
+    try:
+        return str(value).encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument("names and settings must be text that UTF-8 can carry") from None
 
 
 _KEY_DOMAIN = _frame(_DOMAIN, b"kv-cachestore/key/1")
@@ -82,7 +87,7 @@ def namespace_id(name: str) -> bytes:
     """The 32-byte id of a namespace, as it stands in sealed headers."""
     if not name:
         raise InvalidArgument("namespace must not be empty")
-    return sha256(_frame(_DOMAIN, b"kv-cachestore/namespace/1") + _frame(_FIELD, name.encode())).digest()
+    return sha256(_frame(_DOMAIN, b"kv-cachestore/namespace/1") + _frame(_FIELD, _text(name))).digest()
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,10 @@ class Chain:
 
 
 def _packed(tokens: Sequence[int]) -> bytes:
-    array = np.asarray(tokens) if len(tokens) else np.empty(0, dtype=np.int64)
+    try:
+        array = np.asarray(tokens) if len(tokens) else np.empty(0, dtype=np.int64)
+    except ValueError:
+        raise InvalidArgument("tokens must be one flat list of integers") from None
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InvalidArgument("tokens must be one flat list of integers")
     if array.size and (array.min() < 0 or array.max() >= 1 << 32):
@@ -134,6 +142,9 @@ def _link(tag: int, parent: bytes, tokens: bytes, extras: Iterable[bytes]) -> by
 def chain(spec: BlockSpec, tokens: Sequence[int], extras: Extras | None = None) -> Chain:
     """The keys of all full blocks of `tokens`; tokens behind the last full block have none (see `tail_key`)."""
     extras = extras or {}
+    for index, values in extras.items():
+        if index < 0 or not all(isinstance(value, bytes) for value in values):
+            raise InvalidArgument(f"extras[{index}] must be a sequence of bytes, for a block index of 0 or more")
     size = spec.block_tokens
     count = len(tokens) // size
     packed = _packed(tokens)

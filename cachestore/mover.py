@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ class Mover:
     _jobs: queue.Queue[tuple[Job, Future[None]] | None] = field(init=False)
     _stop: Event = field(default_factory=Event)
     _threads: list[Thread] = field(default_factory=list)
+    _accepting: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         self._jobs = queue.Queue(self.backlog)
@@ -38,7 +39,8 @@ class Mover:
         """Finishes the jobs that were accepted, and ends both threads."""
         if not self._threads:
             return
-        self._stop.set()
+        with self._accepting:
+            self._stop.set()
         self._jobs.put(None)
         for thread in self._threads:
             thread.join()
@@ -46,13 +48,14 @@ class Mover:
 
     def submit(self, job: Job) -> Future[None] | None:
         """Queues a job; None if the backlog is full or the mover is closing."""
-        if self._stop.is_set():
-            return None
         done: Future[None] = Future()
-        try:
-            self._jobs.put_nowait((job, done))
-        except queue.Full:
-            return None
+        with self._accepting:
+            if self._stop.is_set():
+                return None
+            try:
+                self._jobs.put_nowait((job, done))
+            except queue.Full:
+                return None
         return done
 
     def settle(self, timeout: float) -> bool:

@@ -29,15 +29,15 @@ stored checksums and header checksum zeroed, followed by the plane's index as u3
 """
 
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from cachestore.block import Buffer, Half, Part, PlaneId
+from cachestore.block import WHOLE, Buffer, Half, Part, PlaneId
 
 MAGIC = b"KVCB"
 VERSION = 1
@@ -61,6 +61,7 @@ TABLE = np.dtype(
         ("raw_checksum", "<u8"),
     ]
 )
+_HALVES = tuple(Half)
 _FIXED = struct.Struct("<4sHHII32s32s32sII12sIQ16sQ24s")
 assert _FIXED.size == 192 and TABLE.itemsize == 48
 
@@ -86,15 +87,28 @@ def header_bytes(planes: int) -> int:
     return aligned(_FIXED.size + planes * TABLE.itemsize + 8)
 
 
-def table_of(planes: Iterable[PlaneId]) -> NDArray[np.void]:
-    """A plane table with the places and raw sizes filled in, and nothing stored yet."""
-    rows = [(p.slot, p.group, int(p.half), 0, p.item_bytes, 0, 0, 0, p.raw_bytes, 0, 0) for p in planes]
-    return np.array(rows, dtype=TABLE)
+class Stored(NamedTuple):
+    """How and where one plane is stored, as the plane table says."""
+
+    codec: int
+    offset: int
+    stored_bytes: int
+    stored_checksum: int
+    raw_checksum: int
+
+
+def table_of(planes: Sequence[PlaneId], stored: Sequence[Stored] = ()) -> NDArray[np.void]:
+    """The plane table of these planes; without `stored`, which goes with them in order, of nothing stored yet."""
+    table = np.zeros(len(planes), dtype=TABLE)
+    for names, rows in ((PlaneId._fields, planes), (Stored._fields, stored)):
+        for name, column in zip(names, zip(*rows, strict=True), strict=False):
+            table[name] = np.array(column, dtype=TABLE[name])
+    return table
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """Identity, plane table and provenance of one sealed block."""
+    """Identity, plane table and provenance of one sealed block; `packed` is what it was parsed from."""
 
     namespace: bytes
     key: bytes
@@ -107,6 +121,7 @@ class Header:
     payload_bytes: int = 0
     key_epoch: int = 0
     nonce: bytes = bytes(12)
+    packed: bytes = field(default=b"", repr=False)
 
     def pack(self) -> bytes:
         """The header's bytes, checksum included."""
@@ -138,10 +153,9 @@ class Header:
         if whole[: len(first)] != first or xxhash.xxh3_64_intdigest(whole[:-8]) != int.from_bytes(whole[-8:], "little"):
             raise CorruptBlock("header")
         table = np.frombuffer(whole, dtype=TABLE, count=planes, offset=_FIXED.size)
-        ends = table["offset"] + table["stored_bytes"]
-        if (table["offset"] > payload).any() or (table["stored_bytes"] > payload).any() or (ends > payload).any():
+        if not _sound(table, payload):
             raise CorruptBlock("header")
-        return cls(namespace, key, fingerprint, tokens, table, writer, sequence, flags, payload, epoch, nonce)
+        return cls(namespace, key, fingerprint, tokens, table, writer, sequence, flags, payload, epoch, nonce, whole)
 
     def check_identity(self, namespace: bytes, key: bytes, fingerprint: bytes) -> None:
         """CorruptBlock unless this is the block that was asked for (misdirected reads, stale slots)."""
@@ -153,24 +167,43 @@ class Header:
         """Bytes of the packed header, which is where the payload starts."""
         return header_bytes(len(self.table))
 
-    def planes(self) -> tuple[PlaneId, ...]:
-        """The places and raw sizes of all planes, in table order."""
-        return tuple(
-            PlaneId(int(r["slot"]), Half(int(r["half"])), int(r["group"]), int(r["item_bytes"]), int(r["raw_bytes"]))
-            for r in self.table
-        )
+    def planes(self, chosen: Sequence[int] | None = None) -> tuple[PlaneId, ...]:
+        """The places and raw sizes of all planes in table order, or of those at the indices `chosen`."""
+        columns = [*self._places(), *self._columns("item_bytes", "raw_bytes")]
+        planes = tuple(map(PlaneId._make, zip(*columns, strict=True)))
+        return planes if chosen is None or len(chosen) == len(planes) else tuple(planes[index] for index in chosen)
+
+    def stored(self, chosen: Sequence[int]) -> list[Stored]:
+        """How and where the planes at these indices are stored."""
+        columns = self._columns(*Stored._fields)
+        rows = list(map(Stored._make, zip(*columns, strict=True)))
+        return rows if len(chosen) == len(rows) else [rows[index] for index in chosen]
 
     def select(self, part: Part) -> list[int]:
         """The table indices of the planes that belong to `part`, in table order."""
-        return [
-            index
-            for index, row in enumerate(self.table)
-            if part.holds(int(row["slot"]), int(row["half"]), int(row["group"]))
-        ]
+        if part == WHOLE:
+            return list(range(len(self.table)))
+        return [index for index, place in enumerate(zip(*self._places(), strict=True)) if part.holds(*place)]
 
-    def with_payload(self, payload_bytes: int) -> "Header":
-        """The same header for a payload of `payload_bytes`."""
-        return replace(self, payload_bytes=payload_bytes)
+    def _places(self) -> tuple[list[int], list[Half], list[int]]:
+        slots, halves, groups = self._columns("slot", "half", "group")
+        return slots, [_HALVES[half] for half in halves], groups
+
+    def _columns(self, *names: str) -> list[list[int]]:
+        return [self.table[name].tolist() for name in names]
+
+
+def _sound(table: NDArray[np.void], payload: int) -> bool:
+    """Whether every plane lies within the payload, and none claims to be what no block of ours can be."""
+    sizes = table["stored_bytes"], table["raw_bytes"]
+    return bool(
+        (table["offset"] <= payload).all()
+        and all(((size >= 1) & (size <= MAX_PAYLOAD)).all() for size in sizes)
+        and (table["offset"] + table["stored_bytes"] <= payload).all()
+        and table["raw_bytes"].sum() <= MAX_PAYLOAD
+        and (table["half"] < len(_HALVES)).all()
+        and (table["item_bytes"] >= 1).all()
+    )
 
 
 def digest(packed: bytes) -> bytes:

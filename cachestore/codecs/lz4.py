@@ -11,7 +11,14 @@ import lz4.block
 import numpy as np
 
 from cachestore.block import Buffer
+from cachestore.errors import ConfigError
 from cachestore.seal import CorruptBlock
+
+LONGEST = 0x7E000000
+"""What LZ4 takes in one piece; longer planes are stored raw."""
+
+MOST = 256
+"""LZ4 cannot shrink further than this, so what claims to be more is no code of ours."""
 
 
 @dataclass(frozen=True)
@@ -25,23 +32,40 @@ class Lz4:
     def id(self) -> int:
         return 1
 
+    def __post_init__(self) -> None:
+        if self.acceleration < 1:
+            raise ConfigError(f"codecs.acceleration must be at least 1, got {self.acceleration}")
+        # what is stored must never be longer than what it stands for: its room was reserved for that
+        if not 0 < self.pays <= 1:
+            raise ConfigError(f"codecs.pays must lie between 0 and 1, got {self.pays}")
+
     def encode(self, raw: Buffer, item_bytes: int) -> Buffer | None:
+        if raw.nbytes > LONGEST:
+            return None
         packed = lz4.block.compress(
             _shuffle(raw, item_bytes), mode="fast", acceleration=self.acceleration, store_size=False
         )
         return np.frombuffer(packed, dtype=np.uint8) if len(packed) < self.pays * raw.nbytes else None
 
     def decode(self, stored: Buffer, out: Buffer, item_bytes: int) -> None:
+        if item_bytes < 1 or out.nbytes > LONGEST or out.nbytes > MOST * stored.nbytes:
+            raise CorruptBlock("codec")
         try:
             # one private copy: the decoder must not read bytes that change under it
             plain = lz4.block.decompress(stored.tobytes(), uncompressed_size=out.nbytes)
         except (lz4.block.LZ4BlockError, ValueError, MemoryError) as error:
             raise CorruptBlock("codec") from error
-        if len(plain) != out.nbytes or item_bytes < 1 or out.nbytes % item_bytes:
+        if len(plain) != out.nbytes:
             raise CorruptBlock("codec")
-        shuffled = np.frombuffer(plain, dtype=np.uint8).reshape(item_bytes, -1)
-        np.copyto(out.reshape(-1, item_bytes), shuffled.T)
+        width = _width(out, item_bytes)
+        shuffled = np.frombuffer(plain, dtype=np.uint8).reshape(width, -1)
+        np.copyto(out.reshape(-1, width), shuffled.T)
+
+
+def _width(raw: Buffer, item_bytes: int) -> int:
+    """How many bytes of different significance alternate; what is not whole elements is left in its order."""
+    return item_bytes if raw.nbytes % item_bytes == 0 else 1
 
 
 def _shuffle(raw: Buffer, item_bytes: int) -> bytes:
-    return raw.reshape(-1, item_bytes).T.tobytes()
+    return raw.reshape(-1, _width(raw, item_bytes)).T.tobytes()

@@ -1,11 +1,9 @@
 """One plane at a time: coded with both checksums, and decoded only if they hold."""
 
-import numpy as np
-
-from cachestore.block import Buffer
+from cachestore.block import Buffer, PlaneId
 from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW, Codec, Encoded
-from cachestore.seal import CorruptBlock, checksum
+from cachestore.seal import CorruptBlock, Stored, checksum
 
 
 def encode_plane(codec: Codec, raw: Buffer, item_bytes: int) -> Encoded:
@@ -17,15 +15,15 @@ def encode_plane(codec: Codec, raw: Buffer, item_bytes: int) -> Encoded:
     return Encoded(codec.id, stored, raw.nbytes, checksum(stored), raw_checksum)
 
 
-def decode_plane(row: np.void, stored: Buffer, out: Buffer) -> None:
+def decode_plane(plane: PlaneId, row: Stored, stored: Buffer, out: Buffer) -> None:
     """Fills `out` with the plane that `row` of the plane table describes.
 
     The raw checksum is taken over the bytes handed out, so what passes is right whatever happened to `stored` before,
     while or after it was read. CorruptBlock otherwise.
     """
-    codec = by_id(int(row["codec"]))
-    if codec is None or out.nbytes != int(row["raw_bytes"]):
+    codec = by_id(row.codec)
+    if codec is None or out.nbytes != plane.raw_bytes:
         raise CorruptBlock("codec")
-    codec.decode(stored, out, int(row["item_bytes"]))
-    if checksum(out) != int(row["raw_checksum"]):
+    codec.decode(stored, out, plane.item_bytes)
+    if checksum(out) != row.raw_checksum:
         raise CorruptBlock("checksum")

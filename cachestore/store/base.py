@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, Self
 
-from cachestore.block import WHOLE, Block, Buffer, Part, PlaneId
+from cachestore.block import WHOLE, Block, Buffer, Half, Part, PlaneId
 from cachestore.errors import InvalidArgument
 from cachestore.hashing import KEY_BYTES, Chain
 from cachestore.metrics import Figure
+from cachestore.seal import MAX_PLANES
+
+_HALVES = frozenset(Half)
 
 TIMEOUT = 10.0
 """Seconds a call may take when its caller does not say."""
@@ -90,8 +93,15 @@ class BlockPlan:
     def __post_init__(self) -> None:
         if len(self.key) != KEY_BYTES:
             raise InvalidArgument(f"key must be {KEY_BYTES} bytes, got {len(self.key)}")
-        if self.token_count < 1 or not self.planes:
-            raise InvalidArgument("a block needs at least one token and one plane")
+        if not 1 <= self.token_count < 1 << 32 or not 1 <= len(self.planes) <= MAX_PLANES:
+            raise InvalidArgument(f"a block needs at least one token and 1 to {MAX_PLANES} planes")
+        slots, halves, groups, widths, sizes = zip(*self.planes, strict=True)
+        if not (0 <= min(slots + groups) and max(slots + groups) < 1 << 16 and set(halves) <= _HALVES):
+            raise InvalidArgument("planes: slot and group must lie in 0 .. 65535, and half must be K, V or OPAQUE")
+        if not (1 <= min(widths) and max(widths) < 1 << 8 and 1 <= min(sizes)):
+            raise InvalidArgument("planes: item_bytes must lie in 1 .. 255, and raw_bytes must be at least 1")
+        if len(set(zip(slots, halves, groups, strict=True))) != len(self.planes):
+            raise InvalidArgument("planes: a slot, half and group may be there once")
 
     @property
     def raw_bytes(self) -> int:
@@ -196,10 +206,16 @@ class Store(Protocol):
         """Reserves the blocks of `plans`, in the order of their chain. `timeout` bounds the whole put."""
 
     def delete(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
-        """Removes these blocks from every tier; how many there were. Leased ones go when their lease ends."""
+        """Removes these blocks from every tier; how many there were. Leased ones go when their lease ends.
+
+        Unavailable if a tier could not be asked and may still have some; then repeat it.
+        """
 
     def clear(self, tier: str = "", *, timeout: float = TIMEOUT) -> int:
-        """Removes all blocks of the namespace from one tier, or from all. Emptying a tier demotes nothing."""
+        """Removes all blocks of the namespace from one tier, or from all; Unavailable as for `delete`.
+
+        Emptying a tier demotes nothing.
+        """
 
     def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
         """Every figure counted in this namespace."""

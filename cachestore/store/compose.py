@@ -1,6 +1,6 @@
 """A store from the tables of a configuration: `[[tiers]]`, `[codecs]`, `[eviction]`, `[store]`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cachestore.codecs import CODECS
@@ -19,7 +19,7 @@ DEFAULT_TIERS: Sequence[Table] = ({"name": "cpu", "capacity": "1GiB"},)
 def compose(tables: Table) -> TieredStore:
     """The store that these tables describe, not yet open; other sections are not looked at."""
     tiers = tables.get("tiers", DEFAULT_TIERS)
-    if not isinstance(tiers, Sequence) or not tiers:
+    if not isinstance(tiers, list | tuple) or not tiers or not all(isinstance(table, Mapping) for table in tiers):
         raise ConfigError("tiers must be a list of tables: write [[tiers]] for each, the cpu tier first")
     names = [str(table.get("name", "")) for table in tiers]
     if len(set(names)) != len(names):

@@ -51,7 +51,7 @@ def grant(
         for held in located:
             # it may have left memory, or come back, between the two locks
             entry = tiered.index.get(Name(namespace, held.key))
-            if entry is not None and entry.ready:
+            if entry is not None and entry.ready and entry.fingerprint == chain.fingerprint:
                 blocks.append(Held(held.key, entry, tiered.memory.name))
             elif held.entry is None:
                 blocks.append(held)

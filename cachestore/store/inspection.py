@@ -11,7 +11,7 @@ from cachestore.tiers.base import ColdTier
 
 def opened(data: Buffer, name: Name, fingerprint: bytes) -> Header:
     """The header of sealed bytes, if they are the block that was asked for; CorruptBlock otherwise."""
-    header = Header.parse(data.data)
+    header = Header.parse(data)
     header.check_identity(name.namespace, name.key, fingerprint)
     if data.nbytes < header.size + header.payload_bytes:
         raise CorruptBlock("truncated")
@@ -22,11 +22,10 @@ def intact(header: Header, payload: Buffer) -> bool:
     """Whether every plane's stored bytes are those that the table says."""
     if payload.nbytes < header.payload_bytes:
         return False
-    for row in header.table:
-        start, size = int(row["offset"]), int(row["stored_bytes"])
-        if checksum(payload[start : start + size]) != int(row["stored_checksum"]):
-            return False
-    return True
+    return all(
+        checksum(payload[row.offset : row.offset + row.stored_bytes]) == row.stored_checksum
+        for row in header.stored(range(len(header.table)))
+    )
 
 
 def copy_is_intact(

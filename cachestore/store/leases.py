@@ -35,15 +35,24 @@ class Holding:
     ends: float
     counters: Counters
     purpose: Purpose | None = None
+    asked: int = 0
+    over: bool = False
 
     def read(self, purpose: Purpose, asked: int) -> None:
-        """Counts a read of `asked` blocks under this lease; those it does not hold are misses at once."""
-        self.purpose = purpose
-        self.counters.add("read_blocks", asked, purpose=purpose)
-        self.counters.add("read_misses", max(0, asked - len(self.blocks)), purpose=purpose)
-        for block in self.blocks[:asked]:
+        """Counts a read of `asked` blocks under this lease; those it does not hold are misses at once.
+
+        A read that is taken up again counts only what it asks for beyond the first time.
+        """
+        if asked <= self.asked:
+            return
+        before, self.asked = self.asked, asked
+        purpose = self.purpose = self.purpose or purpose
+        held = self.blocks[before:asked]
+        self.counters.add("read_blocks", asked - before, purpose=purpose)
+        self.counters.add("read_misses", asked - before - len(held), purpose=purpose)
+        self.counters.add("read_open", len(held), purpose=purpose)
+        for block in held:
             block.open = True
-            self.counters.add("read_open", 1, purpose=purpose)
 
     def settle(self, block: Held, outcome: str) -> None:
         """Ends an open block's count as `read_<outcome>`; a settled one stays as it is."""
@@ -85,6 +94,7 @@ class Leases:
         """Ends a lease: whatever it still has open is expired, and its blocks may leave."""
         if self._open.pop(holding.id, None) is None:
             return
+        holding.over = True
         for block in holding.blocks:
             holding.settle(block, "expired")
             if block.entry is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cachestore.block import WHOLE, Part
 from cachestore.deadline import Deadline
-from cachestore.errors import DurabilityUnmet, InvalidArgument, LeaseExpired
+from cachestore.errors import DurabilityUnmet, InvalidArgument, LeaseExpired, Unavailable
 from cachestore.hashing import Chain
 from cachestore.index import Entry, Name
 from cachestore.metrics import Figure
@@ -31,6 +31,10 @@ from cachestore.store.reading import LocalReading, SealedReading
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
+
+
+LONGEST_TTL = 10 * 366 * 86400.0
+"""Ten years: what is meant to stay longer is no cache."""
 
 
 @dataclass(eq=False)
@@ -112,7 +116,8 @@ class LocalStore:
         else:
             with self.tiered.index.changed:
                 holding = self._holding(lease.id)
-            if any(held.key != key for held, key in zip(holding.blocks, chain.keys, strict=False)):
+            same = all(held.key == key for held, key in zip(holding.blocks, chain.keys, strict=False))
+            if not same or holding.fingerprint != chain.fingerprint:
                 raise InvalidArgument("the lease given is for another chain")
         with self.tiered.index.changed:
             holding.read(purpose, len(chain))
@@ -133,39 +138,42 @@ class LocalStore:
             raise DurabilityUnmet(
                 "no configured tier survives a killed process, so DURABLE cannot be acknowledged; put with CACHE"
             )
-        if ttl is not None and not ttl > 0:
-            raise InvalidArgument(f"ttl must be more than 0 seconds, got {ttl}")
+        if ttl is not None and not 1e-3 <= ttl <= LONGEST_TTL:
+            raise InvalidArgument(f"ttl must lie between a millisecond and {LONGEST_TTL} seconds, got {ttl}")
         chain = Chain(fingerprint, tuple(plan.key for plan in plans))
         put = LocalPut(self, chain, list(plans), ttl, Deadline.after(timeout))
-        put.reserve()
-        with self.tiered.index.changed:
-            self._puts[put.id] = put
         put.on_end = lambda: self._puts.pop(put.id, None)
+        try:
+            put.reserve()
+        except BaseException:
+            put.abort()
+            raise
+        self._puts[put.id] = put
         return put
 
     def abort(self, put_id: bytes) -> int:
         """Gives up an open put; how many blocks were dropped."""
         with self.tiered.index.changed:
             put = self._puts.get(put_id)
-        return put.abort() if put is not None else 0
+        return put.give_up() if put is not None else 0
 
     def delete(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
         deadline = Deadline.after(timeout)
         with self.tiered.index.changed:
+            self.tiered.removing(self.namespace)
             entries = [self.tiered.index.get(Name(self.namespace, key)) for key in chain.keys]
             removed = set()
             for entry in entries:
                 if entry is not None and entry.ready:
                     self._withdraw(entry, "deleted")
                     removed.add(entry.name.key)
-        cold: set[bytes] = set()
         for tier in self.tiered.cold:
-            present = tier.present(self.namespace, chain.keys, deadline)
-            there = [key for key, found in zip(chain.keys, present, strict=True) if found]
-            gone = tier.delete_many(self.namespace, there, deadline)
-            self.tiered.counters(self.namespace).add("tier_removed", gone, tier=tier.name, why="deleted")
-            cold.update(there)
-        return len(removed | cold)
+            gone = tier.delete_many(self.namespace, chain.keys, deadline)
+            if gone is None:
+                raise _unreached(tier.name)
+            self.tiered.counters(self.namespace).add("tier_removed", sum(gone), tier=tier.name, why="deleted")
+            removed.update(key for key, there in zip(chain.keys, gone, strict=True) if there)
+        return len(removed)
 
     def clear(self, tier: str = "", *, timeout: float = TIMEOUT) -> int:
         deadline = Deadline.after(timeout)
@@ -174,6 +182,7 @@ class LocalStore:
             raise InvalidArgument(f"tier {tier!r} is not one of this store's: {', '.join(names)}")
         removed = 0
         with self.tiered.index.changed:
+            self.tiered.removing(self.namespace)
             for entry in self.tiered.index.entries(self.namespace):
                 if not tier:
                     self._withdraw(entry, "cleared")
@@ -187,13 +196,16 @@ class LocalStore:
         for cold in self.tiered.cold:
             if tier in ("", cold.name):
                 gone = cold.clear(self.namespace, deadline)
+                if gone is None:
+                    raise _unreached(cold.name)
                 self.tiered.counters(self.namespace).add("tier_removed", gone, tier=cold.name, why="cleared")
                 removed += gone
         return removed
 
     def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
         Deadline.after(timeout)
-        figures = list(self.tiered.counters(self.namespace).figures())
+        with self.tiered.index.changed:
+            figures = list(self.tiered.counters(self.namespace).figures())
         usages = {self.tiered.memory.name: self.tiered.memory.usage()}
         usages |= {cold.name: cold.usage() for cold in self.tiered.cold}
         for name, usage in usages.items():
@@ -254,6 +266,10 @@ class LocalStore:
             for tier in self.tiered.cold:
                 if tier.name == block.tier:
                     tier.delete_many(self.namespace, [block.key], deadline)
+
+
+def _unreached(tier: str) -> Unavailable:
+    return Unavailable(f"tier {tier} could not be asked in time and may still have blocks; repeat the call")
 
 
 _OUTCOMES = {Verdict.USED: "hits", Verdict.CORRUPT: "corrupt", Verdict.UNREAD: "misses"}

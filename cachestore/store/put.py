@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cachestore.block import Buffer, Half
 from cachestore.codecs.base import Encoded
@@ -17,7 +16,7 @@ from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, DeadlineExceeded, InvalidArgument, TooLarge
 from cachestore.hashing import Chain
 from cachestore.index import Entry, Name
-from cachestore.seal import OPAQUE, SHORT, Header, aligned, checksum, header_bytes, table_of
+from cachestore.seal import OPAQUE, SHORT, Header, Stored, aligned, checksum, header_bytes, table_of
 from cachestore.store.base import BlockPlan, Lease, PutAnswer, PutStatus
 
 if TYPE_CHECKING:
@@ -30,9 +29,8 @@ class _Open:
     """One block that is being written: planes are appended in the order in which they come."""
 
     entry: Entry
-    table: NDArray[np.void]
     start: int
-    written: set[int] = field(default_factory=set)
+    written: dict[int, Stored] = field(default_factory=dict)
     end: int = 0
     failed: bool = False
 
@@ -75,24 +73,20 @@ class LocalPut:
                     f"a block of {plan.raw_bytes} bytes can never be held by tiers.cpu.capacity = "
                     f"{self.tiered.memory.capacity}; raise it, or lower engine.block_tokens"
                 )
-        counters = self.tiered.counters(self.namespace)
-        counters.add("put_blocks", len(self.plans))
         elsewhere = self._elsewhere()
         for number, plan in enumerate(self.plans):
-            answer = self._known(number, plan, elsewhere) or self._reserve(number, plan)
-            self._answers.append(answer)
-            if answer.status is PutStatus.WANTED:
-                counters.add("put_open")
-            else:
-                self._count(answer)
+            self._first_answer(self._known(number, plan, elsewhere) or self._reserve(number, plan))
 
     def write(self, block: int, plane: int, data: Buffer) -> None:
         open_block = self._writable(block, plane)
         if open_block is None:
             return
         place = self.plans[block].planes[plane]
-        if data.nbytes != place.raw_bytes:
-            raise InvalidArgument(f"plane {plane} of block {block} wants {place.raw_bytes} bytes, got {data.nbytes}")
+        if data.dtype != np.uint8 or data.ndim != 1 or not data.flags.c_contiguous or data.nbytes != place.raw_bytes:
+            raise InvalidArgument(
+                f"plane {plane} of block {block} wants {place.raw_bytes} bytes in one piece, "
+                f"got {data.dtype} of shape {data.shape}"
+            )
         self._place(open_block, plane, encode_plane(self.tiered.codec, data, place.item_bytes))
 
     def write_encoded(self, block: int, plane: int, encoded: Encoded) -> None:
@@ -103,37 +97,29 @@ class LocalPut:
         raw_bytes = self.plans[block].planes[plane].raw_bytes
         if encoded.raw_bytes != raw_bytes or encoded.stored.nbytes > raw_bytes:
             raise InvalidArgument(f"plane {plane} of block {block} wants {raw_bytes} raw bytes, no more stored")
-        self._place(open_block, plane, encoded)
-        row = open_block.table[plane]
-        stored = open_block.entry.slot.bytes[open_block.start + int(row["offset"]) :][: encoded.stored.nbytes]
+        stored = self._place(open_block, plane, encoded)
         open_block.failed |= checksum(stored) != encoded.stored_checksum
 
     def commit(self, blocks: Sequence[int] | None = None, *, lease: float = 0.0) -> Lease | None:
-        if self._over:
-            raise Aborted("the put is over: it was aborted or its deadline passed")
-        chosen = list(self._open) if blocks is None else [block for block in blocks if block in self._open]
-        published: list[Entry] = []
-        for number in chosen:
-            open_block = self._open[number]
-            if open_block.failed or len(open_block.written) < len(self.plans[number].planes):
-                self._drop(number, PutStatus.FAILED)
-                continue
-            self._seal(number, open_block)
-            with self.tiered.index.changed:
-                if self._open.pop(number, None) is None:
-                    continue
-                self.tiered.memory.shrink(open_block.entry.slot, open_block.start + open_block.end)
-                self.tiered.publish(open_block.entry)
-                published.append(open_block.entry)
-            self._answer(PutAnswer(number, PutStatus.STORED, self.tiered.memory.name))
+        if not self.deadline.remaining():
+            self.abort()
+        self._check_open()
+        chosen = list(self._open) if blocks is None else blocks
+        if any(not 0 <= block < len(self.plans) for block in chosen):
+            raise InvalidArgument(f"blocks must lie in 0 .. {len(self.plans) - 1}")
+        published = [entry for number in chosen if (entry := self._publish(number)) is not None]
         granted = None
         if lease > 0:
             granted = self.local.lease(self.chain, ttl=lease, timeout=max(self.deadline.remaining(), 1e-3))
         self.tiered.write_through(published, self.ttl)
         return granted
 
-    def abort(self) -> int:
-        """Gives up every block that is not committed; how many there were."""
+    def abort(self) -> None:
+        """Gives up every block that is not committed."""
+        self.give_up()
+
+    def give_up(self) -> int:
+        """Does the same and says how many blocks that were."""
         with self.tiered.index.changed:
             self._over = True
             numbers = list(self._open)
@@ -141,6 +127,31 @@ class LocalPut:
                 self._drop(number, None)
         self.on_end()
         return len(numbers)
+
+    def _publish(self, number: int) -> Entry | None:
+        """Seals a wanted block and makes it visible; None if it is not wanted, not whole, or was aborted meanwhile."""
+        changed = self.tiered.index.changed
+        with changed:
+            open_block = self._open.get(number)
+            if open_block is None:
+                return None
+            if open_block.failed or len(open_block.written) < len(self.plans[number].planes):
+                self._drop(number, PutStatus.FAILED)
+                return None
+            # an abort takes the slot back at once unless it is in use
+            self.tiered.index.use(open_block.entry)
+        try:
+            self._seal(number, open_block)
+            with changed:
+                if self._open.pop(number, None) is None:
+                    return None
+                self.tiered.memory.shrink(open_block.entry.slot, open_block.start + open_block.end)
+                self.tiered.publish(open_block.entry)
+                self._answer(PutAnswer(number, PutStatus.STORED, self.tiered.memory.name))
+                return open_block.entry
+        finally:
+            with changed:
+                self.tiered.index.leave(open_block.entry)
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +177,8 @@ class LocalPut:
     def _known(self, number: int, plan: BlockPlan, elsewhere: dict[bytes, str]) -> PutAnswer | None:
         with self.tiered.index.changed:
             entry = self.tiered.index.get(Name(self.namespace, plan.key))
+        if entry is not None and entry.fingerprint != self.chain.fingerprint:
+            return PutAnswer(number, PutStatus.KEPT_FIRST)
         if entry is not None:
             status = PutStatus.ALREADY_EXISTS if entry.ready else PutStatus.IN_PROGRESS
             return PutAnswer(number, status, self.tiered.memory.name if entry.ready else "")
@@ -179,11 +192,11 @@ class LocalPut:
             return PutAnswer(number, PutStatus.NOT_KEPT)
         name = Name(self.namespace, plan.key)
         with self.tiered.index.changed:
-            if self.tiered.index.get(name) is not None:
+            if (known := self._known(number, plan, {})) is not None:
                 self.tiered.memory.give(slot)
-                return PutAnswer(number, PutStatus.IN_PROGRESS)
+                return known
             entry = self.tiered.index.reserve(name, self.chain.fingerprint, slot)
-            self._open[number] = _Open(entry, table_of(plan.planes), header_bytes(len(plan.planes)))
+            self._open[number] = _Open(entry, header_bytes(len(plan.planes)))
         return PutAnswer(number, PutStatus.WANTED)
 
     def _writable(self, block: int, plane: int) -> _Open | None:
@@ -191,38 +204,43 @@ class LocalPut:
             raise InvalidArgument(f"block {block} is not one of the {len(self.plans)} reserved")
         if not 0 <= plane < len(self.plans[block].planes):
             raise InvalidArgument(f"plane {plane} is not one of the {len(self.plans[block].planes)} of block {block}")
-        if self._over:
-            if not self.deadline.remaining():
-                raise DeadlineExceeded("the put's deadline passed; nothing more of it is stored")
-            raise Aborted("the put was aborted")
+        self._check_open()
         open_block = self._open.get(block)
         if open_block is not None and plane in open_block.written:
             raise InvalidArgument(f"plane {plane} of block {block} was written before")
         return open_block
 
-    def _place(self, open_block: _Open, plane: int, encoded: Encoded) -> None:
+    def _check_open(self) -> None:
+        if self._over:
+            if not self.deadline.remaining():
+                raise DeadlineExceeded("the put's deadline passed; nothing more of it is stored")
+            raise Aborted("the put was aborted")
+
+    def _place(self, open_block: _Open, plane: int, encoded: Encoded) -> Buffer:
+        """Appends a plane; its bytes in the slot."""
         with self.tiered.index.changed:
             # an abort takes the slot back at once unless it is in use
-            if self._over:
-                raise Aborted("the put was aborted")
+            self._check_open()
             self.tiered.index.use(open_block.entry)
         try:
-            row, offset = open_block.table[plane], open_block.end
-            target = open_block.entry.slot.bytes[open_block.start + offset :][: encoded.stored.nbytes]
-            np.copyto(target, encoded.stored)
-            row["codec"], row["offset"], row["stored_bytes"] = encoded.codec, offset, encoded.stored.nbytes
-            row["stored_checksum"], row["raw_checksum"] = encoded.stored_checksum, encoded.raw_checksum
-            open_block.end = aligned(offset + encoded.stored.nbytes)
-            open_block.written.add(plane)
+            codec, stored, _, stored_checksum, raw_checksum = encoded
+            offset, size = open_block.end, stored.nbytes
+            start = open_block.start + offset
+            target = open_block.entry.slot.bytes[start : start + size]
+            np.copyto(target, stored)
+            open_block.end = aligned(offset + size)
+            open_block.written[plane] = Stored(codec, offset, size, stored_checksum, raw_checksum)
+            return target
         finally:
             with self.tiered.index.changed:
                 self.tiered.index.leave(open_block.entry)
 
     def _seal(self, number: int, open_block: _Open) -> None:
         plan = self.plans[number]
+        table = table_of(plan.planes, [open_block.written[plane] for plane in range(len(plan.planes))])
         flags = (SHORT if plan.short else 0) | (OPAQUE if plan.planes[0].half is Half.OPAQUE else 0)
         header = Header(
-            self.namespace, plan.key, self.chain.fingerprint, plan.token_count, open_block.table,
+            self.namespace, plan.key, self.chain.fingerprint, plan.token_count, table,
             self.tiered.incarnation, self.tiered.next_sequence(), flags, open_block.end,
         )  # fmt: skip
         packed = header.pack()
@@ -235,13 +253,22 @@ class LocalPut:
             if open_block is None:
                 return
             self.tiered.index.remove(open_block.entry)
-        if status is None:
-            counters = self.tiered.counters(self.namespace)
-            counters.add("put_open", -1)
-            counters.add("put_aborted")
-            self._answers[number] = PutAnswer(number, PutStatus.FAILED)
-        else:
-            self._answer(PutAnswer(number, status))
+            if status is None:
+                counters = self.tiered.counters(self.namespace)
+                counters.add("put_open", -1)
+                counters.add("put_aborted")
+                self._answers[number] = PutAnswer(number, PutStatus.FAILED)
+            else:
+                self._answer(PutAnswer(number, status))
+
+    def _first_answer(self, answer: PutAnswer) -> None:
+        with self.tiered.index.changed:
+            self._answers.append(answer)
+            self.tiered.counters(self.namespace).add("put_blocks")
+            if answer.status is PutStatus.WANTED:
+                self.tiered.counters(self.namespace).add("put_open")
+            else:
+                self._count(answer)
 
     def _answer(self, answer: PutAnswer) -> None:
         self._answers[answer.block] = answer

@@ -52,6 +52,7 @@ class SealedReading:
     count: int
     _fetched: dict[bytes, Buffer | None] = field(default_factory=dict)
     _fetch: int = FIRST_FETCH
+    _as_of: int = 0
     _rejected: bool = False
 
     def __iter__(self) -> Iterator[SealedBlock]:
@@ -77,21 +78,22 @@ class SealedReading:
 
     def _open(self, index: int) -> SealedBlock | None:
         held = self.holding.blocks[index]
-        while True:
+        while not self.holding.over:
             try:
                 return self._from_memory(index, held) if held.entry is not None else self._from_cold(index, held)
             except CorruptBlock as corrupt:
                 self._drop(index, corrupt.reason)
-            if held.entry is None and not held.tier:
-                return None
+        return None
 
     def _from_memory(self, index: int, held: Held) -> SealedBlock | None:
-        assert held.entry is not None
-        slot = held.entry.slot
+        entry = held.entry
+        if entry is None:
+            return None
+        slot = entry.slot
         data = slot.bytes
-        header = opened(data, held.entry.name, self.holding.fingerprint)
+        header = opened(data, entry.name, self.holding.fingerprint)
         slot.check()
-        return SealedBlock(index, held.tier, header, data[: header.size].tobytes(), data[header.size :], slot.check)
+        return SealedBlock(index, held.tier, header, header.packed, data[header.size :], slot.check)
 
     def _from_cold(self, index: int, held: Held) -> SealedBlock | None:
         if not held.tier:
@@ -104,8 +106,8 @@ class SealedReading:
         name = Name(self.holding.namespace, held.key)
         header = opened(data, name, self.holding.fingerprint)
         self._fetch = max(1, self.tiered.settings.fetch_bytes // data.nbytes)
-        self.tiered.promote(name, header, data, held.tier)
-        return SealedBlock(index, held.tier, header, data[: header.size].tobytes(), data[header.size :], _nothing)
+        self.tiered.promote(name, header, data, held.tier, self._as_of)
+        return SealedBlock(index, held.tier, header, header.packed, data[header.size :], _nothing)
 
     def _fetch_from(self, index: int, tier: str) -> None:
         keys = []
@@ -114,25 +116,29 @@ class SealedReading:
                 break
             keys.append(held.key)
         cold = next(cold for cold in self.tiered.cold if cold.name == tier)
+        self._as_of = self.tiered.removals(self.holding.namespace)
         self._fetched.update(zip(keys, cold.get_many(self.holding.namespace, keys, self.deadline), strict=True))
 
     def _drop(self, index: int, reason: str) -> None:
         """Drops the copy of a block that was found corrupt, and says in `held` where to look next."""
         held = self.holding.blocks[index]
-        self.holding.counters.add("corruptions", tier=held.tier, reason=reason)
-        if held.entry is None:
-            cold = next(cold for cold in self.tiered.cold if cold.name == held.tier)
-            cold.delete_many(self.holding.namespace, [held.key], self.deadline)
-            held.tier = ""
-        else:
-            with self.tiered.index.changed:
+        with self.tiered.index.changed:
+            if self.holding.over:
+                return  # nothing protected the copy any more, and the block is counted as expired
+            found_in = held.tier
+            self.holding.counters.add("corruptions", tier=found_in, reason=reason)
+            if held.entry is None:
+                held.tier = ""
+            else:
                 self.tiered.forget(held.entry, "corrupt")
                 self.tiered.index.leave(held.entry)
                 held.tier = min(held.entry.cold, default="")
                 held.entry = None
-        if not held.tier:
-            with self.tiered.index.changed:
+            if not held.tier:
                 self.holding.settle(held, "corrupt")
+        for cold in self.tiered.cold:
+            if cold.name == found_in:
+                cold.delete_many(self.holding.namespace, [held.key], self.deadline)
 
 
 @dataclass(eq=False)
@@ -156,6 +162,8 @@ class LocalReading:
             except CorruptBlock as corrupt:
                 self.sealed.reject(sealed, corrupt.reason)
                 continue
+            if self.sealed.holding.over:
+                return
             self._used.add(sealed.index)
             yield Loaded(block, sealed.tier)
 
@@ -174,14 +182,12 @@ class LocalReading:
 def decoded(header: Header, payload: Buffer, part: Part) -> Block:
     """The planes of `part`, decoded into memory of their own and verified; CorruptBlock if one does not hold."""
     chosen = header.select(part)
-    planes = header.planes()
-    whole: Buffer = np.empty(sum(planes[index].raw_bytes for index in chosen), dtype=np.uint8)
+    planes, rows = header.planes(chosen), header.stored(chosen)
+    whole: Buffer = np.empty(sum(plane.raw_bytes for plane in planes), dtype=np.uint8)
     data, position = [], 0
-    for index in chosen:
-        row = header.table[index]
-        start = int(row["offset"])
-        out = whole[position : position + planes[index].raw_bytes]
-        decode_plane(row, payload[start : start + int(row["stored_bytes"])], out)
+    for plane, row in zip(planes, rows, strict=True):
+        out = whole[position : position + plane.raw_bytes]
+        decode_plane(plane, row, payload[row.offset : row.offset + row.stored_bytes], out)
         data.append(out)
-        position += out.nbytes
-    return Block(header.key, header.token_count, tuple(planes[i] for i in chosen), data, bool(header.flags & SHORT))
+        position += plane.raw_bytes
+    return Block(header.key, header.token_count, planes, data, bool(header.flags & SHORT))

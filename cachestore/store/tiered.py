@@ -55,6 +55,7 @@ class TieredStore:
     _namespaces: dict[str, LocalStore] = field(default_factory=dict)
     _counters: dict[bytes, Counters] = field(default_factory=dict)
     _sequence: Iterator[int] = field(default_factory=lambda: count(1))
+    _removals: dict[bytes, int] = field(default_factory=dict)
     _promoting: int = 0
     _evicting: int = 0
 
@@ -165,13 +166,25 @@ class TieredStore:
         if self.mover.submit(lambda: self._through(entries, ttl)) is None:
             self.counters(entries[0].name.namespace).add("write_through_skipped", len(entries))
 
-    def promote(self, name: Name, header: Header, sealed: Buffer, tier: str) -> None:
-        """Brings a block that was read from the cold tier `tier` into memory, in the background."""
+    def removals(self, namespace: bytes) -> int:
+        """How often blocks of this namespace were deleted or cleared."""
         with self.index.changed:
-            if self._promoting + sealed.nbytes > PROMOTION_BYTES:
+            return self._removals.get(namespace, 0)
+
+    def removing(self, namespace: bytes) -> None:
+        """Says that blocks of this namespace are about to be removed: none of it may come back. Under the lock."""
+        self._removals[namespace] = self._removals.get(namespace, 0) + 1
+
+    def promote(self, name: Name, header: Header, sealed: Buffer, tier: str, as_of: int) -> None:
+        """Brings a block that was read from the cold tier `tier` into memory, in the background.
+
+        `as_of` is what `removals` said before it was read: a removal since then may mean this block.
+        """
+        with self.index.changed:
+            if self._promoting + sealed.nbytes > PROMOTION_BYTES or self.index.get(name) is not None:
                 return
             self._promoting += sealed.nbytes
-        if self.mover.submit(lambda: self._promote(name, header, sealed, tier)) is None:
+        if self.mover.submit(lambda: self._promote(name, header, sealed, tier, as_of)) is None:
             with self.index.changed:
                 self._promoting -= sealed.nbytes
 
@@ -200,27 +213,31 @@ class TieredStore:
 
     def _evict(self, entries: Sequence[Entry], deadline: Deadline) -> None:
         homeless = [entry for entry in entries if not entry.cold]
-        self._copy_down(homeless, None, deadline)
-        with self.index.changed:
-            for entry in entries:
-                self.index.leave(entry)
-                # somebody may have taken a lease on it while it was copied: then it stays
-                if entry.users or entry.gone:
-                    continue
-                counters = self.counters(entry.name.namespace)
-                counters.add("evicted", tier=self.memory.name)
-                if entry in homeless and entry.cold:
-                    counters.add("demoted", tier=next(iter(entry.cold)))
-                elif not entry.cold:
-                    counters.add("dropped")
-                self.forget(entry, "evicted")
+        try:
+            self._copy_down(homeless, None, deadline)
+        finally:
+            with self.index.changed:
+                for entry in entries:
+                    self.index.leave(entry)
+                    # somebody may have taken a lease on it while it was copied: then it stays
+                    if not entry.users and not entry.gone:
+                        self._evicted(entry, entry in homeless)
+
+    def _evicted(self, entry: Entry, homeless: bool) -> None:
+        counters = self.counters(entry.name.namespace)
+        counters.add("evicted", tier=self.memory.name)
+        if homeless and entry.cold:
+            counters.add("demoted", tier=min(entry.cold))
+        elif not entry.cold:
+            counters.add("dropped")
+        self.forget(entry, "evicted")
 
     def _copy_down(self, entries: Sequence[Entry], ttl: float | None, deadline: Deadline) -> None:
         """Copies blocks, which the caller keeps in use, to the first cold tier that takes them."""
-        left = list(entries)
         with self.index.changed:
+            left = [entry for entry in entries if not entry.gone]
             for entry in left:
-                entry.withdrawn = entry.gone
+                entry.withdrawn = False
         for tier in self.cold:
             by_namespace: dict[bytes, list[Entry]] = {}
             for entry in left:
@@ -253,7 +270,7 @@ class TieredStore:
                 for entry in staying:
                     self.index.leave(entry)
 
-    def _promote(self, name: Name, header: Header, sealed: Buffer, tier: str) -> None:
+    def _promote(self, name: Name, header: Header, sealed: Buffer, tier: str, as_of: int) -> None:
         try:
             if not intact(header, sealed[header.size :]):
                 return
@@ -262,7 +279,7 @@ class TieredStore:
                 return
             np.copyto(slot.bytes, sealed)
             with self.index.changed:
-                if self.index.get(name) is not None:
+                if self.index.get(name) is not None or self.removals(name.namespace) != as_of:
                     self.memory.give(slot)
                     return
                 entry = self.index.reserve(name, header.fingerprint, slot)

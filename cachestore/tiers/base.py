@@ -53,11 +53,11 @@ class ColdTier(Protocol):
     ) -> list[bool]:
         """Stores sealed blocks, each atomically, for `ttl` seconds (default: the tier's); which ones are there now."""
 
-    def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> int:
-        """Removes these blocks; how many there were."""
+    def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
+        """Removes these blocks; which of them there were. None if some may still be there."""
 
-    def clear(self, namespace: bytes, deadline: Deadline) -> int:
-        """Removes all blocks of the namespace; how many there were."""
+    def clear(self, namespace: bytes, deadline: Deadline) -> int | None:
+        """Removes all blocks of the namespace; how many there were. None if some may still be there."""
 
     def usage(self) -> Usage:
         """What the medium holds now; zero in use while it is not healthy."""

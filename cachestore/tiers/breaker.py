@@ -18,6 +18,7 @@ class Breaker:
     _failed: int = 0
     _pause: float = 0.0
     _probe_at: float = 0.0
+    _probing: bool = False
     _lock: Lock = field(default_factory=Lock)
 
     @property
@@ -34,6 +35,7 @@ class Breaker:
             if now < self._probe_at:
                 return False
             self._probe_at = now + self._pause
+            self._probing = True
             return True
 
     def succeeded(self) -> None:
@@ -41,11 +43,14 @@ class Breaker:
         with self._lock:
             self._failed = 0
             self._pause = 0.0
+            self._probing = False
 
     def failed(self) -> None:
         """A try went wrong."""
         with self._lock:
             self._failed += 1
-            if self.open:
+            # calls that were under way when it opened, and fail after it, say nothing new
+            if self._failed == self.failures or self._probing:
+                self._probing = False
                 self._pause = min(self.longest, self._pause * 2 or self.first)
                 self._probe_at = time.monotonic() + self._pause

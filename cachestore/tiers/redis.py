@@ -41,15 +41,18 @@ class Redis:
     Somebody else's server brings its own cap. Blocks live for `ttl` seconds from their last write.
     """
 
-    url: str = "embedded"
+    url: str = field(default="embedded", repr=False)
     capacity: Bytes = 1 << 30
     ttl: Seconds = 86400.0
     connect_timeout: Seconds = 0.1
     timeout: Seconds = 0.25
 
     def __post_init__(self) -> None:
-        if self.url != "embedded" and urlsplit(self.url).scheme not in SCHEMES:
-            raise ConfigError('tiers.redis.url must be "embedded" or start with redis://, rediss:// or unix://')
+        if self.url != "embedded" and not _usable(self.url):
+            raise ConfigError(
+                'tiers.redis.url must be "embedded", redis://host:port, rediss://host:port or unix:///path; '
+                "signs in a password other than letters and digits are written as %xx"
+            )
         if self.capacity < 4 << 20:
             raise ConfigError(f"tiers.redis.capacity must be at least 4MiB, got {self.capacity}")
         if not (self.ttl > 0 and self.connect_timeout > 0 and self.timeout > 0):
@@ -57,6 +60,15 @@ class Redis:
 
     def start(self) -> "RedisTier":
         return RedisTier(self)
+
+
+def _usable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        place = parts.path if parts.scheme == "unix" else parts.hostname
+        return parts.scheme in SCHEMES and bool(place) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _key(namespace: bytes, key: bytes) -> bytes:
@@ -84,18 +96,18 @@ class RedisTier:
             self._server = EmbeddedRedis(self.settings.capacity)
             self._server.open()
             url = self._server.url
-        self._client = redis.Redis.from_url(
-            url,
-            socket_connect_timeout=self.settings.connect_timeout,
-            socket_timeout=self.settings.timeout,
-            retry=Retry(NoBackoff(), 0),
-        )
         try:
-            policy = self._client.info("memory")["maxmemory_policy"]
+            self._client = redis.Redis.from_url(
+                url,
+                socket_connect_timeout=self.settings.connect_timeout,
+                socket_timeout=self.settings.timeout,
+                retry=Retry(NoBackoff(), 0),
+            )
+            policy = self._client.info("memory").get("maxmemory_policy", "unknown")
         except redis.AuthenticationError as error:
             self.close()
             raise ConfigError(f"tiers.redis.url: {self._shown} refuses the user or password in it") from error
-        except redis.RedisError as error:
+        except (redis.RedisError, OSError, ValueError, TypeError) as error:
             self.close()
             raise Unavailable(
                 f"tiers.redis.url: cannot reach {self._shown} ({type(error).__name__}); "
@@ -156,22 +168,29 @@ class RedisTier:
             kept += self._try(send, [False] * len(batch), deadline)
         return kept
 
-    def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> int:
-        if not keys:
-            return 0
-        return self._try(lambda client: int(client.unlink(*(_key(namespace, key) for key in keys))), 0, deadline)
+    def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
+        def unlink(client: Any) -> list[bool] | None:
+            pipeline = client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.unlink(_key(namespace, key))
+            return [bool(there) for there in pipeline.execute()]
 
-    def clear(self, namespace: bytes, deadline: Deadline) -> int:
-        def sweep(client: Any) -> int:
-            removed, batch = 0, []
-            for name in client.scan_iter(match=_key(namespace, b"") + b"*", count=1000):
-                batch.append(name)
-                if len(batch) == 1000:
-                    removed += client.unlink(*batch)
-                    batch.clear()
-            return removed + (client.unlink(*batch) if batch else 0)
+        return self._try(unlink, None, deadline) if keys else []
 
-        return self._try(sweep, 0, deadline)
+    def clear(self, namespace: bytes, deadline: Deadline) -> int | None:
+        removed, cursor = 0, b"0"
+        while True:
+
+            def sweep(client: Any, cursor: bytes = cursor) -> tuple[bytes, int] | None:
+                following, names = client.scan(cursor, match=_key(namespace, b"") + b"*", count=1000)
+                return following, client.unlink(*names) if names else 0
+
+            swept = self._try(sweep, None, deadline)
+            if swept is None:
+                return None
+            cursor, removed = swept[0], removed + swept[1]
+            if not int(cursor):
+                return removed
 
     def usage(self) -> Usage:
         def ask(client: Any) -> Usage:
@@ -184,13 +203,14 @@ class RedisTier:
     def _shown(self) -> str:
         """The URL without its password."""
         parts = urlsplit(self.settings.url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def _try(self, call: Callable[[Any], T], otherwise: T, deadline: Deadline) -> T:
-        if not deadline.remaining() or not self._breaker.allows():
+        client = self._client
+        if client is None or not deadline.remaining() or not self._breaker.allows():
             return otherwise
         try:
-            answer = call(self._client)
+            answer = call(client)
         except (redis.RedisError, OSError) as error:
             self._breaker.failed()
             log.warning("redis tier: %s", type(error).__name__)

@@ -49,12 +49,13 @@ class Slab:
 
 @dataclass(eq=False)
 class Slot:
-    """`nbytes` bytes of a slab, given out under one generation."""
+    """`nbytes` bytes of a slab, given out under one generation until they are taken back."""
 
     slab: Slab
     offset: int
     nbytes: int
     generation: int
+    live: bool = True
 
     @property
     def bytes(self) -> Buffer:
@@ -64,5 +65,5 @@ class Slot:
 
     def check(self) -> None:
         """CorruptBlock if the slot was taken back since it was given out: what was copied may be anything."""
-        if int(self.slab.words[self.offset // 8]) != self.generation:
+        if not self.live or int(self.slab.words[self.offset // 8]) != self.generation:
             raise CorruptBlock("stale")

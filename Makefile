@@ -1,0 +1,44 @@
+# Everything a newcomer needs: the first target that runs makes .venv and installs into it.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench lint proto needle clean
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Answers questions about documents that were prefilled once: Ray, store, embedded Redis, workers. Under two minutes.
+demo: $(STAMP)
+	$(BIN)/cachestore demo
+
+# The fast suite, under five minutes on two cores.
+test: $(STAMP)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+# Every named test, under an hour.
+check: $(STAMP)
+	$(BIN)/pytest -m "not gpu"
+	$(BIN)/python proto/generate.py --check
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/first_light.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=.:kernels $(BIN)/lint-imports
+
+proto: $(STAMP)
+	$(BIN)/python proto/generate.py
+
+# Trains the needle model from scratch.
+needle: $(STAMP)
+	$(BIN)/python examples/needle/train.py
+
+clean:
+	rm -rf $(VENV)

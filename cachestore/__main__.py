@@ -1,0 +1,5 @@
+"""`python -m cachestore` is the command line."""
+
+from cachestore.cli import main
+
+main()

@@ -1,0 +1,125 @@
+"""`cachestore up` and `cachestore down`: store and workers on Ray."""
+
+import json as codec
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cachestore import errors, settings
+from cachestore.cli.output import Config, Json, console, error_console, print_json
+from cachestore.cluster import deploy, supervisor
+from cachestore.cluster.runtime import Runtime
+from cachestore.cluster.settings import ClusterSettings
+from cachestore.config import build
+from cachestore.errors import ConfigError, Unavailable
+
+STOP_SECONDS = 60.0
+
+RayAddress = Annotated[str | None, typer.Option(help="Instead of cluster.address.")]
+
+
+def up(
+    config: Config = None,
+    address: RayAddress = None,
+    block: Annotated[bool, typer.Option("--block", help="Stay, and take everything down at the end.")] = False,
+    json: Json = False,
+) -> None:
+    """Bring up the store, one actor a node, and the workers; return when all of them answer."""
+    tables = _tables(config, address)
+    settings.require_engine(tables)
+    cluster = build(ClusterSettings, tables.get("cluster", {}), "cluster")
+    if block:
+        supervisor.stay(tables, _tell, lambda deployment: _report(deployment.stores, json))
+    elif cluster.address:
+        with Runtime(cluster) as runtime:
+            _report(deploy.up(runtime, tables, _tell).stores, json)
+    else:
+        _report(_in_background(tables), json)
+
+
+def down(config: Config = None, address: RayAddress = None, json: Json = False) -> None:
+    """Take workers and stores down. A Ray that was not ours goes on."""
+    cluster = build(ClusterSettings, _tables(config, address).get("cluster", {}), "cluster")
+    if cluster.address:
+        with Runtime(cluster) as runtime:
+            stopped = deploy.down(runtime)
+    else:
+        stopped = _end_background()
+    if json:
+        print_json({"stopped": stopped})
+    else:
+        console.print(f"stopped {stopped} store{'s' * (stopped != 1)}" if stopped else "nothing was up")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(up)
+    app.command()(down)
+
+
+def _tables(config: Path | None, address: str | None) -> dict[str, Any]:
+    tables = settings.load(config)
+    if address is not None:
+        tables["cluster"] = {**tables.get("cluster", {}), "address": address}
+    return tables
+
+
+def _tell(text: str) -> None:
+    error_console.print(f"[dim]{text} …[/]")
+
+
+def _report(stores: Mapping[str, str], json: bool) -> None:
+    if json:
+        print_json({"stores": dict(stores)})
+        return
+    for node, address in stores.items():
+        console.print(f"store at [bold]{address}[/] (node {node[:12]})")
+    console.print("ask it with [bold]cachestore stats[/], end with [bold]cachestore down[/]")
+
+
+def _in_background(tables: Mapping[str, Any]) -> Mapping[str, str]:
+    before = supervisor.running()
+    if before is not None:
+        raise ConfigError(f"already up, as process {before['pid']}; take it down first: cachestore down")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "cachestore.cluster.supervisor"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write(codec.dumps(tables))
+    child.stdin.close()
+    for line in child.stdout:
+        try:
+            message = codec.loads(line)
+        except ValueError:
+            continue
+        if "ready" in message:
+            return dict(message["ready"])
+        if "error" in message:
+            raise getattr(errors, message["kind"], Unavailable)(message["error"])
+        _tell(message["doing"])
+    raise Unavailable("the cluster's process ended while it started; try: cachestore up --block")
+
+
+def _end_background() -> int:
+    found = supervisor.running()
+    if found is None:
+        return 0
+    os.kill(found["pid"], signal.SIGTERM)
+    until = time.monotonic() + STOP_SECONDS
+    while supervisor.running() is not None:
+        if time.monotonic() > until:
+            raise Unavailable(f"process {found['pid']} has not ended after {STOP_SECONDS:g} s")
+        time.sleep(0.05)
+    return len(found["stores"])

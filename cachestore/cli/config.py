@@ -1,0 +1,39 @@
+"""`cachestore config`: check and show."""
+
+import typer
+
+from cachestore import settings
+from cachestore.cli.output import Config, Json, console, print_json
+
+app = typer.Typer(help="Check a configuration, or show it with every default.", no_args_is_help=True)
+
+
+@app.command()
+def check(config: Config = None, json: Json = False) -> None:
+    """Say whether the configuration could work; nothing is started."""
+    settings.load(config)
+    if json:
+        print_json({"ok": True})
+    else:
+        console.print("[green]ok[/]")
+
+
+@app.command()
+def show(config: Config = None, json: Json = False) -> None:
+    """The configuration as it takes effect."""
+    filled = settings.shown(settings.load(config))
+    if json:
+        print_json(filled)
+        return
+    for section, content in filled.items():
+        for table in content if isinstance(content, list) else [content]:
+            console.print(f"[bold][[{section}]][/]" if isinstance(content, list) else f"[bold]\\[{section}][/]")
+            for key, value in table.items():
+                console.print(f"{key} = {_toml(value)}", highlight=False, markup=False)
+            console.print()
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)

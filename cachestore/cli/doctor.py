@@ -1,0 +1,37 @@
+"""`cachestore doctor`: does this installation work, and do two stores agree?"""
+
+from itertools import chain, pairwise
+from typing import Annotated
+
+import typer
+
+from cachestore.cli import checks
+from cachestore.cli.output import Config, Json, console, print_json, table
+
+
+def doctor(
+    endpoints: Annotated[list[str] | None, typer.Argument(help="Running stores; two are also compared.")] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Check versions, golden vectors, shared memory, port, a round trip per tier; and the stores named."""
+    named = endpoints or []
+    asked = [checks.installation(checks.tables_of(config))]
+    asked += [checks.endpoint(address) for address in named]
+    asked += [checks.agreement(first, second) for first, second in pairwise(named)]
+    results = list(checks.run(chain.from_iterable(asked)))
+    well = all(result.ok for result in results)
+    if json:
+        print_json({"ok": well, "checks": [result._asdict() for result in results]})
+    else:
+        made = table("doctor", "check", "", "detail")
+        for result in results:
+            made.add_row(result.name, "[green]ok[/]" if result.ok else "[red]FAILED[/]", result.detail)
+        console.print(made)
+    if not well:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(doctor)

@@ -1,0 +1,42 @@
+"""What commands print: tables for people, one JSON object for programs."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+error_console = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="A TOML configuration.", exists=False)]
+Address = Annotated[str, typer.Option("--address", "-a", help="The store: host:port or unix:/path.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")]
+
+DEFAULT_ADDRESS = "127.0.0.1:7420"
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object, on standard output."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table with these columns; those that start with '>' are right-aligned."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    return made
+
+
+def human_bytes(count: float) -> str:
+    """Bytes with a binary unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

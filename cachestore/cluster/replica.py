@@ -1,0 +1,39 @@
+"""One worker as a replica of Ray Serve. Serve places, restarts and counts it; requests go to its own gRPC port."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cachestore.cluster.host import actor_name
+from cachestore.cluster.runtime import NAMESPACE
+from cachestore.errors import Unavailable
+from cachestore.registry import Catalogue
+
+WORKERS = Catalogue(
+    "workers",
+    {"prefill": "prefill_worker.server:PrefillServer", "decode": "decode_worker.server:DecodeServer"},
+)
+
+
+class Replica:
+    """Opens the worker of a role beside the store of its node, and closes it when Serve lets the replica go."""
+
+    def __init__(self, role: str, tables: Mapping[str, Any]) -> None:
+        import ray
+        from ray import serve
+
+        node = ray.get_runtime_context().get_node_id()
+        store = ray.get(ray.get_actor(actor_name(node), namespace=NAMESPACE).address.remote(), timeout=30)
+        name = f"{role}-{serve.get_replica_context().replica_tag.rpartition('#')[2]}"
+        self._server = WORKERS.load(role)(tables, store=store, name=name, node=node[:12])
+        self._server.open()
+
+    def check_health(self) -> None:
+        """Asked by Serve; raising makes it start another replica."""
+        if not self._server.address:
+            raise Unavailable("the worker is not serving")
+
+    def __del__(self) -> None:
+        # Serve calls this when it stops a replica; a constructor that failed has no server
+        server = getattr(self, "_server", None)
+        if server is not None:
+            server.close(1.0)

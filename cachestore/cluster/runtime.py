@@ -1,0 +1,89 @@
+"""Joins a Ray cluster, or starts one of our own that ends with this process."""
+
+import logging
+import os
+from contextlib import suppress
+from typing import Any, Self
+
+from cachestore.cluster.settings import ClusterSettings
+from cachestore.errors import ConfigError, Unavailable
+
+NAMESPACE = "cachestore"
+OBJECT_STORE_BYTES = 80 << 20
+"""The least that Ray takes: nothing of ours lives in its object store."""
+
+_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+}
+
+
+class Runtime:
+    """This process's connection to Ray."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self.settings = settings
+        self._own: Any = None
+
+    @property
+    def ray(self) -> Any:
+        """The module, connected."""
+        import ray
+
+        return ray
+
+    def open(self) -> None:
+        """Connects. Unavailable or ConfigError says what to do."""
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError("ray is not installed; install it with: pip install 'kv-cachestore[ray]'") from error
+        for name in ("ray", "ray.serve"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        address = self.settings.address or self._start()
+        try:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        except ray.exceptions.AuthenticationError as error:
+            raise ConfigError(
+                f"cluster.address = {self.settings.address!r}: Ray refuses our token; "
+                "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            ) from error
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise Unavailable(f"cannot reach Ray at cluster.address = {self.settings.address!r}: {error}") from error
+
+    def close(self) -> None:
+        """Leaves Ray; a Ray of our own ends. Closing twice is allowed."""
+        self.ray.shutdown()
+        if self._own is not None:
+            with suppress(Exception):  # processes that ended by themselves are what was wanted
+                self._own.shutdown()
+            self._own = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _start(self) -> str:
+        # `ray.init` and `ray start` put the machine's own address in the place of 127.0.0.1, and then listen on all
+        from ray.cluster_utils import Cluster
+
+        workers = sum(self.settings.replicas().values())
+        self._own = Cluster(
+            initialize_head=True,
+            head_node_args={
+                # what Ray counts are promises, not cores: a trial on a small machine still gets all its workers
+                "num_cpus": max(os.cpu_count() or 1, round(workers * self.settings.num_cpus + 0.5)),
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "node_ip_address": "127.0.0.1",
+                "include_dashboard": False,
+            },
+        )
+        address: str = self._own.address
+        return address

@@ -1,0 +1,5 @@
+"""The reference engine on transformers: KV in blocks, out of and into a store.
+
+`hf` loads a model and is the one file that imports transformers. `spec` says what the model's KV is called, `sequence`
+holds the KV of one prompt and takes blocks in and out, `sampling` picks tokens, `generation` joins sequence and store.
+"""

@@ -1,0 +1,53 @@
+"""The revision of a model: a hub commit, or a hash over the files of a directory.
+
+The hash is SHA-256 over configuration and weight files, in the order of their names, each framed by the length of its
+name and of its content. Tokenizer and generation settings do not change KV and are left out.
+"""
+
+import os
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from cachestore.errors import ConfigError, UnsupportedModel
+
+_PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+_known: dict[tuple[int, int, int, int], bytes] = {}
+"""Digests of files by device, inode, size and mtime: weights are hashed once a process."""
+
+
+def _digest(path: Path) -> tuple[int, bytes]:
+    """Size and SHA-256 of one file."""
+    with path.open("rb") as file:
+        about = os.fstat(file.fileno())
+        at = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+        if at not in _known:
+            _known[at] = file_digest(file, "sha256").digest()
+        return about.st_size, _known[at]
+
+
+def directory_revision(directory: Path) -> str:
+    """The hash over configuration and weight files, in hex; ConfigError if there are none."""
+    files = sorted({path for pattern in _PATTERNS for path in directory.glob(pattern)}, key=lambda path: path.name)
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise ConfigError(f"engine.model: {directory} holds no *.safetensors files; convert the weights first")
+    whole = sha256()
+    for path in files:
+        size, content = _digest(path)
+        name = path.name.encode()
+        whole.update(len(name).to_bytes(4, "little") + name + size.to_bytes(8, "little") + content)
+    return whole.hexdigest()
+
+
+def model_revision(model: str, config: Any) -> str:
+    """The revision of `model`, a directory or a hub id whose loaded configuration is `config`.
+
+    A directory is always hashed: its files may have been changed since they were downloaded.
+    """
+    directory = Path(model)
+    if directory.is_dir():
+        return directory_revision(directory)
+    commit = getattr(config, "_commit_hash", None)
+    if not commit:
+        raise UnsupportedModel(f"the hub gave no commit for {model!r}, so its KV cannot be named; use a directory")
+    return str(commit)

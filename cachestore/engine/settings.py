@@ -1,0 +1,51 @@
+"""The `[engine]` section: which model, where and how it computes."""
+
+import re
+from dataclasses import dataclass
+
+from cachestore.errors import ConfigError
+
+DTYPES = ("float32", "bfloat16", "float16")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the reference engine runs.
+
+    `model` is a directory or a hub id, `revision` the branch, tag or commit of a hub id. `block_tokens` is the block
+    size of the spec. Prompts are computed in chunks that end at multiples of `chunk_tokens`; with equal chunk
+    boundaries a warm start is bit-exact, so `chunk_tokens = block_tokens` makes every start bit-exact.
+    `head_groups = 0` chooses the largest number up to 8 that divides the KV heads. `threads = 0` leaves the number of
+    compute threads of the process alone.
+    """
+
+    model: str
+    revision: str = ""
+    dtype: str = "float32"
+    device: str = "cpu"
+    block_tokens: int = 64
+    chunk_tokens: int = 256
+    head_groups: int = 0
+    adapter: str = ""
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigError("engine.model must not be empty; name a model directory or a hub id")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"engine.dtype {self.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(f"engine.device {self.device!r} is unknown; use 'cpu', 'cuda' or 'cuda:<index>'")
+        if self.block_tokens < 1:
+            raise ConfigError(f"engine.block_tokens must be at least 1, got {self.block_tokens}")
+        if self.chunk_tokens < 1 or self.chunk_tokens % self.block_tokens:
+            raise ConfigError(
+                f"engine.chunk_tokens = {self.chunk_tokens} must be a multiple of "
+                f"engine.block_tokens = {self.block_tokens}, so that chunks end where blocks do"
+            )
+        for name in ("head_groups", "threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"engine.{name} must not be negative, got {getattr(self, name)}")
+        if self.adapter:
+            raise ConfigError("engine.adapter must be empty: the reference engine applies no adapters; merge it first")

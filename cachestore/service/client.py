@@ -1,0 +1,123 @@
+"""A store somewhere else, with the interface of a local one."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from cachestore.block import WHOLE, Part
+from cachestore.codecs import create
+from cachestore.deadline import Deadline
+from cachestore.hashing import Chain
+from cachestore.metrics import Figure
+from cachestore.service import convert, convert_put
+from cachestore.service.connection import Connection
+from cachestore.service.members import Member
+from cachestore.service.remote_put import RemotePut
+from cachestore.service.remote_reading import RemoteReading
+from cachestore.service.words import VERDICT
+from cachestore.store.base import TIMEOUT, BlockPlan, Durability, Lease, Lookup, Purpose, Verdict
+from cachestore.wire import store_pb2 as wire
+
+FRAME_BYTES = 1 << 20
+"""Bytes of planes in one message of a put."""
+
+
+class RemoteStore:
+    """The store served at `address`, `host:port` or `unix:/path`; follows `cachestore.store.base.Store`.
+
+    Planes are encoded here, with `codec`. Besides the interface's errors every call may raise Unavailable.
+    """
+
+    def __init__(self, address: str, *, codec: str = "raw", frame_bytes: int = FRAME_BYTES) -> None:
+        self._connection = Connection(address)
+        self._codec = create(codec)
+        self._frame_bytes = frame_bytes
+
+    def open(self) -> None:
+        """Gets ready to call; the first call connects."""
+        self._connection.open()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def lookup(self, chain: Chain, *, timeout: float = TIMEOUT) -> Lookup:
+        request = wire.LookupRequest(chain=convert.chain_message(chain))
+        return convert.lookup(self._call("Lookup", request, timeout))
+
+    def lease(self, chain: Chain, *, ttl: float | None = None, timeout: float = TIMEOUT) -> Lease:
+        request = wire.LeaseRequest(chain=convert.chain_message(chain), lease_ms=convert.lifetime(ttl))
+        return convert.lease(self._call("Lease", request, timeout))
+
+    def renew(self, lease_id: bytes, ttl: float, *, timeout: float = TIMEOUT) -> Lease:
+        """Prolongs a lease to `ttl` seconds from now; LeaseExpired if it is unknown or over."""
+        request = wire.LeaseRequest(renew=lease_id, lease_ms=convert.lifetime(ttl))
+        return convert.lease(self._call("Lease", request, timeout))
+
+    def release(self, lease: Lease, verdicts: Sequence[Verdict] = (), *, timeout: float = TIMEOUT) -> None:
+        request = wire.ReleaseRequest(lease=lease.id, verdicts=[VERDICT.number(verdict) for verdict in verdicts])
+        self._call("Release", request, timeout)
+
+    def read(
+        self,
+        chain: Chain,
+        *,
+        part: Part = WHOLE,
+        lease: Lease | None = None,
+        wait: float = 0.0,
+        purpose: Purpose = Purpose.REUSE,
+        timeout: float = TIMEOUT,
+    ) -> RemoteReading:
+        reading = RemoteReading(self._connection, chain, part, Deadline.after(timeout))
+        reading.open(lease, wait, purpose)
+        return reading
+
+    def put(
+        self,
+        fingerprint: bytes,
+        plans: Sequence[BlockPlan],
+        *,
+        durability: Durability = Durability.CACHE,
+        ttl: float | None = None,
+        timeout: float = TIMEOUT,
+    ) -> RemotePut:
+        deadline = Deadline.after(timeout)
+        reservation = convert_put.Reservation(fingerprint, tuple(plans), durability, ttl)
+        put = RemotePut(self._connection, self._codec, reservation, self._frame_bytes, deadline)
+        put.open()
+        return put
+
+    def abort(self, put_id: bytes, *, timeout: float = TIMEOUT) -> int:
+        """Gives up an open put from outside its stream; how many blocks were dropped."""
+        blocks: int = self._call("Abort", wire.AbortRequest(put=put_id), timeout).blocks
+        return blocks
+
+    def delete(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
+        blocks: int = self._call("Delete", wire.DeleteRequest(chain=convert.chain_message(chain)), timeout).blocks
+        return blocks
+
+    def clear(self, tier: str = "", *, timeout: float = TIMEOUT) -> int:
+        blocks: int = self._call("Clear", wire.ClearRequest(tier=tier), timeout).blocks
+        return blocks
+
+    def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
+        return convert.figures(self._call("Stats", wire.StatsRequest(), timeout).figures)
+
+    def members(self, role: str = "", *, timeout: float = TIMEOUT) -> tuple[int, tuple[Member, ...]]:
+        """The cluster map's epoch and its members of one role, or of all."""
+        answer = self._call("ClusterMap", wire.ClusterMapRequest(role=role), timeout)
+        return answer.epoch, tuple(map(convert.member, answer.members))
+
+    def register(self, member: Member, ttl: float, *, timeout: float = TIMEOUT) -> int:
+        """Says that `member` lives for `ttl` seconds more, zero that it leaves; the epoch of the cluster map."""
+        request = wire.RegisterRequest(member=convert.member_message(member), ttl_ms=convert.milliseconds(ttl, "ttl"))
+        epoch: int = self._call("Register", request, timeout).epoch
+        return epoch
+
+    def _call(self, method: str, request: object, timeout: float) -> Any:
+        return self._connection.call(method, request, Deadline.after(timeout).remaining())

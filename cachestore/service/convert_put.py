@@ -1,0 +1,121 @@
+"""Wire messages to domain values and back: what a put speaks in. Checked as in `convert`."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cachestore.block import Half, PlaneId
+from cachestore.errors import InvalidArgument, TooLarge
+from cachestore.seal import MAX_PAYLOAD, MAX_PLANES
+from cachestore.service.convert import MOST_KEYS, key, lifetime, seconds
+from cachestore.service.words import DURABILITY, PUT_STATUS
+from cachestore.store.base import BlockPlan, Durability, PutAnswer
+from cachestore.wire import store_pb2 as wire
+
+MOST_TOKENS = 1 << 20
+MOST_PLANES = 1 << 22
+"""Planes of all blocks of one put, which bounds the work that one small message can ask for."""
+
+
+class Reservation(NamedTuple):
+    """What a Reserve asks for."""
+
+    fingerprint: bytes
+    plans: tuple[BlockPlan, ...]
+    durability: Durability
+    ttl: float | None
+
+
+def _planes(layout: wire.Layout, field: str) -> tuple[PlaneId, ...]:
+    if not 1 <= len(layout.planes) <= MAX_PLANES:
+        raise InvalidArgument(f"{field}.planes must hold 1 to {MAX_PLANES} planes, got {len(layout.planes)}")
+    planes = []
+    for index, plane in enumerate(layout.planes):
+        at = f"{field}.planes[{index}]"
+        if plane.slot >= MAX_PLANES or plane.group >= MAX_PLANES:
+            raise InvalidArgument(f"{at}.slot and .group must be below {MAX_PLANES}, got {plane.slot}, {plane.group}")
+        if plane.half not in tuple(Half):
+            raise InvalidArgument(f"{at}.half = {plane.half} is unknown; use 0 (K), 1 (V) or 2 (opaque)")
+        if not 1 <= plane.item_bytes <= 8:
+            raise InvalidArgument(f"{at}.item_bytes must lie in 1 .. 8, got {plane.item_bytes}")
+        if not 1 <= plane.raw_bytes <= MAX_PAYLOAD:
+            raise InvalidArgument(f"{at}.raw_bytes must lie in 1 .. {MAX_PAYLOAD}, got {plane.raw_bytes}")
+        planes.append(PlaneId(plane.slot, Half(plane.half), plane.group, plane.item_bytes, plane.raw_bytes))
+    if len({plane[:3] for plane in planes}) != len(planes):
+        raise InvalidArgument(f"{field}.planes must not name a (slot, half, group) twice")
+    if (size := sum(plane.raw_bytes for plane in planes)) > MAX_PAYLOAD:
+        raise TooLarge(f"{field}: a block holds at most {MAX_PAYLOAD} bytes, got {size}")
+    return tuple(planes)
+
+
+def reservation(message: wire.Reserve) -> Reservation:
+    """The put that a Reserve asks for."""
+    if len(message.blocks) > MOST_KEYS:
+        raise TooLarge(f"reserve.blocks may hold {MOST_KEYS} blocks, got {len(message.blocks)}; put in several calls")
+    if sum(len(layout.planes) for layout in message.layouts) > MAX_PLANES:
+        raise TooLarge(f"reserve.layouts may hold {MAX_PLANES} planes together; put in several calls")
+    layouts = [_planes(layout, f"reserve.layouts[{index}]") for index, layout in enumerate(message.layouts)]
+    for index, block in enumerate(message.blocks):
+        if block.layout >= len(layouts):
+            raise InvalidArgument(
+                f"reserve.blocks[{index}].layout = {block.layout} names none of the {len(layouts)} layouts"
+            )
+    if sum(len(layouts[block.layout]) for block in message.blocks) > MOST_PLANES:
+        raise TooLarge(f"reserve.blocks may have {MOST_PLANES} planes together; put in several calls")
+    plans = []
+    for index, block in enumerate(message.blocks):
+        at = f"reserve.blocks[{index}]"
+        if not 1 <= block.token_count <= MOST_TOKENS:
+            raise InvalidArgument(f"{at}.token_count must lie in 1 .. {MOST_TOKENS}, got {block.token_count}")
+        plans.append(BlockPlan(key(block.key, f"{at}.key"), block.token_count, layouts[block.layout], block.short))
+    if len({plan.key for plan in plans}) != len(plans):
+        raise InvalidArgument("reserve.blocks must not name a key twice")
+    durability = DURABILITY.word(message.durability)
+    fingerprint = key(message.fingerprint, "reserve.fingerprint")
+    return Reservation(fingerprint, tuple(plans), durability, seconds(message.ttl_ms))
+
+
+def reserve_message(value: Reservation) -> wire.Reserve:
+    """The other way; blocks of equal planes share a layout."""
+    layouts: dict[tuple[PlaneId, ...], int] = {}
+    blocks = [
+        wire.Reserve.Block(
+            key=plan.key,
+            token_count=plan.token_count,
+            layout=layouts.setdefault(plan.planes, len(layouts)),
+            short=plan.short,
+        )
+        for plan in value.plans
+    ]
+    messages = [
+        wire.Layout(
+            planes=[
+                wire.PlaneId(slot=p.slot, half=p.half, group=p.group, item_bytes=p.item_bytes, raw_bytes=p.raw_bytes)
+                for p in planes
+            ]
+        )
+        for planes in layouts
+    ]
+    return wire.Reserve(
+        fingerprint=value.fingerprint, layouts=messages, blocks=blocks,
+        durability=DURABILITY.number(value.durability), ttl_ms=lifetime(value.ttl),
+    )  # fmt: skip
+
+
+def commit(message: wire.Commit, blocks: int) -> tuple[list[int], float]:
+    """The blocks that a Commit names, of a put of `blocks` blocks, and the seconds of the lease it asks for."""
+    chosen = list(message.blocks)
+    if len(set(chosen)) != len(chosen):
+        raise InvalidArgument("commit.blocks must not name a block twice")
+    if chosen and max(chosen) >= blocks:
+        raise InvalidArgument(f"commit.blocks: {max(chosen)} is none of the {blocks} blocks of this put")
+    return chosen, seconds(message.lease_ms) or 0.0
+
+
+def answers(messages: Iterable[wire.PutAnswer]) -> list[PutAnswer]:
+    """What became of blocks of a put."""
+    return [PutAnswer(m.block, PUT_STATUS.word(m.status), m.tier) for m in messages]
+
+
+def answer_messages(values: Iterable[PutAnswer]) -> list[wire.PutAnswer]:
+    """The other way."""
+    return [wire.PutAnswer(block=a.block, status=PUT_STATUS.number(a.status), tier=a.tier) for a in values]

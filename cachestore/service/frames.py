@@ -1,0 +1,126 @@
+"""The two messages that carry bytes, without protobuf's own copies of them.
+
+On the wire they are what protobuf would write: a `BlockData` within a `ReadResponse`, a `PlaneFrame` within a
+`WriteRequest`, each with its `data`, field 3, last. Whoever writes them otherwise is understood too, through protobuf.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cachestore.block import Buffer
+from cachestore.wire import store_pb2 as wire
+
+_DATA_TAG = 3 << 3 | 2
+
+
+class BlockFrame(NamedTuple):
+    """A `BlockData` and its bytes."""
+
+    head: wire.BlockData
+    data: Buffer
+
+
+class PlaneFrame(NamedTuple):
+    """A `PlaneFrame` and its bytes."""
+
+    head: wire.PlaneFrame
+    data: Buffer
+
+
+def block_frame(head: wire.BlockData, data: Buffer) -> bytes:
+    """A serialized `ReadResponse`; the one copy of `data` there is."""
+    return _joined(wire.ReadResponse.DATA_FIELD_NUMBER, head.SerializeToString(), data)
+
+
+def plane_frame(head: wire.PlaneFrame, data: Buffer) -> bytes:
+    """A serialized `WriteRequest`; the one copy of `data` there is."""
+    return _joined(wire.WriteRequest.FRAME_FIELD_NUMBER, head.SerializeToString(), data)
+
+
+def serialized(message: Any) -> bytes:
+    """A message's bytes, or those of a frame that has them already."""
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+def read_response(raw: bytes) -> wire.ReadResponse | BlockFrame:
+    """What one message of a Read's answer says."""
+    split = _split(raw, wire.ReadResponse.DATA_FIELD_NUMBER)
+    if split is not None:
+        return BlockFrame(wire.BlockData.FromString(split[0]), split[1])
+    message = wire.ReadResponse.FromString(raw)
+    if message.WhichOneof("message") != "data":
+        return message
+    return BlockFrame(message.data, np.frombuffer(message.data.data, dtype=np.uint8))
+
+
+def write_request(raw: bytes) -> wire.WriteRequest | PlaneFrame:
+    """What one message of a Write says."""
+    split = _split(raw, wire.WriteRequest.FRAME_FIELD_NUMBER)
+    if split is not None:
+        return PlaneFrame(wire.PlaneFrame.FromString(split[0]), split[1])
+    message = wire.WriteRequest.FromString(raw)
+    if message.WhichOneof("message") != "frame":
+        return message
+    return PlaneFrame(message.frame, np.frombuffer(message.frame.data, dtype=np.uint8))
+
+
+READ = "/cachestore.v1.CacheStore/Read"
+WRITE = "/cachestore.v1.CacheStore/Write"
+
+PARSERS: dict[str, Callable[[bytes], Any]] = {WRITE: write_request}
+"""How the server reads the requests of a method, where not through protobuf alone."""
+
+
+def _joined(field: int, head: bytes, data: Buffer) -> bytes:
+    inner = head + bytes((_DATA_TAG,)) + _varint(data.nbytes)
+    return b"".join((bytes((field << 3 | 2,)), _varint(len(inner) + data.nbytes), inner, data.data))
+
+
+def _split(raw: bytes, field: int) -> tuple[bytes, Buffer] | None:
+    """The inner message without its data, and the data; None unless `raw` is laid out as `_joined` does it."""
+    if len(raw) < 2 or raw[0] != field << 3 | 2:
+        return None
+    try:
+        size, start = _number(raw, 1)
+        at = start
+        while start + size == len(raw) and at < len(raw):
+            tag, value = _number(raw, at)
+            length, behind = _number(raw, value)
+            if tag == _DATA_TAG:
+                if behind + length != len(raw):
+                    return None
+                return raw[start:at], np.frombuffer(raw, dtype=np.uint8, offset=behind) if length else _NOTHING
+            if tag & 7 == 2:
+                behind += length
+            elif tag & 7:
+                return None
+            at = behind
+    except IndexError:
+        return None
+    return None
+
+
+_NOTHING: Buffer = np.empty(0, dtype=np.uint8)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _number(raw: bytes, at: int) -> tuple[int, int]:
+    """The varint at `at`, and where it ends; IndexError behind the end or beyond 64 bits."""
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = raw[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise IndexError

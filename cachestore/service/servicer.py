@@ -1,0 +1,107 @@
+"""The methods of the service, each a translation to the local store and back."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grpc
+
+from cachestore.deadline import Deadline
+from cachestore.service import convert, reading, writing
+from cachestore.service.budget import Budget
+from cachestore.service.frames import PlaneFrame
+from cachestore.service.guard import deadline_of
+from cachestore.service.identity import namespace_of
+from cachestore.service.members import Members
+from cachestore.service.settings import MAX_MESSAGE, ServiceSettings
+from cachestore.store.base import Lease
+from cachestore.store.local import LocalStore
+from cachestore.store.tiered import TieredStore
+from cachestore.wire import store_pb2 as wire
+from cachestore.wire.store_pb2_grpc import CacheStoreServicer
+
+Context = grpc.ServicerContext
+Writing = wire.WriteRequest | PlaneFrame
+
+
+@dataclass(eq=False)
+class Servicer(CacheStoreServicer):
+    """The methods that exist; the others are UNIMPLEMENTED by the generated base."""
+
+    store: TieredStore
+    settings: ServiceSettings
+    members: Members
+    bytes_in_flight: Budget
+    node: str
+
+    def Lookup(self, request: wire.LookupRequest, context: Context) -> wire.LookupResponse:
+        """How long a prefix is ready, and where."""
+        found = self._local(context).lookup(convert.chain(request.chain), timeout=self._remaining(context))
+        return convert.lookup_message(found)
+
+    def Read(self, request: wire.ReadRequest, context: Context) -> Iterator[wire.ReadResponse | bytes]:
+        """Blocks in order up to the first gap."""
+        # one frame is being sent while the next is being made
+        with self.bytes_in_flight.hold(2 * self.settings.frame_bytes):
+            yield from reading.read(self._local(context), request, self.settings.frame_bytes, self._deadline(context))
+
+    def Write(
+        self, requests: Iterator[wire.WriteRequest | PlaneFrame], context: Context
+    ) -> Iterator[wire.WriteResponse]:
+        """One put of many blocks."""
+        with self.bytes_in_flight.hold(MAX_MESSAGE):
+            yield from writing.write(self._local(context), requests, self.bytes_in_flight, self._deadline(context))
+
+    def Abort(self, request: wire.AbortRequest, context: Context) -> wire.AbortResponse:
+        """Gives up an open put from outside its stream."""
+        blocks = self._local(context).abort(convert.identifier(request.put, "put"))
+        return wire.AbortResponse(blocks=blocks)
+
+    def Lease(self, request: wire.LeaseRequest, context: Context) -> wire.LeaseResponse:
+        """Protects a ready prefix, or prolongs a lease."""
+        store, ttl = self._local(context), convert.seconds(request.lease_ms)
+        if request.renew:
+            lease = store.renew(convert.identifier(request.renew, "renew"), convert.renewal(ttl))
+        else:
+            lease = store.lease(convert.chain(request.chain), ttl=ttl, timeout=self._remaining(context))
+        return convert.lease_message(lease)
+
+    def Release(self, request: wire.ReleaseRequest, context: Context) -> wire.ReleaseResponse:
+        """Ends a lease with a verdict per block."""
+        verdicts = convert.verdicts(request.verdicts)
+        lease = Lease(convert.identifier(request.lease, "lease"), len(verdicts), 0.0)
+        self._local(context).release(lease, verdicts, timeout=self._remaining(context))
+        return wire.ReleaseResponse()
+
+    def Delete(self, request: wire.DeleteRequest, context: Context) -> wire.DeleteResponse:
+        """Removes blocks from every tier."""
+        store = self._local(context)
+        return wire.DeleteResponse(blocks=store.delete(convert.chain(request.chain), timeout=self._remaining(context)))
+
+    def Clear(self, request: wire.ClearRequest, context: Context) -> wire.ClearResponse:
+        """Removes all blocks of the namespace from one tier or all."""
+        blocks = self._local(context).clear(convert.name(request.tier, "tier"), timeout=self._remaining(context))
+        return wire.ClearResponse(blocks=blocks)
+
+    def Stats(self, request: wire.StatsRequest, context: Context) -> wire.StatsResponse:
+        """Every figure counted in the namespace."""
+        figures = convert.figure_messages(self._local(context).stats(timeout=self._remaining(context)))
+        return wire.StatsResponse(node=self.node, incarnation=self.store.incarnation, figures=figures)
+
+    def ClusterMap(self, request: wire.ClusterMapRequest, context: Context) -> wire.ClusterMapResponse:
+        """Who is in the cluster."""
+        epoch, members = self.members.list(convert.name(request.role, "role"))
+        return wire.ClusterMapResponse(epoch=epoch, members=map(convert.member_message, members))
+
+    def Register(self, request: wire.RegisterRequest, context: Context) -> wire.RegisterResponse:
+        """A worker makes itself known, or says it is still there."""
+        ttl = convert.seconds(request.ttl_ms) or 0.0
+        return wire.RegisterResponse(epoch=self.members.register(convert.member(request.member), ttl))
+
+    def _local(self, context: Context) -> LocalStore:
+        return self.store.namespace(namespace_of(context))
+
+    def _deadline(self, context: Context) -> Deadline:
+        return deadline_of(context, self.settings.longest_call)
+
+    def _remaining(self, context: Context) -> float:
+        return self._deadline(context).remaining()

@@ -1,0 +1,94 @@
+"""What a store promises to those who put."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cachestore.errors import CacheStoreError, InvalidArgument
+from cachestore.metrics import total
+from cachestore.store.base import Lookup, PutStatus, Store, put_blocks
+from cachestore.testing.blocks import plans_of, same, write_blocks
+from cachestore.testing.suite import StoreSuite
+
+
+class PutTests(StoreSuite):
+    """Reserve, write, commit and abort."""
+
+    def test_a_second_put_stores_nothing(self, store: Store) -> None:
+        keys, blocks = self.stored(store, 3)
+        again = put_blocks(store, keys.fingerprint, blocks)
+        assert [answer.status for answer in again] == [PutStatus.ALREADY_EXISTS] * 3
+        assert total(store.stats(), "put_stored") == 3
+        assert store.delete(keys) == 3
+
+    def test_what_is_not_committed_is_not_there(self, store: Store) -> None:
+        keys, blocks = self.blocks(3)
+        with store.put(keys.fingerprint, plans_of(blocks)) as put:
+            assert [answer.status for answer in put.answers] == [PutStatus.WANTED] * 3
+            write_blocks(put, blocks)
+            assert store.lookup(keys) == Lookup(0, (), 3)
+            assert self.read(store, keys) == []
+            assert put.commit([0]) is None
+            assert put.answers[0].status is PutStatus.STORED and store.lookup(keys).ready == 1
+        assert [answer.status for answer in put.answers[1:]] == [PutStatus.FAILED] * 2
+        assert store.lookup(keys) == Lookup(1, store.lookup(keys).runs, 0)
+        assert total(store.stats(), "put_aborted") == 2
+        answers = put_blocks(store, keys.fingerprint, blocks)
+        assert [answer.status for answer in answers] == [PutStatus.ALREADY_EXISTS, *[PutStatus.STORED] * 2]
+
+    def test_a_put_that_fails_leaves_nothing(self, store: Store) -> None:
+        keys, blocks = self.blocks(2)
+        with pytest.raises(ZeroDivisionError), store.put(keys.fingerprint, plans_of(blocks)) as put:
+            write_blocks(put, blocks)
+            raise ZeroDivisionError
+        assert store.lookup(keys) == Lookup(0, (), 0)
+        put.abort()
+        with pytest.raises(CacheStoreError):
+            put.commit()
+
+    def test_an_incomplete_block_fails_alone(self, store: Store) -> None:
+        keys, blocks = self.blocks(2)
+        with store.put(keys.fingerprint, plans_of(blocks)) as put:
+            for plane in range(len(blocks[0].planes)):
+                put.write(0, plane, blocks[0].data[plane])
+            put.write(1, 3, blocks[1].data[3])
+            put.commit()
+            assert [answer.status for answer in put.answers] == [PutStatus.STORED, PutStatus.FAILED]
+        assert store.lookup(keys) == Lookup(1, store.lookup(keys).runs, 0)
+
+    def test_a_block_has_one_writer_at_a_time(self, store: Store) -> None:
+        keys, blocks = self.blocks(2)
+        with store.put(keys.fingerprint, plans_of(blocks)) as first:
+            with store.put(keys.fingerprint, plans_of(blocks)) as second:
+                assert [answer.status for answer in second.answers] == [PutStatus.IN_PROGRESS] * 2
+                write_blocks(second, blocks)
+            write_blocks(first, blocks)
+            first.commit()
+        assert all(map(same, (block for block, _ in self.read(store, keys)), blocks))
+
+    def test_many_writers_of_one_prompt_do_the_work_once(self, store: Store) -> None:
+        keys, blocks = self.blocks(4)
+        with ThreadPoolExecutor(6) as threads:
+            jobs = [threads.submit(put_blocks, store, keys.fingerprint, blocks) for _ in range(6)]
+            answers = [answer for job in jobs for answer in job.result()]
+        assert sum(answer.status is PutStatus.STORED for answer in answers) == 4
+        assert store.lookup(keys).ready == 4
+
+    def test_a_commit_may_open_a_lease_on_what_is_there(self, store: Store) -> None:
+        self.stored(store, 1)
+        keys, blocks = self.blocks(3)
+        with store.put(keys.fingerprint, plans_of(blocks)) as put:
+            assert put.answers[0].status is PutStatus.ALREADY_EXISTS
+            write_blocks(put, blocks)
+            lease = put.commit([1], lease=5.0)
+        assert lease is not None and 0 < lease.ttl <= 5.0
+        assert lease.blocks == sum(run.blocks for run in lease.runs) == 2
+        assert all(map(same, (block for block, _ in self.read(store, keys, lease)), blocks))
+
+    def test_what_cannot_be_written_is_refused(self, store: Store) -> None:
+        keys, blocks = self.blocks(1)
+        with store.put(keys.fingerprint, plans_of(blocks)) as put:
+            put.write(0, 0, blocks[0].data[0])
+            for block, plane, data in ((0, 0, 0), (0, 1, 6), (1, 0, 0), (0, 99, 0), (-1, 0, 0)):
+                with pytest.raises(InvalidArgument):
+                    put.write(block, plane, blocks[0].data[data])

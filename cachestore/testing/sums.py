@@ -1,0 +1,25 @@
+"""The sums that must hold in every store's figures."""
+
+from cachestore.metrics import Figure, total
+from cachestore.store.base import Purpose
+
+READ_OUTCOMES = ("read_hits", "read_misses", "read_corrupt", "read_expired", "read_open")
+PUT_OUTCOMES = (
+    "put_stored",
+    "put_already_exists",
+    "put_in_progress",
+    "put_kept_first",
+    "put_not_kept",
+    "put_failed",
+    "put_aborted",
+    "put_open",
+)
+
+
+def check_sums(figures: list[Figure]) -> None:
+    """Asserts that every block read or put is counted under exactly one outcome."""
+    for purpose in Purpose:
+        outcomes = {name: total(figures, name, purpose=purpose) for name in READ_OUTCOMES}
+        assert total(figures, "read_blocks", purpose=purpose) == sum(outcomes.values()), outcomes
+    outcomes = {name: total(figures, name) for name in PUT_OUTCOMES}
+    assert total(figures, "put_blocks") == sum(outcomes.values()), outcomes

@@ -1,0 +1,111 @@
+"""A decode worker somewhere else."""
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self
+
+import grpc
+
+from cachestore.engine.sampling import Sampling
+from cachestore.errors import Aborted
+from cachestore.metrics import Figure
+from cachestore.service import convert
+from cachestore.wire import worker_pb2 as wire
+from cachestore.wire.worker_pb2_grpc import DecodeWorkerStub
+from decode_worker.request import Request, Usage, answer, request_message
+from prefill_worker.connection import WorkerConnection
+from prefill_worker.prompt import CacheUse, Prompt
+
+TIMEOUT = 10.0
+GENERATE_TIMEOUT = 300.0
+
+
+class Answer:
+    """The token ids of one request as they come; `usage` is there behind the last one. Leaving the context cancels."""
+
+    def __init__(self, connection: WorkerConnection, call: Any, request_id: str) -> None:
+        self._connection = connection
+        self._call = call
+        self._cancelled = False
+        self.request_id = request_id
+        self.usage: Usage | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        with self._connection.errors("Generate"):
+            try:
+                for message in self._call:
+                    what = answer(message)
+                    if isinstance(what, Usage):
+                        self.usage = what
+                    else:
+                        yield what.id
+            except grpc.RpcError:
+                if not self._cancelled:
+                    raise
+                raise Aborted("the request was cancelled here") from None
+
+    def cancel(self) -> None:
+        """Ends the request; the worker stops with its next step. Does nothing behind the end."""
+        self._cancelled = True
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.cancel()
+
+
+class DecodeClient:
+    """The decode worker at `address`."""
+
+    def __init__(self, address: str) -> None:
+        self._connection = WorkerConnection(address, DecodeWorkerStub)
+
+    def open(self) -> None:
+        """Gets ready to call; the first call connects."""
+        self._connection.open()
+
+    def close(self) -> None:
+        """Ends every call. Closing twice is allowed."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        *,
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        stop_tokens: Iterable[int] = (),
+        cache: CacheUse = CacheUse.READ_AND_WRITE,
+        salts: Sequence[bytes] = (),
+        request_id: str = "",
+        timeout: float = GENERATE_TIMEOUT,
+    ) -> Answer:
+        """Asks for tokens behind `tokens`; errors are raised where the answer is read."""
+        prompt = Prompt(tokens, sampling or Sampling(), cache, tuple(salts))
+        request_id = request_id or secrets.token_hex(16)
+        message = request_message(Request(prompt, max_tokens, frozenset(stop_tokens)), request_id)
+        with self._connection.errors("Generate"):
+            call = self._connection.stub.Generate(message, timeout=timeout)
+        return Answer(self._connection, call, request_id)
+
+    def abort(self, request_id: str, *, timeout: float = TIMEOUT) -> bool:
+        """Stops a request; whether it was there."""
+        with self._connection.errors("Abort"):
+            found: bool = self._connection.stub.Abort(
+                wire.AbortWorkRequest(request_id=request_id), timeout=timeout
+            ).found
+        return found
+
+    def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
+        """Every figure the worker counts."""
+        with self._connection.errors("Stats"):
+            return convert.figures(self._connection.stub.Stats(wire.WorkerStatsRequest(), timeout=timeout).figures)

@@ -1,0 +1,149 @@
+"""One request from its prompt to its last token.
+
+Where the prompt's KV comes from changes nothing in the tokens. A prefill worker picks the first one with the request's
+own seed, so the sampler here draws it too and drops it: from then on it is where it would be had it picked itself.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from cachestore.engine.generation import FALLBACK, load_prefix
+from cachestore.engine.sampling import Sampler
+from cachestore.engine.writer import BlockWriter
+from decode_worker.request import LENGTH, LOCAL, STOP, Request, Token, Usage
+from prefill_worker.call import Call
+from prefill_worker.handoff import Handoff, Reuse
+from prefill_worker.prompt import CacheUse
+
+if TYPE_CHECKING:
+    from decode_worker.worker import DecodeWorker
+
+
+class Generation:
+    """The state of one request; `run` gives its tokens, then `usage` says how it went."""
+
+    def __init__(self, worker: "DecodeWorker", request: Request, call: Call) -> None:
+        self._worker = worker
+        self._request = request
+        self._call = call
+        self._engine = worker.engine
+        self._sequence = worker.engine.sequence()
+        self._sampler = Sampler(request.prompt.sampling)
+        self._stop = request.stop_tokens | worker.engine.eos_tokens
+        prompt = request.prompt
+        # the last token of all needs no KV, so one more fits than the model takes
+        self._longest = min(request.max_tokens, worker.engine.max_tokens - len(prompt.tokens) + 1)
+        self._use_store = prompt.cache is CacheUse.READ_AND_WRITE
+        self._keys = prompt.chain(worker.engine, prompt.tokens)
+        self._tokens = list(prompt.tokens)
+        self._stored = 0
+        self._arrived = time.monotonic()
+        self._first_ms = 0.0
+        self._by = LOCAL
+        self._reuse = Reuse(0)
+        self._loaded = 0
+
+    def run(self) -> Iterator[Token]:
+        """The tokens as they are made. At the end the blocks they completed are stored."""
+        if self._use_store and not self._worker.workers.reachable():
+            self._without_store("map")
+        handed = self._worker.asking.ask(self._request.prompt, self._keys, self._call) if self._use_store else None
+        if handed is not None:
+            self._by, self._reuse = handed.by, handed.handoff.reuse
+            yield from self._from_handoff(handed.handoff)
+        else:
+            yield self._add(self._prefilled())
+        while not self._finish():
+            self._call.check("generating")
+            with self._worker.turns.turn(self._call):
+                logits = self._sequence.decode(self._tokens[-1])
+            yield self._add(self._sampler.pick(logits))
+        self._store()
+
+    def usage(self) -> Usage:
+        """How it went; once `run` has ended."""
+        prompt = len(self._request.prompt.tokens)
+        return Usage(
+            prompt, len(self._tokens) - prompt, self._reuse, self._finish(), self._by, self._first_ms, self._loaded
+        )
+
+    def _generated(self) -> int:
+        return len(self._tokens) - len(self._request.prompt.tokens)
+
+    def _finish(self) -> str:
+        if self._generated() and self._tokens[-1] in self._stop:
+            return STOP
+        return LENGTH if self._generated() >= self._longest else ""
+
+    def _add(self, token: int) -> Token:
+        if not self._generated():
+            self._first_ms = (time.monotonic() - self._arrived) * 1000
+        self._tokens.append(token)
+        return Token(token, self._generated() - 1)
+
+    def _from_handoff(self, handoff: Handoff) -> Iterator[Token]:
+        """The first token at once, then the KV of the prompt: loaded, and computed as far as that is not possible."""
+        prompt = self._request.prompt.tokens
+        taken = False
+        try:
+            self._sampler.pick(torch.zeros(self._engine.vocabulary))
+            yield self._add(handoff.first_token)
+            if self._finish():
+                return
+            taken = True
+            self._worker.handoffs.load(handoff, self._sequence, self._call)
+            self._loaded = self._sequence.position
+        finally:
+            if taken:
+                self._worker.handoffs.forget_tail(handoff)
+            else:
+                self._worker.handoffs.give_up(handoff)
+        self._stored = self._loaded // self._engine.spec.block_tokens
+        if self._loaded < len(prompt):
+            self._worker.counters.add("recomputed_tokens", len(prompt) - self._loaded)
+            with self._worker.turns.turn(self._call) as again:
+                self._sequence.prefill(prompt, check=again)
+
+    def _prefilled(self) -> int:
+        """The first token, after a prefill in this process, with what the store has."""
+        prompt, sequence, worker, call = self._request.prompt.tokens, self._sequence, self._worker, self._call
+        reused: dict[str, int] = {}
+        if self._use_store:
+            reused = load_prefix(sequence, worker.store, self._keys, timeout=self._store_timeout())
+            if reused.pop(FALLBACK, 0):
+                self._without_store("read")
+        self._reuse = Reuse(len(prompt) - sequence.position, reused)
+        call.check("prefilling")
+        keys = self._keys if self._use_store else self._keys.first(0)
+        first = sequence.position // self._engine.spec.block_tokens
+        with BlockWriter(sequence, worker.store, keys, first, max(call.deadline.remaining(), 1e-3)) as writer:
+            with worker.turns.turn(call) as again:
+                logits = sequence.prefill(prompt, on_blocks=writer.on_blocks, check=again)
+            token = self._sampler.pick(logits)
+            writer.finish()
+        if writer.error is not None:
+            self._without_store("write")
+        self._stored = len(keys)
+        return token
+
+    def _without_store(self, doing: str) -> None:
+        """Goes on without the store: one that did not answer is not worth waiting for again."""
+        self._use_store = False
+        self._worker.counters.add("fallback_store", doing=doing)
+
+    def _store(self) -> None:
+        """Puts the full blocks that the store has not seen, so that the conversation's next turn finds them."""
+        blocks = self._sequence.position // self._engine.spec.block_tokens
+        if not self._use_store or blocks <= self._stored:
+            return
+        keys = self._request.prompt.chain(self._engine, self._tokens[: self._sequence.position])
+        with BlockWriter(self._sequence, self._worker.store, keys, self._stored, self._store_timeout()) as writer:
+            writer.finish()
+        if writer.error is not None:
+            self._without_store("write")
+
+    def _store_timeout(self) -> float:
+        return max(min(self._worker.settings.store_timeout, self._call.deadline.remaining()), 1e-3)

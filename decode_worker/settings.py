@@ -1,0 +1,46 @@
+"""The `[decode_worker]` section: where it listens, and the bounds it works under."""
+
+from dataclasses import dataclass
+
+from cachestore.config import Seconds
+from cachestore.errors import ConfigError
+from cachestore.service.settings import ServiceSettings
+from prefill_worker.settings import service
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """Where the worker listens, and the bounds it works under.
+
+    `port = 0` picks a free port. `max_concurrent` requests are under way at once and take turns step by step. At most
+    `prefill_attempts` prefill workers are asked, each for `prefill_timeout` at most; one that failed is left alone
+    for `rest`. The cluster map is asked again after `refresh`. A call to the store takes `store_timeout` at most.
+    Planes go to the store in the form of `codec`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    unix_socket: str = ""
+    max_concurrent: int = 16
+    longest_call: Seconds = 600.0
+    prefill_attempts: int = 2
+    prefill_timeout: Seconds = 60.0
+    rest: Seconds = 3.0
+    refresh: Seconds = 1.0
+    store_timeout: Seconds = 2.0
+    codec: str = "raw"
+
+    def __post_init__(self) -> None:
+        self.service()
+        for name in ("prefill_timeout", "rest", "refresh", "store_timeout"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"decode_worker.{name} must be more than 0 seconds, got {getattr(self, name)}")
+        if self.prefill_attempts < 0:
+            raise ConfigError(f"decode_worker.prefill_attempts must be 0 or more, got {self.prefill_attempts}")
+
+    def service(self) -> ServiceSettings:
+        """The part that says where it listens."""
+        return service(
+            "decode_worker", host=self.host, port=self.port, unix_socket=self.unix_socket,
+            max_concurrent=self.max_concurrent, longest_call=self.longest_call,
+        )  # fmt: skip

@@ -1,0 +1,56 @@
+"""One channel to one worker, and errors from our tree."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from cachestore.errors import DeadlineExceeded, Unavailable
+from cachestore.service.options import CLIENT
+from cachestore.service.status import REASON, error_of
+
+
+class WorkerConnection:
+    """The channel to the worker at `address`; `stub` makes the generated methods over it."""
+
+    def __init__(self, address: str, stub: Callable[[grpc.Channel], Any]) -> None:
+        self.address = address
+        self._make = stub
+        self._channel: grpc.Channel | None = None
+        self._stub: Any = None
+
+    def open(self) -> None:
+        """Makes the channel; it connects with the first call and again whenever it has to."""
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(self.address, options=CLIENT)
+            self._stub = self._make(self._channel)
+
+    def close(self) -> None:
+        """Ends the channel and every call on it. Closing twice is allowed."""
+        channel, self._channel, self._stub = self._channel, None, None
+        if channel is not None:
+            channel.close()
+
+    @property
+    def stub(self) -> Any:
+        """The generated methods; Unavailable unless open."""
+        if self._stub is None:
+            raise Unavailable(f"the connection to {self.address} is not open; call open() first")
+        return self._stub
+
+    @contextmanager
+    def errors(self, method: str) -> Iterator[None]:
+        """Turns what gRPC raises inside into our errors."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            call: Any = error
+            answered = any(key == REASON for key, _ in call.trailing_metadata() or ())
+            if not answered and call.code() is grpc.StatusCode.UNAVAILABLE:
+                raise Unavailable(f"{method}: no worker answers at {self.address}") from error
+            if not answered and call.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise DeadlineExceeded(f"{method}: the worker at {self.address} did not answer in time") from error
+            raise error_of(error, method, self.address) from error
+        except (ValueError, grpc.FutureCancelledError) as error:
+            raise Unavailable(f"{method}: the connection to {self.address} is closed") from error

@@ -1,0 +1,52 @@
+"""A worker as a process of its own: it opens, says where, and ends cleanly when it is told to."""
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any, Protocol
+
+from cachestore.config import read
+from cachestore.errors import CacheStoreError
+
+BAD_CONFIGURATION = 2
+
+
+class Server(Protocol):
+    """What a worker's server offers."""
+
+    role: str
+    name: str
+
+    @property
+    def address(self) -> str: ...
+    def open(self) -> None: ...
+    def close(self, grace: float = 1.0) -> None: ...
+
+
+def tables_of(config: Path, section: str, port: int | None) -> dict[str, Any]:
+    """The configuration, with `port` in place of the one in `section` if given."""
+    tables = read(config)
+    if port is not None:
+        tables[section] = {**tables.get(section, {}), "port": port}
+    return tables
+
+
+def run(make: Callable[[], Server]) -> int:
+    """Serves until SIGTERM or SIGINT; the exit status. The first line printed says role, name and address."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    told = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    try:
+        server = make()
+        server.open()
+    except CacheStoreError as error:
+        print(error, file=sys.stderr)
+        return BAD_CONFIGURATION
+    print(f"{server.role} worker {server.name} at {server.address}", flush=True)
+    told.wait()
+    server.close()
+    return 0

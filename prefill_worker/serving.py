@@ -1,0 +1,71 @@
+"""A worker's methods behind a port, with health and reflection."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cachestore.errors import ConfigError, Unavailable
+from cachestore.service import listening
+from cachestore.service.budget import Budget
+from cachestore.service.guard import Guard
+from cachestore.service.options import SERVER
+from cachestore.service.settings import ServiceSettings
+
+SPARE = 16
+"""Calls beyond the worker's own bound: aborts and statistics must get through when it is full."""
+
+
+class Serving:
+    """Serves the service with the full name `service`, whose methods `attach` adds to a server."""
+
+    def __init__(
+        self, settings: ServiceSettings, section: str, service: str, attach: Callable[[grpc.Server], object]
+    ) -> None:
+        self._settings = settings
+        self._section = section
+        self._service = service
+        self._attach = attach
+        self._server: grpc.Server | None = None
+        self._health = health.HealthServicer()
+        self._address = ""
+
+    @property
+    def address(self) -> str:
+        """Where clients find it; Unavailable unless it is open."""
+        if self._server is None:
+            raise Unavailable("the worker is not open")
+        return self._address
+
+    def open(self) -> None:
+        """Listens and serves. ConfigError if the address cannot be had."""
+        calls = self._settings.max_concurrent + SPARE
+        self._health = health.HealthServicer()
+        server = grpc.server(
+            ThreadPoolExecutor(calls + SPARE, thread_name_prefix=self._section),
+            interceptors=[Guard(Budget(calls, "concurrent calls"), self._settings.longest_call)],
+            options=SERVER,
+            maximum_concurrent_rpcs=calls + SPARE,
+        )
+        self._attach(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((self._service, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        try:
+            self._address = listening.listen(server, self._settings)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("service.", f"{self._section}.")) from error
+        server.start()
+        for name in ("", self._service):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._server = server
+
+    def close(self, grace: float) -> None:
+        """Says NOT_SERVING, gives running calls `grace` seconds to end, cancels the rest. Closing twice is allowed."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        self._health.enter_graceful_shutdown()
+        server.stop(grace).wait()
+        listening.leave(self._settings)

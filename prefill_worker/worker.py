@@ -1,0 +1,151 @@
+"""A prompt in, blocks into the store, a handoff out. One prompt is computed at a time."""
+
+import secrets
+from collections.abc import Callable
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+
+from cachestore.engine.generation import FALLBACK, load_prefix
+from cachestore.engine.hf import HfEngine
+from cachestore.engine.sampling import Sampler
+from cachestore.engine.sequence import Sequence
+from cachestore.engine.writer import BlockWriter, store_tail
+from cachestore.errors import CacheStoreError, InvalidArgument, Unavailable
+from cachestore.hashing import Chain, tail_key
+from cachestore.metrics import Counters
+from cachestore.store.base import Lease, Store
+from prefill_worker.call import Call
+from prefill_worker.handoff import Handoff, Reuse
+from prefill_worker.prompt import CacheUse, Prompt
+from prefill_worker.running import Running
+from prefill_worker.settings import PrefillSettings
+from prefill_worker.turns import Turns
+
+SALT_BYTES = 16
+
+
+@dataclass(eq=False)
+class PrefillWorker:
+    """Prefills with an open engine into an open store, which clients reach at `address`.
+
+    `counters`: requests = requests_done + requests_failed + those under way, and for those done prompt_tokens =
+    computed_tokens + reused_tokens over all tiers.
+    """
+
+    engine: HfEngine
+    store: Store
+    address: str
+    settings: PrefillSettings
+    running: Running = field(init=False)
+    counters: Counters = field(default_factory=Counters)
+    _turns: Turns = field(default_factory=Turns)
+
+    def __post_init__(self) -> None:
+        self.running = Running(self.settings.max_concurrent, self.counters)
+
+    def prefill(self, prompt: Prompt, call: Call) -> Handoff:
+        """Loads what the store has of the prompt, computes and stores the rest, and leases all of it.
+
+        Unavailable if the store does not take part, and what `call` raises between chunks; then nothing is left
+        behind. Blocks that the store cannot keep make the handoff shorter.
+        """
+        self.counters.add("requests")
+        try:
+            prompt.check(self.engine)
+            if prompt.cache is CacheUse.OFF:
+                raise InvalidArgument("cache: a handoff goes through the store; with OFF, prefill where you decode")
+            with self._turns.turn(call):
+                handoff = self._prefill(prompt, call)
+        except CacheStoreError as error:
+            self.counters.add("requests_failed", reason=error.reason)
+            raise
+        except BaseException:
+            self.counters.add("requests_failed", reason="internal")
+            raise
+        self._count(handoff, len(prompt.tokens))
+        return handoff
+
+    def give_up(self, handoff: Handoff) -> None:
+        """Frees a handoff that nobody will read."""
+        if len(handoff.chain):
+            self._release(handoff.leased())
+        self._delete(handoff.tail)
+
+    def _prefill(self, prompt: Prompt, call: Call) -> Handoff:
+        sequence, tokens, size = self.engine.sequence(), prompt.tokens, self.engine.spec.block_tokens
+        keys = prompt.chain(self.engine, tokens)
+        # a key that is being written is waited for rather than computed twice
+        wait = min(self.settings.wait, call.deadline.remaining())
+        timeout = min(wait + self.settings.store_timeout, call.deadline.remaining())
+        reused = load_prefix(sequence, self.store, keys, wait=wait, timeout=max(timeout, 1e-3))
+        if FALLBACK in reused:
+            raise Unavailable(f"the store at {self.address} could not be read")
+        computed = len(tokens) - sequence.position
+        call.check("prefilling")
+        first = sequence.position // size
+        with BlockWriter(sequence, self.store, keys, first, max(call.deadline.remaining(), 1e-3)) as writer:
+
+            def check() -> None:
+                call.check("prefilling")
+                if writer.error is not None:
+                    raise Unavailable(f"the store took no blocks: {writer.error}") from writer.error
+
+            logits = sequence.prefill(tokens, on_blocks=writer.on_blocks, check=check)
+            check()
+            writer.finish()
+            check()
+        handed = self._tail(sequence, keys, tokens[len(keys) * size :])
+        lease = self._lease(handed, keys, call)
+        tail = len(tokens) % size if lease.blocks > len(keys) else 0
+        position = min(lease.blocks, len(keys)) * size + tail
+        token = Sampler(prompt.sampling).pick(logits)
+        kept = handed.first(lease.blocks)
+        return Handoff(kept, tail, lease.id, self.address, position, token, Reuse(computed, reused))
+
+    def _tail(self, sequence: Sequence, keys: Chain, rest: Tokens[int]) -> Chain:
+        """The chain with the short block that holds `rest`, if there is one and the store kept it."""
+        if not rest:
+            return keys
+        key = tail_key(self.engine.spec, keys, rest, secrets.token_bytes(SALT_BYTES))
+        settings = self.settings
+        kept = store_tail(sequence, self.store, key, ttl=settings.tail_ttl, timeout=settings.store_timeout)
+        return keys.with_tail(key) if kept else keys
+
+    def _lease(self, handed: Chain, keys: Chain, call: Call) -> Lease:
+        """A lease on what of `handed` is there. Whatever fails, no tail and no lease is left."""
+        tail = handed.behind(len(keys))
+        try:
+            call.check("handing over")
+            lease = self.store.lease(handed, ttl=self.settings.lease, timeout=self.settings.store_timeout)
+        except CacheStoreError:
+            self._delete(tail)
+            raise
+        if lease.blocks < len(handed):
+            self._delete(tail)
+        if not lease.blocks:
+            self._release(lease)
+        return lease
+
+    def _release(self, lease: Lease) -> None:
+        self._tried(lambda: self.store.release(lease, timeout=self.settings.store_timeout))
+
+    def _delete(self, tail: Chain) -> None:
+        if len(tail):
+            self._tried(lambda: self.store.delete(tail, timeout=self.settings.store_timeout))
+
+    def _tried(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except CacheStoreError as error:
+            # leases and tails end by themselves, only later
+            self.counters.add("left_to_expire", reason=error.reason)
+
+    def _count(self, handoff: Handoff, tokens: int) -> None:
+        self.counters.add("requests_done")
+        self.counters.add("prompt_tokens", tokens)
+        self.counters.add("computed_tokens", handoff.reuse.computed)
+        for tier, count in handoff.reuse.reused.items():
+            self.counters.add("reused_tokens", count, tier=tier)
+        if handoff.position < tokens:
+            self.counters.add("short_handoffs")
+            self.counters.add("short_handoff_tokens", tokens - handoff.position)

@@ -1,0 +1,311 @@
+"""Store, prefill workers and decode workers as processes, over tiny models with random weights."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3Config
+
+from cachestore.engine.hf import HfEngine
+from cachestore.engine.sampling import Sampler, Sampling
+from cachestore.engine.settings import EngineSettings
+from cachestore.hashing import Chain
+from cachestore.metrics import total
+from cachestore.service.client import RemoteStore
+from cachestore.tiers.embedded import EmbeddedRedis
+from decode_worker.client import DecodeClient
+from decode_worker.request import Usage
+from prefill_worker.client import PrefillClient
+
+ROOT = Path(__file__).parents[2]
+BLOCK = 16
+SHAPE: dict[str, Any] = dict(
+    vocab_size=97,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=8192,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+    initializer_range=0.2,
+    tie_word_embeddings=False,
+)
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaConfig(**SHAPE),
+    "qwen3": lambda: Qwen3Config(**SHAPE),
+    "mistral": lambda: MistralConfig(**SHAPE, sliding_window=24),
+}
+
+
+def eventually(holds: Callable[[], object], seconds: float = 10.0) -> None:
+    """Waits until `holds` says yes; fails when the time is over."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, f"did not hold within {seconds} s"
+        time.sleep(0.01)
+
+
+@dataclass
+class Child:
+    """A process that told its address in its first line."""
+
+    process: "subprocess.Popen[str]"
+    address: str
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+@dataclass
+class Children:
+    """Starts processes and ends them all."""
+
+    folder: Path
+    _all: list["subprocess.Popen[str]"] = field(default_factory=list)
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        log = (self.folder / f"log-{len(self._all)}").open("w")
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+        )  # fmt: skip
+        log.close()
+        self._all.append(process)
+        return process
+
+    def told(self, process: "subprocess.Popen[str]") -> Child:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, "the process ended before it was ready"
+        return Child(process, line.split()[-1])
+
+    def end(self) -> None:
+        for process in self._all:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                assert stream is not None
+                stream.close()
+
+
+@dataclass
+class Cluster:
+    """One store with a Redis behind it, and workers on one model."""
+
+    children: Children
+    model: Path
+    redis_url: str = ""
+    tables: str = ""
+    store_child: Child = field(init=False)
+    store: RemoteStore = field(init=False)
+
+    def start_store(self, port: int = 0, tiers: str = '[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n') -> None:
+        cold = f'[[tiers]]\nname = "redis"\nurl = "{self.redis_url}"\n' if self.redis_url else ""
+        config = self._file(f"[service]\nport = {port}\n{tiers}{cold}")
+        self.store_child = self.children.told(self.children.start("tests/e2e/store_process.py", str(config)))
+        self.store = RemoteStore(self.store_child.address)
+        self.store.open()
+
+    def start_worker(self, role: str, name: str, settings: str = "") -> "subprocess.Popen[str]":
+        """`told` gives the worker when it is ready."""
+        config = self._file(
+            f'[engine]\nmodel = "{self.model}"\nblock_tokens = {BLOCK}\nchunk_tokens = {BLOCK}\nthreads = 1\n'
+            f"[{role}_worker]\n{settings}\n"
+        )
+        address = self.store_child.address
+        return self.children.start("-m", f"{role}_worker", "--config", str(config), "--store", address, "--name", name)
+
+    def known(self, role: str, count: int) -> None:
+        """Waits until the cluster map has so many members of this role."""
+        eventually(lambda: len(self.store.members(role)[1]) == count)
+
+    def at_rest(self) -> None:
+        """Waits until nothing is leased and nothing is being put."""
+
+        def rests() -> bool:
+            figures = self.store.stats()
+            return not total(figures, "leases_open") and not total(figures, "puts_open")
+
+        eventually(rests)
+
+    def _file(self, text: str) -> Path:
+        path = self.children.folder / f"config-{len(list(self.children.folder.iterdir()))}.toml"
+        path.write_text(text)
+        return path
+
+
+@dataclass
+class Trio(Cluster):
+    """A cluster with one prefill worker and one decode worker."""
+
+    prefill_child: Child = field(init=False)
+    decode_child: Child = field(init=False)
+    prefill: PrefillClient = field(init=False)
+    decode: DecodeClient = field(init=False)
+
+    engine: HfEngine = field(init=False)
+
+    def counted(self, name: str, **labels: str) -> int:
+        """A figure of the decode worker."""
+        return total(self.decode.stats(), name, **labels)
+
+    def ask(self, tokens: list[int], max_tokens: int = 12, **more: Any) -> tuple[list[int], Usage]:
+        """The whole answer of the decode worker."""
+        answer = self.decode.generate(tokens, max_tokens=max_tokens, timeout=30, **more)
+        made = list(answer)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens == len(tokens) and answer.usage.generated_tokens == len(made)
+        assert answer.usage.reuse.computed + sum(answer.usage.reuse.reused.values()) == len(tokens)
+        return made, answer.usage
+
+    def expected(self, tokens: list[int], max_tokens: int = 12, sampling: Sampling | None = None) -> list[int]:
+        """The tokens as the engine alone makes them."""
+        sequence, sampler = self.engine.sequence(), Sampler(sampling or Sampling())
+        made = [sampler.pick(sequence.prefill(tokens))]
+        while len(made) < max_tokens and made[-1] not in self.engine.eos_tokens:
+            made.append(sampler.pick(sequence.decode(made[-1])))
+        return made
+
+    def start(self, decode: str = "") -> None:
+        """Starts all three, and the engine that says what is expected."""
+        self.start_store()
+        workers = [self.start_worker("prefill", "p0"), self.start_worker("decode", "d0", decode)]
+        self.engine = HfEngine(EngineSettings(str(self.model), block_tokens=BLOCK, chunk_tokens=BLOCK, threads=1))
+        self.engine.open()
+        self.prefill_child, self.decode_child = map(self.children.told, workers)
+        self.prefill = PrefillClient(self.prefill_child.address)
+        self.decode = DecodeClient(self.decode_child.address)
+        self.prefill.open()
+        self.decode.open()
+        self.known("prefill", 1)
+        self.known("decode", 1)
+
+    def end(self) -> None:
+        """Ends whatever was started."""
+        self.children.end()
+        for name in ("prefill", "decode", "store", "engine"):
+            if hasattr(self, name):
+                getattr(self, name).close()
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    """A prompt that no other seed makes."""
+    return [int(token) for token in np.random.default_rng(seed).integers(3, 97, length)]
+
+
+@pytest.fixture(scope="session")
+def make_prompt() -> Callable[[int, int], list[int]]:
+    """`prompt` for tests."""
+    return prompt
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """`eventually` for tests."""
+    return eventually
+
+
+@pytest.fixture
+def until_in_redis(redis_url: str) -> Callable[[Chain], None]:
+    """Waits until Redis has every block of a chain."""
+
+    def wait(keys: Chain) -> None:
+        with redis.Redis.from_url(redis_url) as client:
+            eventually(lambda: all(list(client.scan_iter(f"cachestore:block:*:{key.hex()}")) for key in keys.keys))
+
+    return wait
+
+
+@pytest.fixture
+def flip_bits(redis_url: str) -> Callable[[], int]:
+    """Flips one bit in the payload of every block in Redis; how many blocks there were."""
+
+    def flip() -> int:
+        with redis.Redis.from_url(redis_url) as client:
+            names = list(client.scan_iter("cachestore:block:*"))
+            for name in names:
+                at = client.strlen(name) // 2 * 2 - 100
+                byte = client.getrange(name, at, at)
+                client.setrange(name, at, bytes([byte[0] ^ 4]))
+        return len(names)
+
+    return flip
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of a model by its name in `CONFIGS`, made once."""
+    torch.set_num_threads(1)
+    made: dict[str, Path] = {}
+
+    def directory(name: str) -> Path:
+        if name not in made:
+            torch.manual_seed(11)
+            made[name] = tmp_path_factory.mktemp(name)
+            AutoModelForCausalLM.from_config(CONFIGS[name]()).save_pretrained(made[name])
+        return made[name]
+
+    return directory
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis that tests can look into."""
+    server = EmbeddedRedis(64 << 20)
+    server.open()
+    yield server.url
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def make_trio(
+    model_dir: Callable[[str], Path], redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Trio]:
+    """A cluster that is not started yet, by the name of its model."""
+
+    def make(model: str = "llama", cold: bool = True) -> Trio:
+        return Trio(Children(tmp_path_factory.mktemp("trio")), model_dir(model), redis_url if cold else "")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trio(make_trio: Callable[..., Trio]) -> Iterator[Trio]:
+    """The cluster shared by tests that break nothing for good."""
+    cluster = make_trio()
+    try:
+        cluster.start('rest = "50ms"')
+        yield cluster
+    finally:
+        cluster.end()
+
+
+@pytest.fixture
+def empty(trio: Trio) -> Iterator[Trio]:
+    """The shared cluster with an empty store, and nothing left open behind the test."""
+    trio.at_rest()
+    trio.store.clear()
+    yield trio
+    trio.at_rest()

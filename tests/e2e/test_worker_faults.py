@@ -1,0 +1,125 @@
+"""Workers and stores that die, freeze or are foreign: the tokens stay the same."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from cachestore.metrics import total
+from cachestore.service.client import RemoteStore
+
+LONG = 6000
+
+
+class Asked(threading.Thread):
+    """One request in a thread of its own; `done` gives what `ask` gives."""
+
+    def __init__(self, trio: Any, tokens: list[int]) -> None:
+        super().__init__()
+        self._trio, self._tokens = trio, tokens
+        self._answer: Any = None
+        self.start()
+
+    def run(self) -> None:
+        self._answer = self._trio.ask(self._tokens, 6)
+
+    def done(self) -> Any:
+        self.join(60)
+        assert self._answer is not None
+        return self._answer
+
+
+@pytest.fixture
+def breakable(make_trio: Callable[..., Any]) -> Iterator[Any]:
+    """A cluster of a test's own, memory only."""
+    cluster = make_trio(cold=False)
+    try:
+        cluster.start('prefill_timeout = "1s"\nprefill_attempts = 1\nrest = "50ms"\nrefresh = "50ms"')
+        yield cluster
+    finally:
+        cluster.end()
+
+
+def test_a_prefill_worker_that_freezes_and_dies(
+    breakable: Any, make_prompt: Callable[..., list[int]], wait_until: Callable[..., None]
+) -> None:
+    tokens = make_prompt(60, 51)
+    right = breakable.expected(tokens)
+    # so that they are connected: to a frozen process nobody connects, which is found out sooner
+    assert breakable.ask(tokens)[1].prefilled_by == "p0"
+    breakable.prefill_child.stop()
+    started = time.monotonic()
+    made, usage = breakable.ask(tokens)
+    assert made == right and usage.prefilled_by == "local"
+    assert 1.0 <= time.monotonic() - started < 3.0
+    assert breakable.counted("fallback_prefill", reason="deadline") == 1
+    breakable.prefill_child.go_on()
+    wait_until(lambda: breakable.ask(tokens)[1].prefilled_by == "p0")
+
+    long = make_prompt(LONG, 52)
+    asked = Asked(breakable, long)
+    wait_until(lambda: total(breakable.store.stats(), "puts_open") == 1)
+    breakable.prefill_child.kill()
+    made, usage = asked.done()
+    assert made == breakable.expected(long, 6) and usage.prefilled_by == "local"
+    assert breakable.counted("fallback_prefill", reason="unavailable") >= 1
+    breakable.at_rest()
+    breakable.known("prefill", 0)
+    failures = breakable.counted("fallback_prefill")
+    assert breakable.ask(tokens)[0] == right
+    assert breakable.counted("fallback_prefill") == failures
+
+
+def test_a_store_that_freezes_and_dies(
+    breakable: Any, make_prompt: Callable[..., list[int]], wait_until: Callable[..., None]
+) -> None:
+    tokens = make_prompt(60, 53)
+    right = breakable.expected(tokens)
+    assert breakable.ask(tokens)[0] == right
+    breakable.store_child.stop()
+    started = time.monotonic()
+    made, usage = breakable.ask(tokens)
+    assert made == right and usage.prefilled_by == "local"
+    assert time.monotonic() - started < 5.0
+    assert breakable.counted("fallback_store", doing="map") == 1
+    breakable.store_child.go_on()
+    wait_until(lambda: breakable.ask(tokens)[1].prefilled_by == "p0", 20)
+
+    long = make_prompt(LONG, 54)
+    asked = Asked(breakable, long)
+    wait_until(lambda: total(breakable.store.stats(), "puts_open") == 1)
+    breakable.store_child.kill()
+    made, usage = asked.done()
+    assert made == breakable.expected(long, 6) and usage.prefilled_by == "local"
+    assert breakable.ask(tokens)[0] == right
+
+    address = breakable.store_child.address
+    breakable.start_store(int(address.rpartition(":")[2]))
+    with RemoteStore(address):
+        breakable.known("prefill", 1)
+        wait_until(lambda: breakable.ask(tokens)[1].prefilled_by == "p0", 20)
+
+
+def test_a_prefill_worker_of_another_model(
+    empty: Any, make_trio: Callable[..., Any], make_prompt: Callable[..., list[int]]
+) -> None:
+    foreign = make_trio("qwen3")
+    foreign.store_child = empty.store_child
+    try:
+        child = foreign.children.told(foreign.start_worker("prefill", "a-foreign"))
+        empty.known("prefill", 2)
+        tokens = make_prompt(60, 55)
+        # asked until the decode worker has seen the new cluster map
+        until = time.monotonic() + 10
+        while not empty.counted("fallback_prefill", reason="mismatch"):
+            made, usage = empty.ask(tokens)
+            assert made == empty.expected(tokens) and usage.prefilled_by == "p0"
+            assert time.monotonic() < until
+        child.process.send_signal(signal.SIGTERM)
+        assert child.process.wait(10) == 0
+        assert [member.name for member in empty.store.members("prefill")[1]] == ["p0"]
+    finally:
+        foreign.children.end()

