@@ -195,14 +195,18 @@ class Header:
 
 def _sound(table: NDArray[np.void], payload: int) -> bool:
     """Whether every plane lies within the payload, and none claims to be what no block of ours can be."""
-    sizes = table["stored_bytes"], table["raw_bytes"]
+    # a row is eight bytes of small fields, then the five numbers
+    numbers = table.view("<u8").reshape(-1, 6)[:, 1:]
+    offsets, stored, raw = numbers[:, 0], numbers[:, 1], numbers[:, 2]
+    least, most = numbers.min(axis=0), numbers.max(axis=0)
     return bool(
-        (table["offset"] <= payload).all()
-        and all(((size >= 1) & (size <= MAX_PAYLOAD)).all() for size in sizes)
-        and (table["offset"] + table["stored_bytes"] <= payload).all()
-        and table["raw_bytes"].sum() <= MAX_PAYLOAD
-        and (table["half"] < len(_HALVES)).all()
-        and (table["item_bytes"] >= 1).all()
+        max(most[0], most[1]) <= payload  # so that their sums cannot run over
+        and (offsets + stored).max() <= payload
+        and min(least[1], least[2]) >= 1
+        and most[2] <= MAX_PAYLOAD
+        and raw.sum() <= MAX_PAYLOAD
+        and table["half"].max() < len(_HALVES)
+        and table["item_bytes"].min() >= 1
     )
 
 

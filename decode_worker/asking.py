@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from cachestore.engine.hf import HfEngine
 from cachestore.errors import CacheStoreError, Mismatch
 from cachestore.hashing import Chain, fingerprint
 from cachestore.metrics import Counters
@@ -13,6 +12,9 @@ from decode_worker.settings import DecodeSettings
 from prefill_worker.call import Call
 from prefill_worker.handoff import Handoff
 from prefill_worker.prompt import Prompt
+
+if TYPE_CHECKING:
+    from cachestore.engine.hf import HfEngine
 
 
 class Handed(NamedTuple):
@@ -26,7 +28,7 @@ class Handed(NamedTuple):
 class Asking:
     """Asks prefill workers on behalf of `engine`; `refuse` frees a handoff that does not fit."""
 
-    engine: HfEngine
+    engine: "HfEngine"
     workers: PrefillWorkers
     settings: DecodeSettings
     counters: Counters
@@ -38,9 +40,10 @@ class Asking:
         A failure is counted, and the next worker is asked. Aborted or DeadlineExceeded if `call` is over.
         """
         tried: set[Place] = set()
+        spec = fingerprint(self.engine.spec)
         while len(tried) < self.settings.prefill_attempts:
             call.check("choosing a prefill worker")
-            member = self.workers.best(tried)
+            member = self.workers.best(spec, tried)
             if member is None:
                 break
             tried.add(place(member))
@@ -48,7 +51,7 @@ class Asking:
             timeout = max(min(self.settings.prefill_timeout, call.deadline.remaining() / 2), 1e-3)
             try:
                 with self.workers.asking(member) as client:
-                    handoff = client.prefill(prompt, fingerprint(self.engine.spec), timeout=timeout, call=call)
+                    handoff = client.prefill(prompt, spec, timeout=timeout, call=call)
                 self._check(handoff, expected, prompt)
             except CacheStoreError as error:
                 call.check("waiting for a prefill worker")

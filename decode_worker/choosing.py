@@ -51,14 +51,16 @@ class PrefillWorkers:
         self._refresh()
         return self._reachable
 
-    def best(self, but: set[Place]) -> Member | None:
-        """The worker to ask next, none of `but`; None if no worker is left."""
+    def best(self, fingerprint: bytes, but: set[Place]) -> Member | None:
+        """The worker of this spec to ask next, none of `but`; None if no worker is left."""
         with self._lock:
             now = self.clock()
             free = [
                 member
                 for member in self._known
-                if place(member) not in but and self._resting.get(place(member), now) <= now
+                if member.fingerprint == fingerprint
+                and place(member) not in but
+                and self._resting.get(place(member), now) <= now
             ]
             return min(free, key=lambda member: member.queue + self._asked.get(place(member), 0), default=None)
 

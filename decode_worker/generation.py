@@ -45,17 +45,29 @@ class Generation:
         self._by = LOCAL
         self._reuse = Reuse(0)
         self._loaded = 0
+        self._took = False
 
     def run(self) -> Iterator[Token]:
         """The tokens as they are made. At the end the blocks they completed are stored."""
         if self._use_store and not self._worker.workers.reachable():
             self._without_store("map")
         handed = self._worker.asking.ask(self._request.prompt, self._keys, self._call) if self._use_store else None
-        if handed is not None:
-            self._by, self._reuse = handed.by, handed.handoff.reuse
-            yield from self._from_handoff(handed.handoff)
-        else:
+        if handed is None:
             yield self._add(self._prefilled())
+            yield from self._decoded()
+            return
+        self._by, self._reuse = handed.by, handed.handoff.reuse
+        try:
+            yield from self._from_handoff(handed.handoff)
+            yield from self._decoded()
+        finally:
+            if self._took:
+                self._worker.handoffs.forget_tail(handed.handoff)
+            else:
+                self._worker.handoffs.give_up(handed.handoff)
+
+    def _decoded(self) -> Iterator[Token]:
+        """The tokens behind the first."""
         while not self._finish():
             self._call.check("generating")
             with self._worker.turns.turn(self._call):
@@ -87,20 +99,13 @@ class Generation:
     def _from_handoff(self, handoff: Handoff) -> Iterator[Token]:
         """The first token at once, then the KV of the prompt: loaded, and computed as far as that is not possible."""
         prompt = self._request.prompt.tokens
-        taken = False
-        try:
-            self._sampler.pick(torch.zeros(self._engine.vocabulary))
-            yield self._add(handoff.first_token)
-            if self._finish():
-                return
-            taken = True
-            self._worker.handoffs.load(handoff, self._sequence, self._call)
-            self._loaded = self._sequence.position
-        finally:
-            if taken:
-                self._worker.handoffs.forget_tail(handoff)
-            else:
-                self._worker.handoffs.give_up(handoff)
+        self._sampler.pick(torch.zeros(self._engine.vocabulary))
+        yield self._add(handoff.first_token)
+        if self._finish():
+            return
+        self._took = True
+        self._worker.handoffs.load(handoff, self._sequence, self._call)
+        self._loaded = self._sequence.position
         self._stored = self._loaded // self._engine.spec.block_tokens
         if self._loaded < len(prompt):
             self._worker.counters.add("recomputed_tokens", len(prompt) - self._loaded)
@@ -112,7 +117,9 @@ class Generation:
         prompt, sequence, worker, call = self._request.prompt.tokens, self._sequence, self._worker, self._call
         reused: dict[str, int] = {}
         if self._use_store:
-            reused = load_prefix(sequence, worker.store, self._keys, timeout=self._store_timeout())
+            reused = load_prefix(
+                sequence, worker.store, self._keys, timeout=self._within(worker.settings.store_timeout)
+            )
             if reused.pop(FALLBACK, 0):
                 self._without_store("read")
         self._reuse = Reuse(len(prompt) - sequence.position, reused)
@@ -140,10 +147,11 @@ class Generation:
         if not self._use_store or blocks <= self._stored:
             return
         keys = self._request.prompt.chain(self._engine, self._tokens[: self._sequence.position])
-        with BlockWriter(self._sequence, self._worker.store, keys, self._stored, self._store_timeout()) as writer:
+        timeout = self._within(self._worker.settings.put_timeout)
+        with BlockWriter(self._sequence, self._worker.store, keys, self._stored, timeout) as writer:
             writer.finish()
         if writer.error is not None:
             self._without_store("write")
 
-    def _store_timeout(self) -> float:
-        return max(min(self._worker.settings.store_timeout, self._call.deadline.remaining()), 1e-3)
+    def _within(self, seconds: float) -> float:
+        return max(min(seconds, self._call.deadline.remaining()), 1e-3)

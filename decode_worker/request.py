@@ -1,13 +1,16 @@
 """What a generation is asked with, what it gives, and their form on the wire."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cachestore.engine.hf import HfEngine
 from cachestore.errors import InvalidArgument
 from cachestore.service import convert
 from cachestore.wire import worker_pb2 as wire
 from prefill_worker.handoff import Reuse, reuse, reuse_message
 from prefill_worker.prompt import Prompt, prompt, prompt_fields
+
+if TYPE_CHECKING:
+    from cachestore.engine.hf import HfEngine
 
 STOP, LENGTH = "stop", "length"
 LOCAL = "local"
@@ -22,7 +25,7 @@ class Request:
     max_tokens: int
     stop_tokens: frozenset[int] = frozenset()
 
-    def check(self, engine: HfEngine) -> None:
+    def check(self, engine: "HfEngine") -> None:
         """InvalidArgument, naming the field, for what this engine cannot do."""
         self.prompt.check(engine)
         if self.max_tokens < 1:

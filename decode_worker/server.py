@@ -6,6 +6,7 @@ from typing import Self
 from cachestore.config import Table, build
 from cachestore.engine.hf import HfEngine
 from cachestore.engine.settings import EngineSettings
+from cachestore.hashing import fingerprint
 from cachestore.service.client import RemoteStore
 from cachestore.service.heartbeat import Heartbeat
 from cachestore.service.members import Member
@@ -58,7 +59,8 @@ class DecodeServer:
         self.engine.open()
         self._store.open()
         self._serving.open()
-        member = Member(self.role, self.name, self.address, self.node, os.urandom(16))
+        spec = fingerprint(self.engine.spec)
+        member = Member(self.role, self.name, self.address, self.node, os.urandom(16), fingerprint=spec)
         self._heartbeat = Heartbeat(self._store, member, lambda: self.queue)
         self._heartbeat.open()
 

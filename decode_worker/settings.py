@@ -14,8 +14,8 @@ class DecodeSettings:
 
     `port = 0` picks a free port. `max_concurrent` requests are under way at once and take turns step by step. At most
     `prefill_attempts` prefill workers are asked, each for `prefill_timeout` at most; one that failed is left alone
-    for `rest`. The cluster map is asked again after `refresh`. A call to the store takes `store_timeout` at most.
-    Planes go to the store in the form of `codec`.
+    for `rest`. The cluster map is asked again after `refresh`. A call to the store takes `store_timeout` at most, the
+    put at the end `put_timeout`. Planes go to the store in the form of `codec`.
     """
 
     host: str = "127.0.0.1"
@@ -28,11 +28,12 @@ class DecodeSettings:
     rest: Seconds = 3.0
     refresh: Seconds = 1.0
     store_timeout: Seconds = 2.0
+    put_timeout: Seconds = 10.0
     codec: str = "raw"
 
     def __post_init__(self) -> None:
         self.service()
-        for name in ("prefill_timeout", "rest", "refresh", "store_timeout"):
+        for name in ("prefill_timeout", "rest", "refresh", "store_timeout", "put_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"decode_worker.{name} must be more than 0 seconds, got {getattr(self, name)}")
         if self.prefill_attempts < 0:

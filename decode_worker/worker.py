@@ -2,8 +2,8 @@
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from cachestore.engine.hf import HfEngine
 from cachestore.errors import CacheStoreError
 from cachestore.metrics import Counters
 from cachestore.service.client import RemoteStore
@@ -17,6 +17,9 @@ from prefill_worker.call import Call
 from prefill_worker.running import Running
 from prefill_worker.turns import Turns
 
+if TYPE_CHECKING:
+    from cachestore.engine.hf import HfEngine
+
 
 @dataclass(eq=False)
 class DecodeWorker:
@@ -26,7 +29,7 @@ class DecodeWorker:
     computed_tokens + reused_tokens over all tiers; recomputed_tokens were handed over and computed here again.
     """
 
-    engine: HfEngine
+    engine: "HfEngine"
     store: RemoteStore
     address: str
     settings: DecodeSettings

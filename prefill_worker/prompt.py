@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cachestore.engine.hf import HfEngine
 from cachestore.engine.sampling import Sampling
 from cachestore.errors import InvalidArgument, TooLarge
 from cachestore.hashing import Chain, chain
 from cachestore.service.words import Words
 from cachestore.wire import worker_pb2 as wire
+
+if TYPE_CHECKING:
+    from cachestore.engine.hf import HfEngine
 
 MOST_SALTS = 16
 LONGEST_SALT = 256
@@ -40,7 +42,7 @@ class Prompt:
     cache: CacheUse = CacheUse.READ_AND_WRITE
     salts: tuple[bytes, ...] = ()
 
-    def check(self, engine: HfEngine) -> None:
+    def check(self, engine: "HfEngine") -> None:
         """InvalidArgument, naming the field, for what this engine cannot compute."""
         if not self.tokens:
             raise InvalidArgument("tokens must not be empty")
@@ -53,7 +55,7 @@ class Prompt:
         if len(self.salts) > MOST_SALTS or not all(1 <= len(salt) <= LONGEST_SALT for salt in self.salts):
             raise InvalidArgument(f"salts must be at most {MOST_SALTS} values of 1 to {LONGEST_SALT} bytes")
 
-    def chain(self, engine: HfEngine, tokens: Sequence[int]) -> Chain:
+    def chain(self, engine: "HfEngine", tokens: Sequence[int]) -> Chain:
         """The keys of the full blocks of `tokens`, this prompt's or those that grew from it."""
         return chain(engine.spec, tokens, {0: self.salts})
 

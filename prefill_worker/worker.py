@@ -4,9 +4,9 @@ import secrets
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cachestore.engine.generation import FALLBACK, load_prefix
-from cachestore.engine.hf import HfEngine
 from cachestore.engine.sampling import Sampler
 from cachestore.engine.sequence import Sequence
 from cachestore.engine.writer import BlockWriter, store_tail
@@ -21,6 +21,9 @@ from prefill_worker.running import Running
 from prefill_worker.settings import PrefillSettings
 from prefill_worker.turns import Turns
 
+if TYPE_CHECKING:
+    from cachestore.engine.hf import HfEngine
+
 SALT_BYTES = 16
 
 
@@ -32,7 +35,7 @@ class PrefillWorker:
     computed_tokens + reused_tokens over all tiers.
     """
 
-    engine: HfEngine
+    engine: "HfEngine"
     store: Store
     address: str
     settings: PrefillSettings

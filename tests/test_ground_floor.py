@@ -34,9 +34,14 @@ def test_a_deadline_that_never_comes_is_refused(seconds: float) -> None:
 
 def test_counters_lose_nothing_between_threads() -> None:
     counters = Counters()
+
+    def count(worker: int) -> None:
+        for _ in range(2000):
+            counters.add("n", worker=str(worker % 2))
+
     with ThreadPoolExecutor(8) as threads:
         for worker in range(8):
-            threads.submit(lambda worker: [counters.add("n", worker=str(worker % 2)) for _ in range(2000)], worker)
+            threads.submit(count, worker)
     figures = list(counters.figures())
     assert total(figures, "n") == 16_000 and total(figures, "n", worker="1") == 8000
     assert figures == sorted(figures) and figures[0].label("worker") == "0" and figures[0].label("none") == ""
@@ -88,7 +93,8 @@ def test_closing_finishes_what_was_accepted_and_refuses_the_rest() -> None:
 
 def test_no_job_is_lost_between_accepting_and_closing() -> None:
     for _ in range(20):
-        mover, ran = Mover(tick=lambda: None), []
+        mover = Mover(tick=lambda: None)
+        ran: list[int] = []
         mover.open()
         start = threading.Barrier(3)
 

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +57,7 @@ def installation(tables: Table) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "shared memory", _shared_memory
     yield "port", lambda: _port(tables)
     for tier in tables["tiers"]:
-        yield f"round trip: {tier['name']}", lambda name=tier["name"]: _tier(tables, name)
+        yield f"round trip: {tier['name']}", partial(_tier, tables, tier["name"])
 
 
 def endpoint(address: str) -> Iterator[tuple[str, Callable[[], str]]]:

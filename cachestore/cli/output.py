@@ -1,6 +1,7 @@
 """What commands print: tables for people, one JSON object for programs."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
+# what is piped or logged has no width of its own
+console = Console(width=None if sys.stdout.isatty() else 140)
 error_console = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

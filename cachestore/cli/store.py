@@ -85,7 +85,7 @@ def _of_keys(keys: str, fingerprint: str) -> Chain:
 
 
 def _of_prompt(text: str, tokens: str, config: Config) -> Chain:
-    from cachestore.engine.hf import model_spec, tokenizer
+    from cachestore.engine.model import model_spec, tokenizer
     from cachestore.engine.settings import EngineSettings
 
     tables = settings.load(config)

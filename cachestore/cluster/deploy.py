@@ -1,7 +1,8 @@
 """Brings a cluster up and takes it down: one store actor a node, workers by Ray Serve."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ def up(runtime: Runtime, tables: Mapping[str, Any], tell: Tell = lambda _: None)
     tell(f"starting the store on {len(nodes)} node{'s' * (len(nodes) > 1)}")
     deployment = Deployment(_stores(ray, tables, nodes, settings))
     add_workers(tables, settings, tell)
-    _await_workers(deployment, settings)
+    await_workers(deployment.stores.values(), settings.replicas(), settings.start_timeout)
     return deployment
 
 
@@ -70,9 +71,13 @@ def down(runtime: Runtime) -> int:
                 ray.get(actor.close.remote(), timeout=10)
             ray.kill(actor)
             stopped += 1
-    if not runtime.settings.address:
-        serve.shutdown()
     return stopped
+
+
+def kill_worker(runtime: Runtime, application: str, role: str, name: str) -> None:
+    """Kills the process of the worker that the cluster map calls `name`; Serve starts another."""
+    replica = f"SERVE_REPLICA::{application}#{role}#{name.removeprefix(f'{role}-')}"
+    runtime.ray.kill(runtime.ray.get_actor(replica, namespace="serve"))
 
 
 def _refuse_embedded(tables: Mapping[str, Any], nodes: list[str]) -> None:
@@ -113,7 +118,7 @@ def _stores(ray: Any, tables: Mapping[str, Any], nodes: list[str], settings: Clu
     try:
         return {node: ray.get(actor.address.remote(), timeout=settings.start_timeout) for node, actor in actors.items()}
     except ray.exceptions.RayActorError as error:
-        raise ConfigError(f"the store did not start: {_cause(error)}") from error
+        raise ConfigError(f"the store did not start: {_cause(str(error))}") from error
     except ray.exceptions.GetTimeoutError as error:
         raise Unavailable(
             f"the store did not start within cluster.start_timeout = {settings.start_timeout} s"
@@ -124,7 +129,7 @@ def _serve(role: str, replicas: int, tables: Mapping[str, Any], settings: Cluste
     from ray import serve
 
     # requests go straight to each replica's gRPC port
-    serve.start(proxy_location="Disabled")
+    serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
     deployment = serve.deployment(
         name=role,
         num_replicas=replicas,
@@ -133,31 +138,43 @@ def _serve(role: str, replicas: int, tables: Mapping[str, Any], settings: Cluste
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=5,
     )(Replica)
-    try:
-        serve.run(deployment.bind(role, dict(tables)), name=application, route_prefix=None)
-    except RuntimeError as error:
-        raise ConfigError(f"the {role} workers did not start: {_cause(error)}") from error
+    running = deployment.bind(role, dict(tables))
+    with ThreadPoolExecutor(1) as pool:
+        # Serve waits for ever for what the cluster cannot give
+        started = pool.submit(serve.run, running, name=application, route_prefix=None)
+        try:
+            started.result(settings.start_timeout)
+        except TimeoutError as error:
+            state = serve.status().applications[application]
+            serve.delete(application)
+            raise Unavailable(
+                f"the {role} workers did not start within cluster.start_timeout = {settings.start_timeout} s; "
+                f"each asks for {settings.num_cpus:g} CPUs and {settings.num_gpus:g} GPUs ({_cause(state.message)})"
+            ) from error
+        except RuntimeError as error:
+            message = serve.status().applications[application].message
+            serve.delete(application)
+            raise ConfigError(f"the {role} workers did not start: {_cause(message or str(error))}") from error
 
 
-def _await_workers(deployment: Deployment, settings: ClusterSettings) -> None:
-    until = time.monotonic() + settings.start_timeout
-    wanted = settings.replicas()
-    while time.monotonic() < until:
+def await_workers(stores: Iterable[str], wanted: Mapping[str, int], timeout: float) -> None:
+    """Waits until so many workers of each role are in the stores' cluster maps; Unavailable after `timeout` seconds."""
+    until = time.monotonic() + timeout
+    while True:
         known: dict[str, int] = dict.fromkeys(wanted, 0)
-        for address in deployment.stores.values():
+        for address in stores:
             with suppress(CacheStoreError), RemoteStore(address) as store:
                 for role in wanted:
                     known[role] += len(store.members(role)[1])
         if all(known[role] >= count for role, count in wanted.items()):
             return
+        if time.monotonic() > until:
+            raise Unavailable(f"workers are missing after cluster.start_timeout = {timeout} s: {known} of {wanted}")
         time.sleep(POLL_SECONDS)
-    raise Unavailable(
-        f"workers are missing after cluster.start_timeout = {settings.start_timeout} s: {known} of {wanted}"
-    )
 
 
-def _cause(error: BaseException) -> str:
+def _cause(text: str) -> str:
     """The line that says what went wrong, out of the remote traceback that Ray puts into its errors."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     ours = [line for line in lines if line.startswith("cachestore.errors.")]
     return (ours or lines or ["unknown"])[-1].removeprefix("cachestore.errors.")

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from contextlib import suppress
 from typing import Any, Self
 
 from cachestore.cluster.settings import ClusterSettings
@@ -18,6 +17,9 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray replaces 127.0.0.1 by the machine's own address and then listens on all of them, unless it is told, by the
+switch meant for desktops, that no other machine will join."""
 
 
 class Runtime:
@@ -25,7 +27,6 @@ class Runtime:
 
     def __init__(self, settings: ClusterSettings) -> None:
         self.settings = settings
-        self._own: Any = None
 
     @property
     def ray(self) -> Any:
@@ -36,17 +37,18 @@ class Runtime:
 
     def open(self) -> None:
         """Connects. Unavailable or ConfigError says what to do."""
-        for name, value in _ENVIRONMENT.items():
+        for name, value in (_ENVIRONMENT | ({} if self.settings.address else _LOOPBACK)).items():
             os.environ.setdefault(name, value)
         try:
             import ray
         except ImportError as error:
             raise ConfigError("ray is not installed; install it with: pip install 'kv-cachestore[ray]'") from error
-        for name in ("ray", "ray.serve"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        address = self.settings.address or self._start()
+        # Serve sets its logger's level anew with every start; a filter stays
+        logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
+        own = {} if self.settings.address else self._own()
+        address = self.settings.address or "local"
         try:
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **own)
         except ray.exceptions.AuthenticationError as error:
             raise ConfigError(
                 f"cluster.address = {self.settings.address!r}: Ray refuses our token; "
@@ -58,10 +60,6 @@ class Runtime:
     def close(self) -> None:
         """Leaves Ray; a Ray of our own ends. Closing twice is allowed."""
         self.ray.shutdown()
-        if self._own is not None:
-            with suppress(Exception):  # processes that ended by themselves are what was wanted
-                self._own.shutdown()
-            self._own = None
 
     def __enter__(self) -> Self:
         self.open()
@@ -70,20 +68,12 @@ class Runtime:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _start(self) -> str:
-        # `ray.init` and `ray start` put the machine's own address in the place of 127.0.0.1, and then listen on all
-        from ray.cluster_utils import Cluster
-
+    def _own(self) -> dict[str, Any]:
+        """The arguments that start a Ray of our own."""
         workers = sum(self.settings.replicas().values())
-        self._own = Cluster(
-            initialize_head=True,
-            head_node_args={
-                # what Ray counts are promises, not cores: a trial on a small machine still gets all its workers
-                "num_cpus": max(os.cpu_count() or 1, round(workers * self.settings.num_cpus + 0.5)),
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "node_ip_address": "127.0.0.1",
-                "include_dashboard": False,
-            },
-        )
-        address: str = self._own.address
-        return address
+        return {
+            # what Ray counts are promises, not cores: a trial on a small machine still gets all its workers
+            "num_cpus": max(os.cpu_count() or 1, round(workers * self.settings.num_cpus + 0.5)),
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }

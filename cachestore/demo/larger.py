@@ -7,12 +7,14 @@ fetching it take much the same time.
 from pathlib import Path
 
 
-def make(tokenizer_of: Path, into: Path) -> int:
+def make(tokenizer_of: str, into: Path) -> int:
     """Writes the model beside a copy of the tokenizer of `tokenizer_of`; how many parameters it has."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
-    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_of))
+    disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=768,

@@ -4,31 +4,24 @@ Every layer keeps the KV of all tokens, sliding and chunked ones too, and the mo
 block is whole for every layer, whichever tokens later queries still see.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
 from cachestore.block import BlockSpec
 from cachestore.engine.buffer import SlotBuffer
 from cachestore.engine.layers import stored, text_config
-from cachestore.engine.revision import model_revision
-from cachestore.engine.rotary import SHORT, longrope_switch
+from cachestore.engine.model import first_line, model_config, model_spec
+from cachestore.engine.rotary import longrope_switch
 from cachestore.engine.sequence import Sequence
 from cachestore.engine.settings import EngineSettings
-from cachestore.engine.spec import spec_of
 from cachestore.errors import ConfigError, InvalidArgument, Mismatch, UnsupportedModel
 
 UNLIMITED = 1 << 31
 """Tokens a model takes that states no limit."""
-
-
-def _first_line(error: Exception) -> str:
-    """What transformers says, without the paragraphs of advice behind it."""
-    return str(error).strip().partition("\n")[0]
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
@@ -80,23 +73,10 @@ class HfEngine:
             )
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        config = self._config()
+        config = model_config(settings)
         text = text_config(config)
         switch = longrope_switch(text)
-        # a directory is named by what it holds, so that nodes which keep it elsewhere share its KV
-        name = str(config.model_type) if Path(settings.model).is_dir() else settings.model
-        try:
-            self.spec = spec_of(
-                config,
-                model=name,
-                revision=model_revision(settings.model, config),
-                dtype=settings.dtype,
-                block_tokens=settings.block_tokens,
-                head_groups=settings.head_groups,
-                rotary_regime=SHORT if switch else "",
-            )
-        except InvalidArgument as error:
-            raise ConfigError(f"[engine] does not fit the model: {error}") from error
+        self.spec = model_spec(settings, config)
         self._layers = tuple(slot is not None for slot in stored(config))
         self.max_tokens = switch or int(getattr(text, "max_position_embeddings", None) or UNLIMITED)
         self.vocabulary = int(text.vocab_size)
@@ -145,24 +125,6 @@ class HfEngine:
         )
         return sequence, buffers
 
-    def _config(self) -> Any:
-        settings = self.settings
-        directory = Path(settings.model)
-        if directory.is_dir() and settings.revision:
-            raise ConfigError("engine.revision is for hub ids; leave it empty: the files of a directory say it")
-        if directory.is_dir() and not (directory / "config.json").is_file():
-            raise ConfigError(f"engine.model: looked for config.json in the directory {settings.model!r}, found none")
-        try:
-            return AutoConfig.from_pretrained(
-                settings.model, revision=settings.revision or None, trust_remote_code=False
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"engine.model: looked for {settings.model!r} as a directory and as a hub id, found neither"
-            ) from error
-        except ValueError as error:
-            raise UnsupportedModel(f"transformers cannot read the configuration: {_first_line(error)}") from error
-
     def _load(self, config: Any, device: torch.device) -> Any:
         settings = self.settings
         try:
@@ -179,7 +141,7 @@ class HfEngine:
                 f"engine.model: {settings.model!r} has no *.safetensors weights that can be read"
             ) from error
         except ValueError as error:
-            raise UnsupportedModel(f"{settings.model!r} is no causal language model: {_first_line(error)}") from error
+            raise UnsupportedModel(f"{settings.model!r} is no causal language model: {first_line(error)}") from error
         return model.eval().requires_grad_(False).to(device)
 
     def _probe(self) -> None:
@@ -194,7 +156,7 @@ class HfEngine:
         except Mismatch as error:
             raise UnsupportedModel(f"the model's KV is not what its configuration says: {error}") from error
         except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-            raise UnsupportedModel(f"the model cannot compute a token with a cache: {_first_line(error)}") from error
+            raise UnsupportedModel(f"the model cannot compute a token with a cache: {first_line(error)}") from error
         idle = [index for index, buffer in enumerate(buffers) if buffer.length != 1]
         if idle:
             raise UnsupportedModel(f"slot {idle[0]} is never filled: the model keeps the KV of that layer elsewhere")

@@ -162,16 +162,20 @@ def member(message: wire.Member) -> Member:
     for field in ("role", "name", "address", "node"):
         if len(getattr(message, field)) > LONGEST_NAME:
             raise InvalidArgument(f"member.{field} must not be longer than {LONGEST_NAME} characters")
-    if len(message.incarnation) > LONGEST_ID:
-        raise InvalidArgument(f"member.incarnation must not be longer than {LONGEST_ID} bytes")
-    return Member(message.role, message.name, message.address, message.node, message.incarnation, message.queue)
+    for field in ("incarnation", "fingerprint"):
+        if len(getattr(message, field)) > LONGEST_ID:
+            raise InvalidArgument(f"member.{field} must not be longer than {LONGEST_ID} bytes")
+    return Member(
+        message.role, message.name, message.address, message.node,
+        message.incarnation, message.queue, message.fingerprint,
+    )  # fmt: skip
 
 
 def member_message(value: Member) -> wire.Member:
     """The other way."""
     return wire.Member(
         role=value.role, name=value.name, address=value.address, node=value.node,
-        incarnation=value.incarnation, queue=value.queue,
+        incarnation=value.incarnation, queue=value.queue, fingerprint=value.fingerprint,
     )  # fmt: skip
 
 

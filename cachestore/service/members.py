@@ -18,7 +18,10 @@ LONGEST_TTL = 3600.0
 
 @dataclass(frozen=True)
 class Member:
-    """One process of the cluster. `queue` counts requests waiting or running there."""
+    """One process of the cluster. `queue` counts requests waiting or running there.
+
+    `fingerprint` is that of the spec which a worker computes: one cluster may serve several models.
+    """
 
     role: str
     name: str
@@ -26,6 +29,7 @@ class Member:
     node: str
     incarnation: bytes
     queue: int = 0
+    fingerprint: bytes = b""
 
 
 @dataclass

@@ -98,11 +98,7 @@ class RemotePut:
         response = self._asked(wire.WriteRequest(commit=wire.Commit(blocks=chosen, lease_ms=lease_ms)))
         for answer in convert_put.answers(response.answers):
             self._answers[answer.block] = answer
-        if not response.lease:
-            return None
-        # a Write's answer names its lease only; renewing it tells what it holds
-        renewal = wire.LeaseRequest(renew=response.lease, lease_ms=lease_ms)
-        return convert.lease(self._connection.call("Lease", renewal, max(self._deadline.remaining(), 1e-3)))
+        return convert.lease(response.lease) if response.HasField("lease") else None
 
     def abort(self) -> None:
         call, self._call = self._call, None

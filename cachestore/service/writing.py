@@ -13,7 +13,7 @@ from cachestore.block import Buffer
 from cachestore.codecs.base import Encoded
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
-from cachestore.service import convert_put
+from cachestore.service import convert, convert_put
 from cachestore.service.budget import Budget
 from cachestore.service.frames import PlaneFrame
 from cachestore.store.base import BlockPlan, PutStatus
@@ -55,7 +55,7 @@ def _committed(put: LocalPut, message: wire.Commit) -> wire.WriteResponse:
     lease = put.commit(blocks, lease=ttl)
     answers = put.answers
     messages = convert_put.answer_messages(answers[index] for index in blocks)
-    return wire.WriteResponse(put=put.id, answers=messages, lease=lease.id if lease else b"")
+    return wire.WriteResponse(put=put.id, answers=messages, lease=convert.lease_message(lease) if lease else None)
 
 
 @dataclass

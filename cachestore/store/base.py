@@ -212,9 +212,9 @@ class Store(Protocol):
         """
 
     def clear(self, tier: str = "", *, timeout: float = TIMEOUT) -> int:
-        """Removes all blocks of the namespace from one tier, or from all; Unavailable as for `delete`.
+        """Removes all blocks of the namespace from one tier, or from all; how many blocks there were.
 
-        Emptying a tier demotes nothing.
+        Emptying a tier demotes nothing. Unavailable as for `delete`.
         """
 
     def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:

@@ -180,7 +180,7 @@ class LocalStore:
         names = [self.tiered.memory.name, *(cold.name for cold in self.tiered.cold)]
         if tier and tier not in names:
             raise InvalidArgument(f"tier {tier!r} is not one of this store's: {', '.join(names)}")
-        removed = 0
+        removed: set[bytes] = set()
         with self.tiered.index.changed:
             self.tiered.removing(self.namespace)
             for entry in self.tiered.index.entries(self.namespace):
@@ -192,15 +192,15 @@ class LocalStore:
                     entry.cold.discard(tier)
                     entry.withdrawn = True
                     continue
-                removed += 1
+                removed.add(entry.name.key)
         for cold in self.tiered.cold:
             if tier in ("", cold.name):
                 gone = cold.clear(self.namespace, deadline)
                 if gone is None:
                     raise _unreached(cold.name)
-                self.tiered.counters(self.namespace).add("tier_removed", gone, tier=cold.name, why="cleared")
-                removed += gone
-        return removed
+                self.tiered.counters(self.namespace).add("tier_removed", len(gone), tier=cold.name, why="cleared")
+                removed |= gone
+        return len(removed)
 
     def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
         Deadline.after(timeout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -24,12 +25,16 @@ if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
 
 
+_BYTE = np.dtype(np.uint8)
+
+
 @dataclass(eq=False)
 class _Open:
     """One block that is being written: planes are appended in the order in which they come."""
 
     entry: Entry
     start: int
+    payload: Buffer
     written: dict[int, Stored] = field(default_factory=dict)
     end: int = 0
     failed: bool = False
@@ -49,6 +54,8 @@ class LocalPut:
     _answers: list[PutAnswer] = field(default_factory=list)
     _open: dict[int, _Open] = field(default_factory=dict)
     _over: bool = False
+    _writing: Lock = field(default_factory=Lock)
+    """Held while bytes go into a slot. An abort gives slots to others at once, so it waits for that."""
 
     @property
     def tiered(self) -> TieredStore:
@@ -82,7 +89,7 @@ class LocalPut:
         if open_block is None:
             return
         place = self.plans[block].planes[plane]
-        if data.dtype != np.uint8 or data.ndim != 1 or not data.flags.c_contiguous or data.nbytes != place.raw_bytes:
+        if data.dtype != _BYTE or data.ndim != 1 or not data.flags.c_contiguous or data.nbytes != place.raw_bytes:
             raise InvalidArgument(
                 f"plane {plane} of block {block} wants {place.raw_bytes} bytes in one piece, "
                 f"got {data.dtype} of shape {data.shape}"
@@ -120,7 +127,7 @@ class LocalPut:
 
     def give_up(self) -> int:
         """Does the same and says how many blocks that were."""
-        with self.tiered.index.changed:
+        with self._writing:
             self._over = True
             numbers = list(self._open)
             for number in numbers:
@@ -130,28 +137,20 @@ class LocalPut:
 
     def _publish(self, number: int) -> Entry | None:
         """Seals a wanted block and makes it visible; None if it is not wanted, not whole, or was aborted meanwhile."""
-        changed = self.tiered.index.changed
-        with changed:
+        with self._writing:
             open_block = self._open.get(number)
             if open_block is None:
                 return None
             if open_block.failed or len(open_block.written) < len(self.plans[number].planes):
                 self._drop(number, PutStatus.FAILED)
                 return None
-            # an abort takes the slot back at once unless it is in use
-            self.tiered.index.use(open_block.entry)
-        try:
             self._seal(number, open_block)
-            with changed:
-                if self._open.pop(number, None) is None:
-                    return None
+            with self.tiered.index.changed:
+                del self._open[number]
                 self.tiered.memory.shrink(open_block.entry.slot, open_block.start + open_block.end)
                 self.tiered.publish(open_block.entry)
                 self._answer(PutAnswer(number, PutStatus.STORED, self.tiered.memory.name))
-                return open_block.entry
-        finally:
-            with changed:
-                self.tiered.index.leave(open_block.entry)
+            return open_block.entry
 
     def __enter__(self) -> Self:
         return self
@@ -196,7 +195,8 @@ class LocalPut:
                 self.tiered.memory.give(slot)
                 return known
             entry = self.tiered.index.reserve(name, self.chain.fingerprint, slot)
-            self._open[number] = _Open(entry, header_bytes(len(plan.planes)))
+            start = header_bytes(len(plan.planes))
+            self._open[number] = _Open(entry, start, slot.bytes[start:])
         return PutAnswer(number, PutStatus.WANTED)
 
     def _writable(self, block: int, plane: int) -> _Open | None:
@@ -218,22 +218,15 @@ class LocalPut:
 
     def _place(self, open_block: _Open, plane: int, encoded: Encoded) -> Buffer:
         """Appends a plane; its bytes in the slot."""
-        with self.tiered.index.changed:
-            # an abort takes the slot back at once unless it is in use
+        codec, stored, _, stored_checksum, raw_checksum = encoded
+        with self._writing:
             self._check_open()
-            self.tiered.index.use(open_block.entry)
-        try:
-            codec, stored, _, stored_checksum, raw_checksum = encoded
             offset, size = open_block.end, stored.nbytes
-            start = open_block.start + offset
-            target = open_block.entry.slot.bytes[start : start + size]
+            target = open_block.payload[offset : offset + size]
             np.copyto(target, stored)
             open_block.end = aligned(offset + size)
             open_block.written[plane] = Stored(codec, offset, size, stored_checksum, raw_checksum)
             return target
-        finally:
-            with self.tiered.index.changed:
-                self.tiered.index.leave(open_block.entry)
 
     def _seal(self, number: int, open_block: _Open) -> None:
         plan = self.plans[number]

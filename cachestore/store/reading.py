@@ -53,6 +53,7 @@ class SealedReading:
     _fetched: dict[bytes, Buffer | None] = field(default_factory=dict)
     _fetch: int = FIRST_FETCH
     _as_of: int = 0
+    _cold: Buffer | None = None
     _rejected: bool = False
 
     def __iter__(self) -> Iterator[SealedBlock]:
@@ -65,6 +66,10 @@ class SealedReading:
             if self._rejected:
                 self._rejected = False
                 continue
+            if self._cold is not None:
+                # only now: what its reader rejects must not come back as a copy in memory
+                name = Name(self.holding.namespace, block.header.key)
+                self.tiered.promote(name, block.header, self._cold, block.tier, self._as_of)
             index += 1
 
     def close(self) -> None:
@@ -78,6 +83,7 @@ class SealedReading:
 
     def _open(self, index: int) -> SealedBlock | None:
         held = self.holding.blocks[index]
+        self._cold = None
         while not self.holding.over:
             try:
                 return self._from_memory(index, held) if held.entry is not None else self._from_cold(index, held)
@@ -106,7 +112,7 @@ class SealedReading:
         name = Name(self.holding.namespace, held.key)
         header = opened(data, name, self.holding.fingerprint)
         self._fetch = max(1, self.tiered.settings.fetch_bytes // data.nbytes)
-        self.tiered.promote(name, header, data, held.tier, self._as_of)
+        self._cold = data
         return SealedBlock(index, held.tier, header, header.packed, data[header.size :], _nothing)
 
     def _fetch_from(self, index: int, tier: str) -> None:

@@ -57,7 +57,8 @@ class TieredStore:
     _sequence: Iterator[int] = field(default_factory=lambda: count(1))
     _removals: dict[bytes, int] = field(default_factory=dict)
     _promoting: int = 0
-    _evicting: int = 0
+    _moving: int = 0
+    """Copies under way that keep blocks in use; after them more may leave."""
 
     def __post_init__(self) -> None:
         self.index = Index(self.eviction.start(), self.memory.give)
@@ -127,18 +128,18 @@ class TieredStore:
                 if slot is not None or not deadline.remaining():
                     return slot
                 leaving = self._leaving(nbytes)
-                if not leaving and not self._evicting:
+                if not leaving and not self._moving:
                     return None
                 if not leaving:
-                    # what others are just evicting may be enough
+                    # what others are just copying may leave then, and may be enough
                     self.index.changed.wait(deadline.remaining())
                     continue
-                self._evicting += 1
+                self._moving += 1
             try:
                 self._evict(leaving, deadline)
             finally:
                 with self.index.changed:
-                    self._evicting -= 1
+                    self._moving -= 1
                     self.index.changed.notify_all()
 
     def publish(self, entry: Entry) -> None:
@@ -263,12 +264,15 @@ class TieredStore:
             staying = [entry for entry in entries if not entry.gone and not entry.cold]
             for entry in staying:
                 self.index.use(entry)
+            self._moving += 1
         try:
             self._copy_down(staying, ttl, Deadline.after(MOVE_SECONDS))
         finally:
             with self.index.changed:
                 for entry in staying:
                     self.index.leave(entry)
+                self._moving -= 1
+                self.index.changed.notify_all()
 
     def _promote(self, name: Name, header: Header, sealed: Buffer, tier: str, as_of: int) -> None:
         try:

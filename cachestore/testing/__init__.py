@@ -4,7 +4,15 @@ Subclass `StoreTests` in a test module and give it a fixture `store` that yields
 demands is what `cachestore.store.base` promises, and nothing besides.
 """
 
-from cachestore.testing.blocks import plans_of, random_blocks, random_planes, random_tokens, same, small_spec
+from cachestore.testing.blocks import (
+    plans_of,
+    random_blocks,
+    random_planes,
+    random_prompt,
+    random_tokens,
+    same,
+    small_spec,
+)
 from cachestore.testing.blocks import write_blocks as write_blocks
 from cachestore.testing.puts import PutTests
 from cachestore.testing.reads import ReadTests
@@ -21,6 +29,7 @@ __all__ = [
     "plans_of",
     "random_blocks",
     "random_planes",
+    "random_prompt",
     "random_tokens",
     "same",
     "small_spec",

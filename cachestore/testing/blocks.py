@@ -6,7 +6,7 @@ import numpy as np
 
 from cachestore.block import Block, BlockSpec, Buffer, Part, PlaneId
 from cachestore.block import Slot as KvSlot
-from cachestore.hashing import chain
+from cachestore.hashing import Chain, chain
 from cachestore.store.base import BlockPlan, Put
 
 
@@ -41,6 +41,12 @@ def random_blocks(spec: BlockSpec, tokens: Sequence[int], seed: int) -> list[Blo
     return [
         Block(key, spec.block_tokens, planes, random_planes(planes, seed + index)) for index, key in enumerate(keys)
     ]
+
+
+def random_prompt(spec: BlockSpec, count: int, seed: int = 1) -> tuple[Chain, list[Block]]:
+    """The keys and blocks of a random prompt of `count` full blocks; of equal seeds one begins like the other."""
+    tokens = random_tokens(count * spec.block_tokens, seed)
+    return chain(spec, tokens), random_blocks(spec, tokens, seed)
 
 
 def plans_of(blocks: Sequence[Block]) -> list[BlockPlan]:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from cachestore.block import Block, BlockSpec
-from cachestore.hashing import Chain, chain
+from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.store.base import Lease, Loaded, PutStatus, Store, put_blocks
-from cachestore.testing.blocks import random_blocks, random_tokens, small_spec
+from cachestore.testing.blocks import random_prompt, small_spec
 from cachestore.testing.sums import check_sums
 
 
@@ -31,9 +31,7 @@ class StoreSuite:
 
     def blocks(self, count: int, seed: int = 1, spec: BlockSpec | None = None) -> tuple[Chain, list[Block]]:
         """`count` blocks of a prompt of their own."""
-        spec = spec or self.spec
-        tokens = random_tokens(count * spec.block_tokens, seed)
-        return chain(spec, tokens), random_blocks(spec, tokens, seed)
+        return random_prompt(spec or self.spec, count, seed)
 
     def stored(self, store: Store, count: int, seed: int = 1) -> tuple[Chain, list[Block]]:
         """`count` blocks that `store` has."""

@@ -56,8 +56,8 @@ class ColdTier(Protocol):
     def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
         """Removes these blocks; which of them there were. None if some may still be there."""
 
-    def clear(self, namespace: bytes, deadline: Deadline) -> int | None:
-        """Removes all blocks of the namespace; how many there were. None if some may still be there."""
+    def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
+        """Removes all blocks of the namespace; the keys of those there were. None if some may still be there."""
 
     def usage(self) -> Usage:
         """What the medium holds now; zero in use while it is not healthy."""

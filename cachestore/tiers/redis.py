@@ -29,6 +29,7 @@ from cachestore.tiers.embedded import EmbeddedRedis
 T = TypeVar("T")
 BATCH_BYTES = 4 << 20
 POLICY = "volatile-lru"
+_ANY_KEY = b"[0-9a-f]" * 64
 SCHEMES = ("redis", "rediss", "unix")
 
 log = logging.getLogger(__name__)
@@ -177,19 +178,23 @@ class RedisTier:
 
         return self._try(unlink, None, deadline) if keys else []
 
-    def clear(self, namespace: bytes, deadline: Deadline) -> int | None:
-        removed, cursor = 0, b"0"
+    def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
+        removed: set[bytes] = set()
+        cursor = 0
         while True:
 
-            def sweep(client: Any, cursor: bytes = cursor) -> tuple[bytes, int] | None:
-                following, names = client.scan(cursor, match=_key(namespace, b"") + b"*", count=1000)
-                return following, client.unlink(*names) if names else 0
+            def sweep(client: Any, cursor: int = cursor) -> tuple[int, list[bytes]]:
+                following, names = client.scan(cursor, match=_key(namespace, b"") + _ANY_KEY, count=1000)
+                if names:
+                    client.unlink(*names)
+                return int(following), names
 
             swept = self._try(sweep, None, deadline)
             if swept is None:
                 return None
-            cursor, removed = swept[0], removed + swept[1]
-            if not int(cursor):
+            cursor, names = swept
+            removed.update(bytes.fromhex(name.rpartition(b":")[2].decode()) for name in names)
+            if not cursor:
                 return removed
 
     def usage(self) -> Usage:

@@ -328,8 +328,8 @@ class WriteResponse(_message.Message):
     LEASE_FIELD_NUMBER: _ClassVar[int]
     put: bytes
     answers: _containers.RepeatedCompositeFieldContainer[PutAnswer]
-    lease: bytes
-    def __init__(self, put: _Optional[bytes] = ..., answers: _Optional[_Iterable[_Union[PutAnswer, _Mapping]]] = ..., lease: _Optional[bytes] = ...) -> None: ...
+    lease: LeaseResponse
+    def __init__(self, put: _Optional[bytes] = ..., answers: _Optional[_Iterable[_Union[PutAnswer, _Mapping]]] = ..., lease: _Optional[_Union[LeaseResponse, _Mapping]] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("put",)
@@ -532,20 +532,22 @@ class AttachResponse(_message.Message):
     def __init__(self, socket: _Optional[str] = ..., ticket: _Optional[bytes] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("role", "name", "address", "node", "incarnation", "queue")
+    __slots__ = ("role", "name", "address", "node", "incarnation", "queue", "fingerprint")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     role: str
     name: str
     address: str
     node: str
     incarnation: bytes
     queue: int
-    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., queue: _Optional[int] = ...) -> None: ...
+    fingerprint: bytes
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., queue: _Optional[int] = ..., fingerprint: _Optional[bytes] = ...) -> None: ...
 
 class ClusterMapRequest(_message.Message):
     __slots__ = ("role",)

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from cachestore.hashing import fingerprint
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
+from cachestore.service.members import Member
+from prefill_worker.client import PrefillClient
 
 LONG = 6000
 
@@ -72,6 +75,13 @@ def test_a_prefill_worker_that_freezes_and_dies(
     assert breakable.ask(tokens)[0] == right
     assert breakable.counted("fallback_prefill") == failures
 
+    with breakable.decode.generate(tokens, max_tokens=5000) as answer:
+        next(iter(answer))
+        breakable.decode_child.process.send_signal(signal.SIGTERM)
+        assert breakable.decode_child.process.wait(10) == 0
+    breakable.known("decode", 0)
+    breakable.at_rest()
+
 
 def test_a_store_that_freezes_and_dies(
     breakable: Any, make_prompt: Callable[..., list[int]], wait_until: Callable[..., None]
@@ -112,12 +122,19 @@ def test_a_prefill_worker_of_another_model(
         child = foreign.children.told(foreign.start_worker("prefill", "a-foreign"))
         empty.known("prefill", 2)
         tokens = make_prompt(60, 55)
+        # a member that tells another fingerprint is not asked; this one is a foreign worker that lies about it
+        liar = Member("prefill", "a-liar", child.address, "here", b"1", 0, fingerprint(empty.engine.spec))
+        empty.store.register(liar, 60)
         # asked until the decode worker has seen the new cluster map
         until = time.monotonic() + 10
         while not empty.counted("fallback_prefill", reason="mismatch"):
             made, usage = empty.ask(tokens)
             assert made == empty.expected(tokens) and usage.prefilled_by == "p0"
             assert time.monotonic() < until
+        with PrefillClient(child.address) as client:
+            # refused before it is a request
+            assert total(client.stats(), "requests") == 0
+        empty.store.register(liar, 0)
         child.process.send_signal(signal.SIGTERM)
         assert child.process.wait(10) == 0
         assert [member.name for member in empty.store.members("prefill")[1]] == ["p0"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from cachestore.codecs import create
@@ -84,3 +85,9 @@ def server(serve: Callable[..., CacheStoreServer]) -> CacheStoreServer:
 def remote(server: CacheStoreServer) -> Iterator[RemoteStore]:
     with RemoteStore(server.address) as store:
         yield store
+
+
+@pytest.fixture
+def channel(server: CacheStoreServer) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.address) as channel:
+        yield channel

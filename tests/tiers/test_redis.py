@@ -57,7 +57,7 @@ class ColdTierTests:
     def test_nothing_asked_is_nothing_answered(self, tier: ColdTier) -> None:
         assert tier.get_many(A, [], soon()) == [] == tier.present(A, [], soon())
         assert tier.put_many(A, [], None, soon()) == [] == tier.delete_many(A, [], soon())
-        assert tier.clear(A, soon()) == 0 and tier.healthy
+        assert tier.clear(A, soon()) == set() and tier.healthy
 
     def test_a_second_put_replaces(self, tier: ColdTier) -> None:
         self.put(tier, A, 0)
@@ -76,14 +76,14 @@ class ColdTierTests:
         assert tier.present(B, KEYS[:3], soon()) == [False, True, True]
         assert tier.get_many(B, KEYS[:1], soon()) == [None]
         assert tier.delete_many(B, KEYS[:2], soon()) == [False, True]
-        assert tier.clear(B, soon()) == 1
+        assert tier.clear(B, soon()) == {KEYS[2]}
         assert tier.present(A, KEYS[:3], soon()) == [True, True, False]
 
     def test_clear_takes_all_of_one_namespace(self, tier: ColdTier) -> None:
         many = [(number.to_bytes(32, "big"), value(number, 10)) for number in range(2500)]
         assert all(tier.put_many(A, many, None, soon()))
         self.put(tier, B, 0)
-        assert tier.clear(A, soon()) == 2500 and tier.clear(A, soon()) == 0
+        assert tier.clear(A, soon()) == {key for key, _ in many} and tier.clear(A, soon()) == set()
         assert tier.present(B, KEYS[:1], soon()) == [True]
 
     def test_large_blocks_in_one_batch(self, tier: ColdTier) -> None:
@@ -156,10 +156,6 @@ def test_values_are_the_bytes_given_under_readable_names_and_carry_a_time_to_liv
         assert names == [f"{prefix}{KEYS[1].hex()}".encode(), f"{prefix}{KEYS[2].hex()}".encode()]
         assert client.get(names[0]) == value(1).tobytes()
         assert 990_000 < client.pttl(names[0]) <= 1_000_000 and 4000 < client.pttl(names[1]) <= 5000
-        assert (
-            tier.present(A, KEYS[1:2], soon()) == [True]
-            and client.object("freq" if False else "idletime", names[0]) == 0
-        )
 
 
 def test_a_value_of_another_type_is_a_miss(tier: RedisTier, server: Any) -> None:

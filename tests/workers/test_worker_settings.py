@@ -68,6 +68,12 @@ def test_a_server_opens_without_a_store_and_closes_twice(tiny_model: Path) -> No
     server.close()
 
 
+def test_clients_and_settings_do_not_need_the_model_library() -> None:
+    modules = "decode_worker.client, decode_worker.settings, prefill_worker.client, prefill_worker.settings"
+    program = f"import sys, {modules}; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode == 0
+
+
 def test_a_process_says_what_is_wrong_with_its_configuration(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[engine]\nmodel = "nowhere"\n[decode_worker]\nhost = "0.0.0.0"\n')

@@ -1,0 +1,74 @@
+"""Puts that no client of ours would send."""
+
+from typing import Any
+
+import grpc
+import pytest
+
+from cachestore.hashing import Chain
+from cachestore.service.client import RemoteStore
+from cachestore.service.frames import WRITE
+from cachestore.service.server import CacheStoreServer
+from cachestore.store.tiered import TieredStore
+from cachestore.wire import store_pb2 as wire
+
+
+def encoding(**changes: int) -> wire.Encoding:
+    return wire.Encoding(**{"stored_bytes": 256, **changes})
+
+
+def piece(data: bytes = bytes(256), block: int = 0, **changes: Any) -> wire.WriteRequest:
+    segment: dict[str, Any] = {"plane": 0, "encoding": encoding(), "offset": 0, "length": len(data), **changes}
+    frame = wire.PlaneFrame(block=block, segments=[wire.PlaneFrame.Segment(**segment)], data=data)
+    return wire.WriteRequest(frame=frame)
+
+
+WRONG_WRITES: dict[str, list[wire.WriteRequest | bytes]] = {
+    "garbage": [b"\xff\xff\xff"],
+    "reserve again": [wire.WriteRequest(reserve=wire.Reserve())],
+    "nothing": [wire.WriteRequest()],
+    "unknown block": [piece(block=9)],
+    "unknown plane": [piece(plane=99)],
+    "too short": [piece(length=257)],
+    "too long": [piece(length=255)],
+    "huge length": [piece(length=1 << 63)],
+    "huge offset": [piece(offset=(1 << 64) - 1)],
+    "huge plane": [piece(encoding=encoding(stored_bytes=1 << 60))],
+    "empty plane": [piece(encoding=encoding(stored_bytes=0))],
+    "empty piece": [piece(b"")],
+    "out of order": [piece(bytes(100), offset=100)],
+    "repeated": [piece(bytes(100)), piece(bytes(100))],
+    "other encoding": [piece(bytes(100)), piece(bytes(156), offset=100, encoding=encoding(codec=1))],
+    "written twice": [piece(), piece()],
+    "commit of unknown": [wire.WriteRequest(commit=wire.Commit(blocks=[7]))],
+    "commit twice": [wire.WriteRequest(commit=wire.Commit(blocks=[0, 0]))],
+}
+
+
+@pytest.mark.parametrize("name", list(WRONG_WRITES))
+def test_a_wrong_write_is_refused_and_leaves_nothing(
+    tiered: TieredStore, server: CacheStoreServer, channel: grpc.Channel, remote: RemoteStore, name: str
+) -> None:
+    planes = [wire.PlaneId(item_bytes=4, raw_bytes=256)]
+    block = wire.Reserve.Block(key=b"k" * 32, token_count=4)
+    reserve = wire.Reserve(fingerprint=bytes(32), layouts=[wire.Layout(planes=planes)], blocks=[block])
+    requests = [wire.WriteRequest(reserve=reserve), *WRONG_WRITES[name]]
+    raw = [request if isinstance(request, bytes) else request.SerializeToString() for request in requests]
+    with pytest.raises(grpc.RpcError) as failed:
+        list(channel.stream_stream(WRITE)(iter(raw), timeout=10))
+    error: Any = failed.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
+    assert dict(error.trailing_metadata())["kv-reason"] == "invalid_argument"
+    assert remote.lookup(Chain(bytes(32), (b"k" * 32,))) == (0, (), 0)
+    assert server.bytes_in_flight.used == 0 and tiered.memory.usage().used == 0
+
+
+def test_a_plane_with_a_wrong_checksum_fails_its_block(channel: grpc.Channel, remote: RemoteStore) -> None:
+    planes = [wire.PlaneId(item_bytes=4, raw_bytes=256)]
+    block = wire.Reserve.Block(key=b"k" * 32, token_count=4)
+    reserve = wire.Reserve(fingerprint=bytes(32), layouts=[wire.Layout(planes=planes)], blocks=[block])
+    requests = [wire.WriteRequest(reserve=reserve), piece(), wire.WriteRequest(commit=wire.Commit(blocks=[0]))]
+    write = channel.stream_stream(WRITE, response_deserializer=wire.WriteResponse.FromString)
+    answers = list(write(iter([request.SerializeToString() for request in requests]), timeout=10))
+    assert answers[-1].answers[0].status == wire.FAILED
+    assert remote.lookup(Chain(bytes(32), (b"k" * 32,))) == (0, (), 0)

@@ -1,0 +1,68 @@
+"""Stores of every shape; after each test the numbers must add up and nothing may be left behind."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from cachestore.metrics import Figure, total
+from cachestore.store.compose import compose
+from cachestore.store.tiered import TieredStore
+from cachestore.testing import check_sums
+
+SOON = 10.0
+
+
+def check_everything(tiered: TieredStore) -> None:
+    """Asserts what must hold in a store at rest: caps, sums, and that nothing is open."""
+    assert tiered.settle(SOON)
+    tiered.check()
+    held = 0
+    for store in tiered._namespaces.values():
+        figures = store.stats()
+        check_sums(figures)
+        check_tier(figures)
+        assert [total(figures, name) for name in ("read_open", "put_open", "puts_open", "leases_open")] == [0] * 4
+        held += total(figures, "tier_blocks", tier="cpu")
+    entries = tiered.index._entries.values()
+    assert len(entries) == held and all(entry.ready and not entry.users for entry in entries)
+    assert tiered._promoting == tiered._moving == 0
+    if not held:
+        assert tiered.memory.usage().used == 0
+
+
+def check_tier(figures: list[Figure]) -> None:
+    """Asserts that what came into memory is what left it or is there."""
+    added, removed = total(figures, "tier_added", tier="cpu"), total(figures, "tier_removed", tier="cpu")
+    assert added - removed == total(figures, "tier_blocks", tier="cpu") >= 0
+    assert total(figures, "tier_bytes", tier="cpu") >= 0
+
+
+@pytest.fixture
+def open_store() -> Iterator[Callable[..., TieredStore]]:
+    """Opens stores: of `memory` bytes, with `redis` of these settings, `store` of these."""
+    stores: list[TieredStore] = []
+
+    def start(memory: str | int = "4MiB", redis: dict[str, Any] | str | None = None, **tables: Any) -> TieredStore:
+        tiers: list[dict[str, Any]] = [{"name": "cpu", "capacity": memory, **tables.pop("cpu", {})}]
+        if redis is not None:
+            tiers.append({"name": "redis", **({"url": redis} if isinstance(redis, str) else redis)})
+        tiered = compose({"tiers": tiers, "codecs": {"name": tables.pop("codec", "raw")}, "store": tables})
+        tiered.open()
+        stores.append(tiered)
+        return tiered
+
+    yield start
+    try:
+        for tiered in stores:
+            check_everything(tiered)
+    finally:
+        for tiered in stores:
+            tiered.close()
+            tiered.close()
+
+
+@pytest.fixture
+def settled() -> Callable[[TieredStore], None]:
+    """Asserts, in the middle of a test, what every store is checked for at its end."""
+    return check_everything

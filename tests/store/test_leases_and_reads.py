@@ -1,0 +1,242 @@
+"""Leases protect, run out, and are counted; what is copied behind their back is never wrong."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from cachestore.block import Block
+from cachestore.deadline import Deadline
+from cachestore.errors import InvalidArgument, LeaseExpired
+from cachestore.hashing import Chain, chain
+from cachestore.metrics import total
+from cachestore.seal import CorruptBlock
+from cachestore.store.base import Purpose, Store, Verdict, put_blocks
+from cachestore.store.tiered import TieredStore
+from cachestore.testing import random_blocks, random_tokens, same, small_spec
+
+SPEC = small_spec()
+BLOCK = 2560
+Opener = Callable[..., TieredStore]
+
+
+def blocks_of(count: int, seed: int = 1) -> tuple[Chain, list[Block]]:
+    tokens = random_tokens(count * SPEC.block_tokens, seed)
+    return chain(SPEC, tokens), random_blocks(SPEC, tokens, seed)
+
+
+def read(store: Store, keys: Chain) -> list[Block]:
+    with store.read(keys) as reading:
+        return [block for block, _ in reading]
+
+
+def outcome(store: Store) -> dict[str, int]:
+    names = ("hits", "misses", "corrupt", "expired", "open")
+    return {name: count for name in names if (count := total(store.stats(), f"read_{name}"))}
+
+
+def expired(tiered: TieredStore) -> Callable[[], bool]:
+    return lambda: not tiered.leases._open
+
+
+def test_a_lease_that_runs_out_before_its_read_is_over_counts_expired(
+    open_store: Opener, eventually: Callable[..., None]
+) -> None:
+    tiered = open_store()
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(3)
+    put_blocks(store, keys.fingerprint, blocks)
+    with store.read(keys, lease=store.lease(keys, ttl=0.2)) as reading:
+        blocks_read = iter(reading)
+        assert same(next(blocks_read).block, blocks[0])
+        eventually(expired(tiered))
+        assert list(blocks_read) == []
+    assert outcome(store) == {"expired": 3} and total(store.stats(), "corruptions") == 0
+    assert store.lookup(keys).ready == 3
+
+
+def test_a_slot_given_to_another_block_is_stale_and_never_wrong(
+    open_store: Opener, eventually: Callable[..., None]
+) -> None:
+    tiered = open_store(4 * BLOCK)
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(4)
+    put_blocks(store, keys.fingerprint, blocks)
+    reading = store.open(keys, lease=store.lease(keys, ttl=0.1))
+    sealed = next(iter(reading))
+    sealed.check()
+    before = sealed.payload.copy()
+    eventually(expired(tiered))
+    others, other_blocks = blocks_of(4, seed=9)
+    assert {str(a.status) for a in put_blocks(store, others.fingerprint, other_blocks)} == {"stored"}
+    assert not (sealed.payload == before).all()
+    with pytest.raises(CorruptBlock, match="stale"):
+        sealed.check()
+    reading.reject(sealed, "stale")
+    assert list(reading) == []
+    reading.close()
+    assert outcome(store) == {"expired": 4} and total(store.stats(), "corruptions") == 0
+    assert all(map(same, read(store, others), other_blocks)) and len(read(store, others)) == 4
+
+
+def test_reading_goes_on_while_everything_around_is_evicted(open_store: Opener) -> None:
+    tiered = open_store(8 * BLOCK, {}, write="eviction")
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(4)
+    put_blocks(store, keys.fingerprint, blocks)
+    with store.read(keys) as reading:
+        for index, (block, _) in enumerate(reading):
+            others, other_blocks = blocks_of(6, seed=10 + index)
+            put_blocks(store, others.fingerprint, other_blocks)
+            assert same(block, blocks[index])
+    assert outcome(store) == {"hits": 4}
+
+
+def test_leased_blocks_outlive_their_deletion_and_then_give_their_room_back(open_store: Opener) -> None:
+    tiered = open_store()
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(3)
+    put_blocks(store, keys.fingerprint, blocks)
+    with store.read(keys) as reading:
+        assert store.clear() == 3 and store.lookup(keys).ready == 0
+        assert put_blocks(store, keys.fingerprint, blocks[:1])[0].status == "stored"
+        assert all(same(block, wanted) for (block, _), wanted in zip(reading, blocks, strict=True))
+        assert tiered.memory.usage().used == 4 * BLOCK
+    assert tiered.memory.usage().used == BLOCK and outcome(store) == {"hits": 3}
+
+
+def test_a_read_taken_up_again_is_counted_once(open_store: Opener) -> None:
+    store = open_store().namespace("a")
+    keys, blocks = blocks_of(3)
+    put_blocks(store, keys.fingerprint, blocks)
+    lease = store.lease(keys)
+    for _ in range(3):
+        reading = store.open(keys.first(2), lease=lease)
+        assert next(iter(reading)).index == 0
+        reading.close()
+    assert total(store.stats(), "read_blocks") == 2
+    store.open(keys, lease=lease).close()
+    assert total(store.stats(), "read_blocks") == 3
+    store.release(lease, [Verdict.USED, Verdict.UNREAD])
+    assert outcome(store) == {"hits": 1, "misses": 2}
+    with pytest.raises(LeaseExpired):
+        store.open(keys, lease=lease)
+
+
+def test_a_lease_is_for_its_own_chain_and_namespace(open_store: Opener) -> None:
+    tiered = open_store()
+    store, other = tiered.namespace("a"), tiered.namespace("b")
+    keys, blocks = blocks_of(2)
+    put_blocks(store, keys.fingerprint, blocks)
+    lease = store.lease(keys)
+    for wrong in (keys.behind(1), Chain(bytes(32), keys.keys), blocks_of(2, seed=5)[0]):
+        with pytest.raises(InvalidArgument, match="another chain"):
+            store.read(wrong, lease=lease)
+    for call in (lambda: other.read(keys, lease=lease), lambda: other.release(lease), lambda: other.renew(lease.id, 5)):
+        with pytest.raises(LeaseExpired):
+            call()
+    store.release(lease)
+    assert outcome(store) == {} == outcome(other)
+
+
+def test_a_renewed_lease_lasts(open_store: Opener, eventually: Callable[..., None]) -> None:
+    tiered = open_store()
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(1)
+    put_blocks(store, keys.fingerprint, blocks)
+    short, renewed = store.lease(keys, ttl=0.1), store.lease(keys, ttl=0.1)
+    assert store.renew(renewed.id, 60.0).ttl > 59
+    eventually(lambda: len(tiered.leases._open) == 1)
+    with pytest.raises(LeaseExpired):
+        store.release(short)
+    store.release(renewed)
+    for ttl in (0.0, -1.0, float("nan"), float("inf"), 601.0):
+        with pytest.raises(InvalidArgument):
+            store.lease(keys, ttl=ttl)
+
+
+def test_namespaces_never_see_each_other(open_store: Opener) -> None:
+    tiered = open_store(redis={})
+    one, other = tiered.namespace("a"), tiered.namespace("b")
+    keys, blocks = blocks_of(3)
+    put_blocks(one, keys.fingerprint, blocks)
+    assert tiered.settle()
+    for _ in range(2):
+        assert other.lookup(keys).ready == 0 and read(other, keys) == [] and other.delete(keys) == 0
+        assert other.clear() == 0 and one.lookup(keys).ready == 3
+        one.clear("cpu")
+    different = random_blocks(SPEC, random_tokens(12, 1), seed=50)
+    put_blocks(other, keys.fingerprint, different)
+    assert all(map(same, read(one, keys), blocks)) and all(map(same, read(other, keys), different))
+    assert total(other.stats(), "read_hits") == 3 == total(other.stats(), "put_stored")
+
+
+@pytest.mark.parametrize("write", ["through", "eviction"])
+def test_a_deleted_block_never_comes_back(open_store: Opener, write: str) -> None:
+    """Deletes race with write-through, promotion and demotion; afterwards no tier may have the block."""
+    tiered = open_store(6 * BLOCK, {}, write=write)
+    store = tiered.namespace("a")
+    for seed in range(60):
+        keys, blocks = blocks_of(4, seed)
+        put_blocks(store, keys.fingerprint, blocks)
+        if seed % 3 == 1:
+            tiered.settle()
+            store.clear("cpu")
+            read(store, keys)
+        elif seed % 3 == 2:
+            put_blocks(store, bytes(32), blocks_of(4, seed + 1000)[1])
+        if seed % 2:
+            store.delete(keys)
+        else:
+            store.clear()
+        assert tiered.settle()
+        assert store.lookup(keys).ready == 0 and read(store, keys) == []
+        (redis,) = tiered.cold
+        assert redis.present(store.namespace, keys.keys, Deadline.after(5)) == [False] * 4
+
+
+def test_a_block_read_from_redis_and_deleted_before_it_is_promoted_stays_away(open_store: Opener) -> None:
+    tiered = open_store(redis={})
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(2)
+    put_blocks(store, keys.fingerprint, blocks)
+    assert tiered.settle() and store.clear("cpu") == 2
+    gate = threading.Event()
+
+    def hold() -> None:
+        gate.wait(10)
+
+    assert tiered.mover.submit(hold)
+    assert len(read(store, keys)) == 2
+    assert store.delete(keys) == 2
+    gate.set()
+    assert tiered.settle() and store.lookup(keys).ready == 0
+    assert total(store.stats(), "promoted") == 0
+
+
+def test_readers_and_writers_of_the_same_blocks(open_store: Opener) -> None:
+    tiered = open_store(10 * BLOCK, {})
+    names = ["a", "b"]
+
+    def work(worker: int) -> int:
+        store = tiered.namespace(names[worker % 2])
+        count = 0
+        for turn in range(15):
+            keys, blocks = blocks_of(4, seed=(worker // 2 + turn) % 4)
+            put_blocks(store, keys.fingerprint, blocks)
+            with store.read(keys, wait=0.01, purpose=Purpose.HANDOFF) as reading:
+                for (block, _), wanted in zip(reading, blocks, strict=False):
+                    assert same(block, wanted)
+                    count += 1
+            if turn % 4 == 3:
+                store.delete(keys)
+            if turn % 7 == 6:
+                store.clear("redis")
+        return count
+
+    with ThreadPoolExecutor(8) as threads:
+        jobs: list[Any] = [threads.submit(work, worker) for worker in range(8)]
+        assert sum(job.result(60) for job in jobs) > 100
+    assert all(total(tiered.namespace(name).stats(), "corruptions") == 0 for name in names)
