@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3Config
 
 from cachestore.engine.hf import HfEngine
 from cachestore.engine.sampling import Sampler, Sampling
 from cachestore.engine.settings import EngineSettings
-from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
 from cachestore.tiers.embedded import EmbeddedRedis
@@ -225,33 +223,6 @@ def make_prompt() -> Callable[[int, int], list[int]]:
 def wait_until() -> Callable[..., None]:
     """`eventually` for tests."""
     return eventually
-
-
-@pytest.fixture
-def until_in_redis(redis_url: str) -> Callable[[Chain], None]:
-    """Waits until Redis has every block of a chain."""
-
-    def wait(keys: Chain) -> None:
-        with redis.Redis.from_url(redis_url) as client:
-            eventually(lambda: all(list(client.scan_iter(f"cachestore:block:*:{key.hex()}")) for key in keys.keys))
-
-    return wait
-
-
-@pytest.fixture
-def flip_bits(redis_url: str) -> Callable[[], int]:
-    """Flips one bit in the payload of every block in Redis; how many blocks there were."""
-
-    def flip() -> int:
-        with redis.Redis.from_url(redis_url) as client:
-            names = list(client.scan_iter("cachestore:block:*"))
-            for name in names:
-                at = client.strlen(name) // 2 * 2 - 100
-                byte = client.getrange(name, at, at)
-                client.setrange(name, at, bytes([byte[0] ^ 4]))
-        return len(names)
-
-    return flip
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 import torch
 
 from cachestore.engine.generation import load_prefix, reuse
@@ -21,6 +22,33 @@ SAMPLINGS = {
     "seeded-all": Sampling(temperature=0.5, top_p=0.75, seed=6),
 }
 Prompt = Callable[[int, int], list[int]]
+
+
+@pytest.fixture
+def until_in_redis(redis_url: str, wait_until: Callable[..., None]) -> Callable[[Chain], None]:
+    """Waits until Redis has every block of a chain."""
+
+    def wait(keys: Chain) -> None:
+        with redis.Redis.from_url(redis_url) as client:
+            wait_until(lambda: all(list(client.scan_iter(f"cachestore:block:*:{key.hex()}")) for key in keys.keys))
+
+    return wait
+
+
+@pytest.fixture
+def flip_bits(redis_url: str) -> Callable[[], int]:
+    """Flips one bit in the payload of every block in Redis; how many blocks there were."""
+
+    def flip() -> int:
+        with redis.Redis.from_url(redis_url) as client:
+            names = list(client.scan_iter("cachestore:block:*"))
+            for name in names:
+                at = client.strlen(name) // 2 * 2 - 100
+                byte = client.getrange(name, at, at)
+                client.setrange(name, at, bytes([byte[0] ^ 4]))
+        return len(names)
+
+    return flip
 
 
 def everything(trio: Any, sampling: Sampling, make_prompt: Prompt, until_in_redis: Callable[[Chain], None]) -> None:

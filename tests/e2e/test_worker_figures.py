@@ -7,7 +7,7 @@ from cachestore.metrics import total
 from prefill_worker.prompt import CacheUse
 
 
-def test_sums(empty: Any, make_prompt: Callable[..., list[int]], until_in_redis: Callable[..., None]) -> None:
+def test_sums(empty: Any, make_prompt: Callable[..., list[int]]) -> None:
     names = ("requests", "requests_done", "requests_failed", "prompt_tokens", "computed_tokens", "reused_tokens")
 
     def counts(client: Any) -> dict[str, int]:

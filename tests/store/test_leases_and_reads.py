@@ -197,6 +197,28 @@ def test_a_deleted_block_never_comes_back(open_store: Opener, write: str) -> Non
         assert redis.present(store.namespace, keys.keys, Deadline.after(5)) == [False] * 4
 
 
+def test_a_copy_that_arrives_behind_its_deletion_is_taken_back(
+    open_store: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiered = open_store(redis={})
+    store, (redis,) = tiered.namespace("a"), tiered.cold
+    on_its_way, gate, put_many = threading.Event(), threading.Event(), redis.put_many
+
+    def late(*arguments: Any) -> list[bool]:
+        on_its_way.set()
+        assert gate.wait(10)
+        return put_many(*arguments)
+
+    monkeypatch.setattr(redis, "put_many", late)
+    keys, blocks = blocks_of(3)
+    put_blocks(store, keys.fingerprint, blocks)
+    assert on_its_way.wait(10) and store.delete(keys.first(2)) == 2
+    gate.set()
+    assert tiered.settle()
+    assert redis.present(store.namespace, keys.keys, Deadline.after(5)) == [False, False, True]
+    assert total(store.stats(), "tier_added", tier="redis") == 1
+
+
 def test_a_block_read_from_redis_and_deleted_before_it_is_promoted_stays_away(open_store: Opener) -> None:
     tiered = open_store(redis={})
     store = tiered.namespace("a")
