@@ -31,6 +31,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd examples/needle && ../../$(BIN)/mypy --strict *.py
 	PYTHONPATH=.:kernels $(BIN)/lint-imports
 
 proto: $(STAMP)
@@ -38,7 +39,9 @@ proto: $(STAMP)
 
 # Trains the needle model from scratch.
 needle: $(STAMP)
-	$(BIN)/python examples/needle/train.py
+	$(BIN)/python examples/needle/train.py --checkpoint needle.pt
+	$(BIN)/python examples/needle/documents.py
+	$(BIN)/python examples/needle/evaluate.py
 
 clean:
 	rm -rf $(VENV)

@@ -6,9 +6,9 @@ from typing import Any
 
 import grpc
 
-from cachestore.errors import DeadlineExceeded, Unavailable
+from cachestore.errors import Unavailable
 from cachestore.service.options import CLIENT
-from cachestore.service.status import REASON, error_of
+from cachestore.service.status import error_of
 
 
 class WorkerConnection:
@@ -45,12 +45,6 @@ class WorkerConnection:
         try:
             yield
         except grpc.RpcError as error:
-            call: Any = error
-            answered = any(key == REASON for key, _ in call.trailing_metadata() or ())
-            if not answered and call.code() is grpc.StatusCode.UNAVAILABLE:
-                raise Unavailable(f"{method}: no worker answers at {self.address}") from error
-            if not answered and call.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise DeadlineExceeded(f"{method}: the worker at {self.address} did not answer in time") from error
-            raise error_of(error, method, self.address) from error
+            raise error_of(error, method, self.address, "worker", "cachestore up") from error
         except (ValueError, grpc.FutureCancelledError) as error:
             raise Unavailable(f"{method}: the connection to {self.address} is closed") from error

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,7 +88,7 @@ def _report(stores: Mapping[str, str], json: bool) -> None:
 def _in_background(tables: Mapping[str, Any]) -> Mapping[str, str]:
     before = supervisor.running()
     if before is not None:
-        raise ConfigError(f"already up, as process {before['pid']}; take it down first: cachestore down")
+        raise ConfigError(supervisor.already(before))
     child = subprocess.Popen(
         [sys.executable, "-m", "cachestore.cluster.supervisor"],
         stdin=subprocess.PIPE,
@@ -96,6 +97,16 @@ def _in_background(tables: Mapping[str, Any]) -> Mapping[str, str]:
         text=True,
         start_new_session=True,
     )
+    try:
+        return _await_ready(child, tables)
+    except BaseException:
+        # it takes down what it has started
+        child.terminate()
+        child.wait(STOP_SECONDS)
+        raise
+
+
+def _await_ready(child: "subprocess.Popen[str]", tables: Mapping[str, Any]) -> Mapping[str, str]:
     assert child.stdin is not None and child.stdout is not None
     child.stdin.write(codec.dumps(tables))
     child.stdin.close()
@@ -103,20 +114,22 @@ def _in_background(tables: Mapping[str, Any]) -> Mapping[str, str]:
         try:
             message = codec.loads(line)
         except ValueError:
+            # something that Ray printed
             continue
         if "ready" in message:
             return dict(message["ready"])
         if "error" in message:
             raise getattr(errors, message["kind"], Unavailable)(message["error"])
         _tell(message["doing"])
-    raise Unavailable("the cluster's process ended while it started; try: cachestore up --block")
+    raise Unavailable("the cluster's process ended while it started; to see more, try: cachestore up --block")
 
 
 def _end_background() -> int:
     found = supervisor.running()
     if found is None:
         return 0
-    os.kill(found["pid"], signal.SIGTERM)
+    with suppress(ProcessLookupError):
+        os.kill(found["pid"], signal.SIGTERM)
     until = time.monotonic() + STOP_SECONDS
     while supervisor.running() is not None:
         if time.monotonic() > until:

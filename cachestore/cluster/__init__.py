@@ -3,6 +3,10 @@
 settings   the `[cluster]` section
 runtime    a Ray of our own on this machine, or the one that is there
 host       the store of one node, as an actor
+stores     one such actor a node
 replica    one prefill or decode worker, as a replica of Ray Serve
+workers    so many replicas of each role
+causes     what went wrong in another process
 deploy     all of it up, and down again
+supervisor a process that keeps it up
 """

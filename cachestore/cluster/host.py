@@ -7,7 +7,7 @@ from typing import Any
 from cachestore.config import build
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
-from cachestore.store.compose import compose
+from cachestore.store.compose import SECTIONS, compose
 
 
 def actor_name(node_id: str) -> str:
@@ -15,10 +15,16 @@ def actor_name(node_id: str) -> str:
     return f"store-{node_id[:12]}"
 
 
+def store_tables(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections that make a store what it is; the others may change while it is up."""
+    return {name: tables[name] for name in (*SECTIONS, "service") if name in tables}
+
+
 class StoreHost:
     """Opens the configured store and serves it on `port`. The class knows nothing of Ray."""
 
     def __init__(self, tables: Mapping[str, Any], node: str, port: int) -> None:
+        self._tables = store_tables(tables)
         settings = replace(build(ServiceSettings, tables.get("service", {}), "service"), port=port)
         self._store = compose({**tables, "store": {**tables.get("store", {}), "node": node}})
         self._store.open()
@@ -32,6 +38,10 @@ class StoreHost:
     def address(self) -> str:
         """Where clients find the store."""
         return self._server.address
+
+    def about(self) -> tuple[str, dict[str, Any]]:
+        """The address, and the tables of the store."""
+        return self.address(), self._tables
 
     def close(self) -> None:
         """Ends server and store in order."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 from typing import Any, Self
 
 from cachestore.cluster.settings import ClusterSettings
@@ -22,6 +23,11 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 switch meant for desktops, that no other machine will join."""
 
 
+def _own_environment() -> dict[str, str]:
+    # a token for this Ray alone: nobody has to read or write one in the home directory
+    return {**_LOOPBACK, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 class Runtime:
     """This process's connection to Ray."""
 
@@ -37,7 +43,7 @@ class Runtime:
 
     def open(self) -> None:
         """Connects. Unavailable or ConfigError says what to do."""
-        for name, value in (_ENVIRONMENT | ({} if self.settings.address else _LOOPBACK)).items():
+        for name, value in (_ENVIRONMENT | ({} if self.settings.address else _own_environment())).items():
             os.environ.setdefault(name, value)
         try:
             import ray
@@ -55,7 +61,12 @@ class Runtime:
                 "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
             ) from error
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise Unavailable(f"cannot reach Ray at cluster.address = {self.settings.address!r}: {error}") from error
+            what = f"reach Ray at cluster.address = {self.settings.address!r}" if self.settings.address else "start Ray"
+            raise Unavailable(f"cannot {what}: {error}") from error
+        except BaseException:
+            # interrupted half way
+            ray.shutdown()
+            raise
 
     def close(self) -> None:
         """Leaves Ray; a Ray of our own ends. Closing twice is allowed."""

@@ -8,21 +8,29 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from cachestore.cluster.deploy import Deployment, Tell, down, up
+from cachestore.cluster.deploy import Deployment, down, up
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.settings import ClusterSettings
+from cachestore.cluster.workers import Tell
 from cachestore.config import build
+from cachestore.errors import ConfigError
 
 
 def note() -> Path:
     """Where the running supervisor leaves its note."""
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(state) / "cachestore" / "up.json"
+
+
+def already(found: Mapping[str, Any]) -> str:
+    """What to say when there is one."""
+    return f"already up, or coming up, as process {found['pid']}; take it down first: cachestore down"
 
 
 def running() -> dict[str, Any] | None:
@@ -38,53 +46,93 @@ def running() -> dict[str, Any] | None:
 
 
 def stay(tables: Mapping[str, Any], tell: Tell, ready: Callable[[Deployment], None]) -> None:
-    """Brings everything up, says so to `ready`, and takes it down on SIGTERM or SIGINT."""
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    tell("starting Ray")
-    with Runtime(build(ClusterSettings, tables.get("cluster", {}), "cluster")) as runtime:
-        # Ray puts its own handlers in place when it starts
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        try:
-            ready(up(runtime, tables, tell))
-            stop.wait()
-        finally:
-            tell("stopping")
-            down(runtime)
+    """Brings everything up, says so to `ready`, and takes it down on SIGTERM or SIGINT.
+
+    KeyboardInterrupt if that comes before everything is up.
+    """
+    _on_signals(_interrupt)
+    is_up = False
+    try:
+        tell("starting Ray")
+        with Runtime(build(ClusterSettings, tables.get("cluster", {}), "cluster")) as runtime:
+            # Ray puts its own handlers in place when it starts
+            _on_signals(_interrupt)
+            try:
+                ready(up(runtime, tables, tell))
+                is_up = True
+                Event().wait()
+            finally:
+                # whoever is impatient must not leave half of it behind
+                _on_signals(signal.SIG_IGN)
+                tell("stopping")
+                down(runtime)
+    except KeyboardInterrupt:
+        if not is_up:
+            raise
 
 
 def main() -> None:
     """The process behind `cachestore up`: tables on standard input, progress and errors on standard output."""
     tables = json.load(sys.stdin)
-    place = note()
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def say(message: Mapping[str, Any]) -> None:
-        print(json.dumps(message), flush=True)
-
-    def ready(deployment: Deployment) -> None:
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({"pid": os.getpid(), "stores": dict(deployment.stores)}, file)
-        say({"ready": dict(deployment.stores)})
-        # whoever started us may be gone from now on
-        silent = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(silent, stream)
-
     code = 0
     try:
-        stay(tables, lambda text: say({"doing": text}), ready)
-    except Exception as error:
-        say({"error": str(error), "kind": type(error).__name__})
+        with _noted() as update:
+
+            def ready(deployment: Deployment) -> None:
+                update(deployment.stores)
+                _say({"ready": dict(deployment.stores)})
+                # whoever started us may be gone from now on
+                silent = os.open(os.devnull, os.O_WRONLY)
+                for stream in (1, 2):
+                    os.dup2(silent, stream)
+
+            stay(tables, lambda text: _say({"doing": text}), ready)
+    except KeyboardInterrupt:
         code = 1
-    finally:
-        place.unlink(missing_ok=True)
-    sys.stdout.flush()
+    except Exception as error:
+        with suppress(OSError):
+            _say({"error": str(error), "kind": type(error).__name__})
+        code = 1
     # an interpreter that leaves Ray the ordinary way may wait for it for ever
     os._exit(code)
+
+
+@contextmanager
+def _noted() -> Iterator[Callable[[Mapping[str, str]], None]]:
+    """Leaves a note while the context lasts; the function inside says where the stores are. One at a time."""
+    place = note()
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    before = running()
+    if before is not None:
+        raise ConfigError(already(before))
+    # what a killed supervisor left
+    place.unlink(missing_ok=True)
+
+    def update(stores: Mapping[str, str]) -> None:
+        # whoever reads meanwhile sees the old note or the new one
+        draft = place.with_suffix(".new")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump({"pid": os.getpid(), "stores": dict(stores)}, file)
+        draft.replace(place)
+
+    update({})
+    try:
+        yield update
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def _on_signals(what: Any) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, what)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(message: Mapping[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cachestore.cluster.deploy import APPLICATION, add_workers, await_workers, down, up
+from cachestore.cluster.deploy import down, up
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.settings import ClusterSettings
+from cachestore.cluster.workers import APPLICATION, add_workers, await_workers
 from cachestore.demo import larger, scenes
 from cachestore.demo.asking import Asked, Asker, accuracy
 from cachestore.demo.documents import Document

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cachestore.cluster.deploy import kill_worker
 from cachestore.cluster.runtime import Runtime
+from cachestore.cluster.workers import kill_worker
 from cachestore.demo.asking import Asked, Asker
 from cachestore.demo.documents import Document, Question
 from cachestore.errors import CacheStoreError, Unavailable

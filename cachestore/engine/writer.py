@@ -84,7 +84,8 @@ class BlockWriter:
             self.error = error
             self._give_up()
             return [], None
-        self._put = None
+        # a committed put is still open until it is left
+        self._give_up()
         return answers, given
 
 

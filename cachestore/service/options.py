@@ -28,7 +28,8 @@ SERVER: Options = (
 CLIENT: Options = (
     *_BOTH,
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # also how long one attempt to connect may take
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
     # stores of one process do not queue behind each other on one connection

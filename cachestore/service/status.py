@@ -73,8 +73,13 @@ def answer(error: BaseException, method: str) -> Answer:
     return Answer(code, str(error)[:LONGEST_TEXT], trailers)
 
 
-def error_of(call: grpc.RpcError, method: str, address: str) -> CacheStoreError:
-    """What the client raises for a failed call: the server's own error, or what gRPC's code means."""
+def error_of(
+    call: grpc.RpcError, method: str, address: str, what: str = "store", start: str = "cachestore serve"
+) -> CacheStoreError:
+    """What the client raises for a failed call: the server's own error, or what gRPC's code means.
+
+    `what` should answer at `address`, and `start` is the command that starts one.
+    """
     code: grpc.StatusCode = call.code()
     text: str = call.details() or code.name
     trailers: Sequence[Any] = call.trailing_metadata() or ()
@@ -82,11 +87,11 @@ def error_of(call: grpc.RpcError, method: str, address: str) -> CacheStoreError:
     if known is not None and CODES[known] is code:
         return known(text)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return errors.Unavailable(f"no store answers at {address} ({text}); is `cachestore serve` running there?")
+        return errors.Unavailable(f"no {what} answers at {address} ({text}); is `{start}` running there?")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.DeadlineExceeded(f"{method}: the store at {address} did not answer in time")
+        return errors.DeadlineExceeded(f"{method}: the {what} at {address} did not answer in time")
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return errors.Mismatch(f"the store at {address} does not know {method}; it is of another release")
+        return errors.Mismatch(f"the {what} at {address} does not know {method}; it is of another release")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
         return errors.TooLarge(f"{method}: {text}")
     return _BY_CODE.get(code, InternalError)(f"{method}: {text}")

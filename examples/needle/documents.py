@@ -35,9 +35,7 @@ def main() -> None:
                 raise SystemExit(f"{title}: the tokens change when a question follows")
         questions = [{"question": fact.question(), "answer": fact.code} for fact in asked]
         (here / "documents" / f"{title}.txt").write_text(document.text, encoding="utf-8")
-        (here / "documents" / f"{title}.json").write_text(
-            json.dumps(questions, indent=2) + "\n", encoding="utf-8"
-        )
+        (here / "documents" / f"{title}.json").write_text(json.dumps(questions, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

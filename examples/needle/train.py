@@ -126,9 +126,7 @@ class Trainer:
             return
         fresh = self.checkpoint.with_suffix(".fresh")
         progress = {"stages": self.stages, "step": self.step}
-        torch.save(
-            {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **progress}, fresh
-        )
+        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **progress}, fresh)
         fresh.replace(self.checkpoint)
 
     def load(self) -> None:
