@@ -7,11 +7,15 @@ dataclass each. What is built here is thrown away; every part builds what it nee
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from cachestore.config import Table, build, check_keys, read
+from cachestore.codecs import CODECS
+from cachestore.config import Table, build, build_named, check_keys, read
 from cachestore.errors import ConfigError
+from cachestore.eviction import EVICTIONS
 from cachestore.registry import Catalogue
 from cachestore.store.compose import DEFAULT_TIERS, SECTIONS, compose
+from cachestore.tiers import TIERS
 
 OTHERS = Catalogue(
     "sections",
@@ -48,9 +52,9 @@ def shown(tables: Table) -> dict[str, Any]:
     """The tables with every default filled in, as they take effect; passwords in URLs are left out."""
     store = compose(tables)
     filled: dict[str, Any] = {
-        "tiers": [{"name": table["name"], **_public(table)} for table in tables["tiers"]],
-        "codecs": dict(tables.get("codecs", {"name": "lz4"})),
-        "eviction": dict(tables.get("eviction", {"name": "lru"})),
+        "tiers": [_filled(TIERS, table) for table in tables["tiers"]],
+        "codecs": _filled(CODECS, tables.get("codecs", {"name": "lz4"})),
+        "eviction": _filled(EVICTIONS, tables.get("eviction", {"name": "lru"})),
         "store": asdict(store.settings),
     }
     for name in OTHERS.places:
@@ -65,11 +69,17 @@ def require_engine(tables: Table) -> None:
         raise ConfigError('workers need a model: write [engine] with model = "directory or hub id"')
 
 
-def _public(table: Table) -> dict[str, Any]:
-    from urllib.parse import urlsplit
+def _filled(catalogue: Catalogue, table: Table) -> dict[str, Any]:
+    """A plug's table with every default; of a URL only what is no secret."""
+    built = asdict(build_named(catalogue, table, catalogue.folder))
+    if "url" in built:
+        built["url"] = _public(str(built["url"]))
+    return {"name": table["name"], **built}
 
-    rest = {key: value for key, value in table.items() if key != "name"}
-    if "url" in rest and "@" in str(rest["url"]):
-        parts = urlsplit(str(rest["url"]))
-        rest["url"] = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
-    return rest
+
+def _public(url: str) -> str:
+    """The URL without user, password and options, which may hold a password as well."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    hidden = "***@" if "@" in parts.netloc else ""
+    return parts._replace(netloc=hidden + place, query="***" if parts.query else "").geturl()

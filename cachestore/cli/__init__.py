@@ -8,10 +8,12 @@ config   check and show
 demo     all of it, on real input
 """
 
+import os
 import sys
 from typing import Any
 
 import typer
+from rich.text import Text
 
 from cachestore.cli import cluster, config, demo, doctor, serve, store
 from cachestore.cli.output import error_console
@@ -25,13 +27,27 @@ for commands in (serve, cluster, store, doctor, demo):
 app.add_typer(config.app, name="config")
 
 
+SHOW_BUGS = "CACHESTORE_TRACEBACK"
+
+
 def main() -> Any:
-    """Runs a command. Errors of ours are one line on standard error: exit status 2 for configuration, else 1."""
+    """Runs a command. Errors are one line on standard error: exit status 2 for configuration, else 1."""
     try:
         return app()
     except CacheStoreError as error:
-        error_console.print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
+        _say(str(error))
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except Exception as error:
+        if os.environ.get(SHOW_BUGS):
+            raise
+        _say(f"a bug of ours, please report it: {type(error).__name__}: {error} (with {SHOW_BUGS}=1 it says where)")
+        sys.exit(1)
+
+
+def _say(what: str) -> None:
+    # as text: names of sections and extras stand in brackets, which the console would take for its markup
+    line = Text.assemble(("error", "bold red"), ": ", " ".join(what.split()))
+    error_console.print(line, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

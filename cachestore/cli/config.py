@@ -1,5 +1,7 @@
 """`cachestore config`: check and show."""
 
+import json as codec
+
 import typer
 
 from cachestore import settings
@@ -27,13 +29,13 @@ def show(config: Config = None, json: Json = False) -> None:
         return
     for section, content in filled.items():
         for table in content if isinstance(content, list) else [content]:
-            console.print(f"[bold][[{section}]][/]" if isinstance(content, list) else f"[bold]\\[{section}][/]")
+            title = f"[[{section}]]" if isinstance(content, list) else f"[{section}]"
+            console.print(title, style="bold", highlight=False, markup=False)
             for key, value in table.items():
-                console.print(f"{key} = {_toml(value)}", highlight=False, markup=False)
+                console.print(f"{key} = {_toml(value)}", highlight=False, markup=False, soft_wrap=True)
             console.print()
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    # what JSON and TOML write alike is all that settings are made of
+    return codec.dumps(value, ensure_ascii=False)

@@ -4,6 +4,7 @@ from itertools import chain, pairwise
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from cachestore.cli import checks
 from cachestore.cli.output import Config, Json, console, print_json, table
@@ -26,7 +27,9 @@ def doctor(
     else:
         made = table("doctor", "check", "", "detail")
         for result in results:
-            made.add_row(result.name, "[green]ok[/]" if result.ok else "[red]FAILED[/]", result.detail)
+            mark = "[green]ok[/]" if result.ok else "[red]FAILED[/]"
+            # as text: names of extras stand in brackets, which the console would take for its markup
+            made.add_row(Text(result.name), mark, Text(result.detail))
         console.print(made)
     if not well:
         raise typer.Exit(1)

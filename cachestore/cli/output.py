@@ -1,6 +1,7 @@
 """What commands print: tables for people, one JSON object for programs."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-# what is piped or logged has no width of its own
-console = Console(width=None if sys.stdout.isatty() else 140)
+# what is piped or logged has no width of its own, unless COLUMNS names one
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
 error_console = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -24,7 +25,8 @@ DEFAULT_ADDRESS = "127.0.0.1:7420"
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object, on standard output."""
-    print(json.dumps(value, indent=2, default=str))
+    # flushed: whoever reads what a server says waits for it
+    print(json.dumps(value, indent=2, default=str), flush=True)
 
 
 def table(title: str, *columns: str) -> Table:

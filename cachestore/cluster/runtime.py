@@ -6,6 +6,7 @@ import secrets
 from typing import Any, Self
 
 from cachestore.cluster.settings import ClusterSettings
+from cachestore.cluster.token import refused
 from cachestore.errors import ConfigError, Unavailable
 
 NAMESPACE = "cachestore"
@@ -52,16 +53,15 @@ class Runtime:
         # Serve sets its logger's level anew with every start; a filter stays
         logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
         own = {} if self.settings.address else self._own()
-        address = self.settings.address or "local"
+        address = self.settings.address
+        if ":" in address and refused(address):
+            raise ConfigError(self._refusal)
         try:
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **own)
+            ray.init(address=address or "local", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **own)
         except ray.exceptions.AuthenticationError as error:
-            raise ConfigError(
-                f"cluster.address = {self.settings.address!r}: Ray refuses our token; "
-                "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
-            ) from error
+            raise ConfigError(self._refusal) from error
         except (ConnectionError, RuntimeError, ValueError) as error:
-            what = f"reach Ray at cluster.address = {self.settings.address!r}" if self.settings.address else "start Ray"
+            what = f"reach Ray at cluster.address = {address!r}" if address else "start Ray"
             raise Unavailable(f"cannot {what}: {error}") from error
         except BaseException:
             # interrupted half way
@@ -78,6 +78,13 @@ class Runtime:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def _refusal(self) -> str:
+        return (
+            f"cluster.address = {self.settings.address!r}: Ray refuses our token; "
+            "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        )
 
     def _own(self) -> dict[str, Any]:
         """The arguments that start a Ray of our own."""

@@ -59,7 +59,9 @@ class Lz4:
             raise CorruptBlock("codec")
         width = _width(out, item_bytes)
         shuffled = np.frombuffer(plain, dtype=np.uint8).reshape(width, -1)
-        np.copyto(out.reshape(-1, width), shuffled.T)
+        # byte by byte of significance: numpy copies a column five times as fast as a transposed whole
+        for column, plain_column in zip(out.reshape(-1, width).T, shuffled, strict=True):
+            np.copyto(column, plain_column)
 
 
 def _width(raw: Buffer, item_bytes: int) -> int:

@@ -117,8 +117,9 @@ def test_a_read_taken_up_again_is_counted_once(open_store: Opener) -> None:
         assert next(iter(reading)).index == 0
         reading.close()
     assert total(store.stats(), "read_blocks") == 2
-    store.open(keys, lease=lease).close()
-    assert total(store.stats(), "read_blocks") == 3
+    for asked in (3, 1):
+        store.open(keys.first(asked), lease=lease).close()
+        assert total(store.stats(), "read_blocks") == 3
     store.release(lease, [Verdict.USED, Verdict.UNREAD])
     assert outcome(store) == {"hits": 1, "misses": 2}
     with pytest.raises(LeaseExpired):
