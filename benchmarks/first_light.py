@@ -4,7 +4,7 @@ Blocks are written to and read from the store in this process, and over gRPC fro
 round measures every way once, one after the other, so that what else the machine does falls on all of them alike; the
 figures are medians over the rounds.
 
-    python -m benchmarks.first_light [--quick] [--json]
+    python benchmarks/first_light.py [--quick] [--json]
 """
 
 import socket
@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import numpy as np
+from report import Report
 
-from benchmarks.report import Report
 from cachestore.block import Block, BlockSpec, Buffer, Slot
 from cachestore.hashing import Chain, chain
 from cachestore.service.client import RemoteStore
@@ -197,7 +197,7 @@ def run(rounds: int, large: int, small: int) -> Report:
 
 def main() -> None:
     """The command line."""
-    parser = ArgumentParser(description=__doc__, prog="python -m benchmarks.first_light")
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="fewer rounds of fewer blocks")
     options = parser.parse_args()

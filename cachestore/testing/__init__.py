@@ -1,7 +1,7 @@
-"""Conformance suites: what a store must do, for ours and for those of others.
+"""Conformance suites: what stores, codecs, cold tiers and eviction policies must do, ours and those of others.
 
-Subclass `StoreTests` in a test module and give it a fixture `store` that yields an open, empty store. What the suite
-demands is what `cachestore.store.base` promises, and nothing besides.
+Subclass a suite in a test module and give it what its docstring asks for. What it demands is what the contract
+promises, and nothing besides.
 """
 
 from cachestore.testing.blocks import (
@@ -14,6 +14,9 @@ from cachestore.testing.blocks import (
     small_spec,
 )
 from cachestore.testing.blocks import write_blocks as write_blocks
+from cachestore.testing.codecs import CodecTests, bf16_normal
+from cachestore.testing.cold_tiers import ColdTierTests
+from cachestore.testing.evictions import EvictionTests
 from cachestore.testing.puts import PutTests
 from cachestore.testing.reads import ReadTests
 from cachestore.testing.sums import check_sums
@@ -24,7 +27,11 @@ class StoreTests(ReadTests, PutTests):
 
 
 __all__ = [
+    "CodecTests",
+    "ColdTierTests",
+    "EvictionTests",
     "StoreTests",
+    "bf16_normal",
     "check_sums",
     "plans_of",
     "random_blocks",
