@@ -32,6 +32,9 @@ SHOW_BUGS = "CACHESTORE_TRACEBACK"
 
 def main() -> Any:
     """Runs a command. Errors are one line on standard error: exit status 2 for configuration, else 1."""
+    # what libraries log of their own, such as a port in use, is said by our errors
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return app()
     except CacheStoreError as error:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from cachestore.cluster import deploy, supervisor
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.settings import ClusterSettings
 from cachestore.config import build
+from cachestore.engine.settings import EngineSettings
 from cachestore.errors import ConfigError, Unavailable
 
 STOP_SECONDS = 60.0
@@ -36,6 +37,8 @@ def up(
     tables = _tables(config, address)
     settings.require_engine(tables)
     cluster = build(ClusterSettings, tables.get("cluster", {}), "cluster")
+    if not cluster.address:
+        _look_for_model(tables)
     if block:
         supervisor.stay(tables, _tell, lambda deployment: _report(deployment.stores, json))
     elif cluster.address:
@@ -72,6 +75,13 @@ def _tables(config: Path | None, address: str | None) -> dict[str, Any]:
     return tables
 
 
+def _look_for_model(tables: Mapping[str, Any]) -> None:
+    """ConfigError at once for a model that is not there; workers of this machine would say so half a minute later."""
+    from cachestore.engine.model import model_config
+
+    model_config(build(EngineSettings, tables["engine"], "engine"))
+
+
 def _tell(text: str) -> None:
     error_console.print(f"[dim]{text} …[/]")
 
@@ -97,20 +107,21 @@ def _in_background(tables: Mapping[str, Any]) -> Mapping[str, str]:
         text=True,
         start_new_session=True,
     )
-    try:
-        return _await_ready(child, tables)
-    except BaseException:
-        # it takes down what it has started
-        child.terminate()
-        child.wait(STOP_SECONDS)
-        raise
-
-
-def _await_ready(child: "subprocess.Popen[str]", tables: Mapping[str, Any]) -> Mapping[str, str]:
     assert child.stdin is not None and child.stdout is not None
-    child.stdin.write(codec.dumps(tables))
-    child.stdin.close()
-    for line in child.stdout:
+    with child.stdout as told:
+        try:
+            with child.stdin as configuration:
+                codec.dump(tables, configuration)
+            return _await_ready(told)
+        except BaseException:
+            # it takes down what it has started
+            child.terminate()
+            child.wait(STOP_SECONDS)
+            raise
+
+
+def _await_ready(told: Iterable[str]) -> Mapping[str, str]:
+    for line in told:
         try:
             message = codec.loads(line)
         except ValueError:

@@ -1,19 +1,23 @@
 """`cachestore demo`: the whole path on real input."""
 
 import os
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from cachestore.cli.figures import as_tables
-from cachestore.cli.output import Json, console, error_console, print_json, table
+from cachestore.cli.output import Json, console, error_console, print_json
 from cachestore.demo import documents
-from cachestore.demo.asking import Asked
-from cachestore.demo.run import run
+
+if TYPE_CHECKING:
+    from cachestore.demo.asking import Asked
+
+WIDE = 110
+NUMBERS = ("prompt", "reused", "1st token")
 
 
 def demo(
@@ -22,11 +26,11 @@ def demo(
     json: Json = False,
 ) -> None:
     """Ray, store, embedded Redis and workers answer questions about documents they prefilled once. Two minutes."""
+    from cachestore.demo.run import run
+
     chosen = documents.from_file(prompts) if prompts is not None else documents.needle_documents()
     name = model or str(documents.needle() / "model")
-    with ExitStack() as stack:
-        watcher = _Quiet() if json else _Tables(stack)
-        report = run(name, chosen, watcher)
+    report = run(name, chosen, _Quiet() if json else _Rows(console.width))
     if json:
         print_json(report.as_json())
         return
@@ -34,7 +38,7 @@ def demo(
         console.print(made)
     console.print("[bold]in short[/]")
     for key, value in report.as_json().items():
-        console.print(f"  {key}: {value}")
+        console.print(Text(f"  {key}: {value}"))
 
 
 def register(app: typer.Typer) -> None:
@@ -47,59 +51,64 @@ class _Quiet:
 
     def tell(self, text: str) -> None:
         if os.isatty(2):
-            error_console.print(f"[dim]{text} …[/]")
+            error_console.print(Text(f"{text} …", "dim"))
 
     def scene(self, title: str) -> None:
         self.tell(title)
 
-    def row(self, asked: Asked) -> None:
+    def row(self, asked: "Asked") -> None:
         pass
 
     def say(self, text: str) -> None:
         pass
 
 
-class _Tables:
-    """A table for each scene, filled while it runs."""
+class _Rows:
+    """A title for each scene, and a row for each answer as it comes; also where nobody can redraw what is printed."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._live: Live | None = None
-        self._table: Table | None = None
-        stack.callback(self._end)
+    def __init__(self, width: int) -> None:
+        wide = width >= WIDE
+        fixed = {"document": 8, "prompt": 6, "reused": 6, "from": 6, "1st token": 9, "answer": 16 if wide else 8, "": 5}
+        if wide:
+            fixed["prefilled by"] = 20
+        rest = width - sum(fixed.values()) - len(fixed)
+        self._widths = {"document": fixed.pop("document"), "question": max(rest, 8), **fixed}
+        self._headed = False
 
     def tell(self, text: str) -> None:
-        self._end()
-        console.print(f"[dim]{text} …[/]")
+        console.print(Text(f"{text} …", "dim"))
 
     def scene(self, title: str) -> None:
-        self._end()
-        self._table = table(
-            title, "document", "question", ">prompt", ">reused", "from", ">first token", "answer", "prefilled by"
-        )
+        console.print(Text(f"\n{title}", "bold"))
+        self._headed = False
 
-    def row(self, asked: Asked) -> None:
-        assert self._table is not None
-        if self._live is None:
-            self._live = Live(self._table, console=console, refresh_per_second=4)
-            self._live.start()
-        mark = {True: "[green]right[/]", False: "[red]wrong[/]", None: ""}[asked.right]
-        self._table.add_row(
-            asked.document,
-            asked.question.removeprefix("Question: "),
-            str(asked.prompt_tokens),
-            str(sum(asked.reused.values())),
-            ", ".join(asked.reused),
-            f"{asked.first_token_ms:.0f} ms",
-            f"{asked.answer} {mark}",
-            asked.prefilled_by,
-        )
+    def row(self, asked: "Asked") -> None:
+        if not self._headed:
+            self._print([Text(name, "bold") for name in self._widths])
+            self._headed = True
+        mark = {True: Text("right", "green"), False: Text("wrong", "red"), None: Text()}[asked.right]
+        room = self._widths["question"]
+        question = asked.question.removeprefix("Question: ")
+        cells = [
+            Text(asked.document),
+            # questions tend to differ at their end
+            Text(question if len(question) <= room else f"…{question[1 - room :]}"),
+            Text(f"{asked.prompt_tokens}"),
+            Text(f"{sum(asked.reused.values())}"),
+            Text(", ".join(asked.reused)),
+            Text(f"{asked.first_token_ms:,.0f} ms"),
+            Text(" ".join(asked.answer.split())),
+            mark,
+            Text(asked.prefilled_by),
+        ]
+        self._print(cells[: len(self._widths)])
 
     def say(self, text: str) -> None:
-        self._end()
-        console.print(f"[bold]→ {text}[/]\n")
+        console.print(Text(f"→ {text}", "bold"))
 
-    def _end(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+    def _print(self, cells: Sequence[Text]) -> None:
+        line = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
+        for name, width in self._widths.items():
+            line.add_column(width=width, no_wrap=True, justify="right" if name in NUMBERS else "left")
+        line.add_row(*cells)
+        console.print(line)

@@ -1,6 +1,7 @@
 """The store and its workers on a Ray cluster: Ray places, supervises and finds them; no KV goes through Ray.
 
 settings   the `[cluster]` section
+reach      whether a Ray is there and takes our token
 runtime    a Ray of our own on this machine, or the one that is there
 host       the store of one node, as an actor
 stores     one such actor a node

@@ -1,6 +1,7 @@
 """One worker as a replica of Ray Serve. Serve places, restarts and counts it; requests go to its own gRPC port."""
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any
 
 from cachestore.cluster.host import actor_name
@@ -14,6 +15,17 @@ WORKERS = Catalogue(
 )
 
 
+def _stay_on_loopback(node_address: str) -> None:
+    """On a node that listens on loopback only, keeps Serve from opening this replica's port for calls between
+    deployments, which nobody makes here, to all interfaces; Serve has no setting for it."""
+    if not ip_address(node_address).is_loopback:
+        return
+    from ray.serve._private import replica
+
+    listen = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: listen(server, address.replace("[::]", node_address))
+
+
 class Replica:
     """Opens the worker of a role beside the store of its node, and closes it when Serve lets the replica go."""
 
@@ -21,6 +33,7 @@ class Replica:
         import ray
         from ray import serve
 
+        _stay_on_loopback(ray.util.get_node_ip_address())
         node = ray.get_runtime_context().get_node_id()
         store = ray.get(ray.get_actor(actor_name(node), namespace=NAMESPACE).address.remote(), timeout=30)
         name = f"{role}-{serve.get_replica_context().replica_tag.rpartition('#')[2]}"

@@ -5,8 +5,8 @@ import os
 import secrets
 from typing import Any, Self
 
+from cachestore.cluster.reach import REFUSED, check
 from cachestore.cluster.settings import ClusterSettings
-from cachestore.cluster.token import refused
 from cachestore.errors import ConfigError, Unavailable
 
 NAMESPACE = "cachestore"
@@ -50,16 +50,18 @@ class Runtime:
             import ray
         except ImportError as error:
             raise ConfigError("ray is not installed; install it with: pip install 'kv-cachestore[ray]'") from error
+        # what the raylet reports of its own would be printed among our output, also with log_to_driver off; there is no
+        # setting for that, and what concerns the user comes as an error
+        ray._private.worker._worker_logs_enabled = False
         # Serve sets its logger's level anew with every start; a filter stays
         logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
         own = {} if self.settings.address else self._own()
         address = self.settings.address
-        if ":" in address and refused(address):
-            raise ConfigError(self._refusal)
+        check(address)
         try:
             ray.init(address=address or "local", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **own)
         except ray.exceptions.AuthenticationError as error:
-            raise ConfigError(self._refusal) from error
+            raise ConfigError(f"cluster.address = {address!r}: {REFUSED}") from error
         except (ConnectionError, RuntimeError, ValueError) as error:
             what = f"reach Ray at cluster.address = {address!r}" if address else "start Ray"
             raise Unavailable(f"cannot {what}: {error}") from error
@@ -78,13 +80,6 @@ class Runtime:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    @property
-    def _refusal(self) -> str:
-        return (
-            f"cluster.address = {self.settings.address!r}: Ray refuses our token; "
-            "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
-        )
 
     def _own(self) -> dict[str, Any]:
         """The arguments that start a Ray of our own."""

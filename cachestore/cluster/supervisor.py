@@ -39,7 +39,7 @@ def running() -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(note().read_text())
         os.kill(int(found["pid"]), 0)
         command = Path(f"/proc/{found['pid']}/cmdline").read_bytes()
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     # a process id is used again after a while
     return found if b"cachestore" in command else None

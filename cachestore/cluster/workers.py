@@ -16,6 +16,7 @@ Tell = Callable[[str], None]
 
 APPLICATION = "cachestore"
 POLL_SECONDS = 0.1
+STOP_SECONDS = 20.0
 
 
 def add_workers(tables: Mapping[str, Any], settings: ClusterSettings, tell: Tell, application: str = "") -> None:
@@ -38,8 +39,7 @@ def add_workers(tables: Mapping[str, Any], settings: ClusterSettings, tell: Tell
         serve.run_many(targets, wait_for_applications_running=False)
         _await_running(serve, names, settings)
     except BaseException:
-        for name in names.values():
-            serve.delete(name)
+        _delete(serve, set(names.values()))
         raise
 
 
@@ -66,8 +66,7 @@ def remove_workers() -> None:
 
     applications = set(serve.status().applications)
     ours = {name for name in applications if name.startswith(APPLICATION)}
-    for name in ours:
-        serve.delete(name)
+    _delete(serve, ours)
     if ours == applications:
         serve.shutdown()
 
@@ -89,6 +88,7 @@ def _deployment(serve: Any, role: str, replicas: int, settings: ClusterSettings)
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=POLL_SECONDS,
     )(Replica)
 
 
@@ -112,6 +112,15 @@ def _await_running(serve: Any, names: Mapping[str, str], settings: ClusterSettin
                 f"{' and '.join(f'{count} {role}' for role, count in asked.items())}, each asking for "
                 f"{settings.num_cpus:g} CPUs and {settings.num_gpus:g} GPUs; {_has()}"
             )
+        time.sleep(POLL_SECONDS)
+
+
+def _delete(serve: Any, names: set[str]) -> None:
+    # all at once: one after the other takes a round of Serve's control loop each
+    for name in names:
+        serve.delete(name, _blocking=False)
+    until = time.monotonic() + STOP_SECONDS
+    while names & set(serve.status().applications) and time.monotonic() < until:
         time.sleep(POLL_SECONDS)
 
 

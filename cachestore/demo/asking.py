@@ -32,9 +32,12 @@ class Asked:
 class Asker:
     """Asks the decode workers of one model in turn, through the cluster map of the store."""
 
-    def __init__(self, store: RemoteStore, fingerprint: bytes, tokenizer: Any, max_tokens: int = ANSWER_TOKENS) -> None:
+    def __init__(
+        self, store: RemoteStore, address: str, fingerprint: bytes, tokenizer: Any, max_tokens: int = ANSWER_TOKENS
+    ) -> None:
         self._store = store
-        self._fingerprint = fingerprint
+        self.store_address = address
+        self.fingerprint = fingerprint
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._turn = 0
@@ -48,7 +51,7 @@ class Asker:
         """Asks the next decode worker."""
         prompt = self.prompt(document, question)
         _, members = self._store.members("decode")
-        workers = [member for member in members if member.fingerprint == self._fingerprint]
+        workers = [member for member in members if member.fingerprint == self.fingerprint]
         if not workers:
             raise Unavailable("no decode worker of this model is in the cluster map")
         self._turn += 1
@@ -66,7 +69,7 @@ class Asker:
         right = None if question.answer is None else text == question.answer
         return Asked(
             document.name,
-            question.text.strip().splitlines()[0],
+            next(iter(question.text.strip().splitlines()), ""),
             len(prompt),
             dict(usage.reuse.reused),
             first,

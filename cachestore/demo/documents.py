@@ -63,6 +63,8 @@ def from_file(path: Path) -> list[Document]:
         where = f"--prompts: document {number + 1}"
         if not isinstance(entry, Mapping) or not isinstance(entry.get("document"), str):
             raise ConfigError(f'{where} must be an object with a text "document" and a list "questions"')
+        if not entry["document"].strip():
+            raise ConfigError(f'{where}: "document" must not be empty')
         name = str(entry.get("name", f"document {number + 1}"))
         documents.append(Document(name, entry["document"], _questions(entry.get("questions"), where)))
     return documents
@@ -75,5 +77,8 @@ def _questions(listed: Any, where: str) -> tuple[Question, ...]:
     for entry in listed:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("question"), str):
             raise ConfigError(f'{where}: a question must be an object with a text "question"')
-        questions.append(Question(entry["question"], entry.get("answer")))
+        answer = entry.get("answer")
+        if not isinstance(answer, str | None):
+            raise ConfigError(f'{where}: an "answer" must be a text, got {answer!r}; leave it out if you know none')
+        questions.append(Question(entry["question"], answer))
     return tuple(questions)

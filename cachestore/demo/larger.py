@@ -7,8 +7,11 @@ fetching it take much the same time.
 from pathlib import Path
 
 
-def make(tokenizer_of: str, into: Path) -> int:
-    """Writes the model beside a copy of the tokenizer of `tokenizer_of`; how many parameters it has."""
+def make(tokenizer_of: str, into: Path, positions: int) -> int:
+    """Writes the model beside a copy of the tokenizer of `tokenizer_of`; how many parameters it has.
+
+    It takes prompts of up to `positions` tokens.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -22,7 +25,7 @@ def make(tokenizer_of: str, into: Path) -> int:
         num_hidden_layers=12,
         num_attention_heads=12,
         num_key_value_heads=4,
-        max_position_embeddings=4096,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=None,

@@ -4,13 +4,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from cachestore.cluster.runtime import Runtime
-from cachestore.cluster.workers import kill_worker
+from cachestore.cluster.workers import await_workers, kill_worker
 from cachestore.demo.asking import Asked, Asker
 from cachestore.demo.documents import Document, Question
-from cachestore.errors import CacheStoreError, Unavailable
+from cachestore.errors import CacheStoreError
 from cachestore.service.client import RemoteStore
 from prefill_worker.client import PrefillClient
 from prefill_worker.prompt import CacheUse
@@ -19,6 +20,7 @@ Show = Callable[[Asked], None]
 
 SETTLE_SECONDS = 20.0
 KILL_SECONDS = 30.0
+MOST_KILLS = 3
 
 
 def ask_all(asker: Asker, documents: Sequence[Document], cache: CacheUse, show: Show) -> list[Asked]:
@@ -51,22 +53,51 @@ class Killed:
     """A request whose prefill worker was killed under it."""
 
     worker: str
+    document: Document
     asked: Asked
 
 
-def kill_prefill(runtime: Runtime, application: str, asker: Asker, store: RemoteStore, document: Document) -> Killed:
-    """Asks about a document that is nowhere stored, and kills the worker that is just prefilling it."""
-    store.clear()
-    _, members = store.members("prefill")
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(asker.ask, document, document.questions[0])
-        until = time.monotonic() + KILL_SECONDS
-        while not answer.done() and time.monotonic() < until:
-            for member in members:
-                if _busy(member.address):
-                    kill_worker(runtime, f"{application}-prefill", "prefill", member.name)
-                    return Killed(member.name, answer.result())
-        raise Unavailable("no prefill worker was busy with the request: it was over too soon to be killed")
+def kill_prefill(
+    runtime: Runtime, application: str, asker: Asker, store: RemoteStore, documents: Sequence[Document]
+) -> Killed | None:
+    """Asks about documents that are nowhere stored, and kills the worker that is just prefilling one.
+
+    None if every request was over too soon. A worker that was killed behind its work says so itself: it is then the
+    one that has prefilled the prompt, and the kill does not count.
+    """
+    until = time.monotonic() + KILL_SECONDS
+    kills = 0
+    for document in (*documents, *documents):
+        if kills == MOST_KILLS or time.monotonic() > until:
+            break
+        await_workers([asker.store_address], {"prefill": 2}, KILL_SECONDS, asker.fingerprint)
+        store.clear()
+        worker, asked = _ask_and_kill(runtime, application, asker, store, document)
+        if worker and asked.prefilled_by != worker:
+            return Killed(worker, document, asked)
+        if worker:
+            kills += 1
+            _await_gone(store, worker)
+    return None
+
+
+def _ask_and_kill(
+    runtime: Runtime, application: str, asker: Asker, store: RemoteStore, document: Document
+) -> tuple[str, Asked]:
+    """The name of the worker that was seen at work and killed, empty if none was, and the answer."""
+    with ExitStack() as stack:
+        watched = [
+            (member.name, stack.enter_context(PrefillClient(member.address)))
+            for member in store.members("prefill")[1]
+            if member.fingerprint == asker.fingerprint
+        ]
+        answer = stack.enter_context(ThreadPoolExecutor(1)).submit(asker.ask, document, document.questions[0])
+        while not answer.done():
+            for name, client in watched:
+                if _busy(client):
+                    kill_worker(runtime, f"{application}-prefill", "prefill", name)
+                    return name, answer.result()
+        return "", answer.result()
 
 
 @dataclass(frozen=True)
@@ -91,12 +122,18 @@ def first_tokens(asker: Asker, document: Document, parameters: int, rounds: int 
     return FirstTokens(parameters, medians[0], medians[1], same_tokens(cold, warm))
 
 
-def _busy(address: str) -> bool:
+def _busy(client: PrefillClient) -> bool:
     try:
-        with PrefillClient(address) as client:
-            return any(figure.name == "queue" and figure.value for figure in client.stats(timeout=1.0))
+        return any(figure.name == "queue" and figure.value for figure in client.stats(timeout=1.0))
     except CacheStoreError:
         return False
+
+
+def _await_gone(store: RemoteStore, worker: str) -> None:
+    """Waits until the cluster map has forgotten a worker that was killed."""
+    until = time.monotonic() + KILL_SECONDS
+    while any(member.name == worker for member in store.members("prefill")[1]) and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _await_copies(store: RemoteStore) -> None:

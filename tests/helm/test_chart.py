@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from cachestore.errors import ConfigError
+from cachestore.settings import check
+
 CHART = Path(__file__).parents[2] / "helm"
 PROGRAM = Path(__file__).parent / "render" / "main.go"
 GOPATH = Path("/usr/share/gocode")
@@ -72,6 +75,12 @@ def pod(kinds: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
+def mounted(container: dict[str, Any], volume: str) -> str:
+    (place,) = (mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == volume)
+    assert isinstance(place, str)
+    return place
+
+
 def values(path: Path, **content: Any) -> tuple[str, str]:
     path.write_text(yaml.safe_dump(content))
     return "-f", str(path)
@@ -97,6 +106,25 @@ def test_default_configuration(render: Run) -> None:
         "engine": {"model": "/models/needle", "dtype": "float32", "device": "cpu"},
         "cluster": {"prefill": 2, "decode": 2, "num_gpus": 0},
     }
+
+
+def test_the_store_takes_the_configuration(render: Run, tmp_path: Path) -> None:
+    """Rendered with the defaults, and with values in every section."""
+    given = values(
+        tmp_path / "values.yaml",
+        tiers=[{"name": "cpu", "capacity": "1GiB"}, {"name": "redis", "url": "redis://cache:6379/0", "ttl": "1h"}],
+        codecs={"name": "raw"},
+        store={"lease": "10s", "write": "eviction"},
+        service={"host": "127.0.0.1", "port": 7421, "in_flight_bytes": "64MiB"},
+        engine={"model": "/models/other", "dtype": "bfloat16", "device": "cuda", "threads": 2},
+        cluster={"prefill": 3, "decode": 1, "num_gpus": 0.5, "start_timeout": "10min"},
+        resources={"gpus": 2},
+    )
+    for arguments in ((), given):
+        tables = configuration(documents(render, *arguments))
+        check(tables)
+        with pytest.raises(ConfigError, match=r"unknown configuration key 'cluster\.replicas'"):
+            check({**tables, "cluster": {"replicas": 3}})
 
 
 def test_overridden_configuration(render: Run, tmp_path: Path) -> None:
@@ -160,6 +188,8 @@ def test_both_containers_join_one_ray(render: Run) -> None:
     assert {mount["name"] for mount in head["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
     assert "command" not in head, "KubeRay writes it"
     assert up["command"][:2] == ["cachestore", "up"]
+    assert "--block" in up["command"], "a container that ends is started again"
+    assert up["command"][-1] == f"{mounted(up, 'config')}/cachestore.toml"
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
     assert volumes["config"]["configMap"]["name"] == kinds["ConfigMap"]["metadata"]["name"]

@@ -1,0 +1,132 @@
+"""`cachestore config`, and what every command says to a configuration that cannot work."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CPU = '[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n'
+
+
+def test_check(command: Callable[..., Any], config: Callable[[str], str]) -> None:
+    assert command("config", "check").out == "ok\n"
+    assert command("config", "check", "--json", "--config", config(CPU)).object == {"ok": True}
+
+
+def test_what_is_shown_is_a_configuration(command: Callable[..., Any], config: Callable[[str], str]) -> None:
+    """Every default is written out, and a path with odd signs survives."""
+    given = config(CPU + '[engine]\nmodel = "/a \\"b\\" \\\\c [d]/é"\n[store]\nlease = "5s"\n')
+    shown = command("config", "show", "--config", given).out
+    tables = tomllib.loads(shown)
+    assert tables["engine"]["model"] == '/a "b" \\c [d]/é'
+    assert tables["store"]["lease"] == 5.0 and tables["codecs"]["name"] == "lz4" and "acceleration" in tables["codecs"]
+    assert tables["tiers"] == [{"name": "cpu", "capacity": 64 << 20, "slab": 0}]
+    assert command("config", "show", "--json", "--config", given).object == tables
+    assert command("config", "show", "--config", config(shown)).out == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:{}@host:6379/0",
+        "unix://:{}@/run/redis.sock",
+        "redis://host:6379?password={}",
+        "rediss://:a%40{}@h",
+    ],
+)
+def test_passwords_are_not_shown(
+    command: Callable[..., Any], config: Callable[[str], str], password: str, url: str
+) -> None:
+    given = config(f'{CPU}[[tiers]]\nname = "redis"\nurl = "{url.format(password)}"\n')
+    for flags in ([], ["--json"]):
+        done = command("config", "show", "--config", given, *flags)
+        assert done.status == 0
+        assert password not in done.out and "***" in done.out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[stoer]\n", "unknown configuration key 'stoer'; did you mean 'store'?"),
+        ("[store]\nlaese = 3\n", "unknown configuration key 'store.laese'; did you mean 'lease'?"),
+        ('[[tiers]]\nname = "cpu"\ncapasity = "1GiB"\n', "'tiers.cpu.capasity'; did you mean 'capacity'?"),
+        ('[[tiers]]\nname = "cqu"\ncapacity = "1GiB"\n', "did you mean 'cpu'?"),
+        ('[[tiers]]\nname = "cpu"\ncapacity = "much"\n', "tiers.cpu.capacity: 'much' is no quantity"),
+        ('[[tiers]]\nname = "cpu"\n', "tiers.cpu.capacity"),
+        ('[[tiers]]\nname = "cpu"\ncapacity = 1\n', "tiers.cpu.capacity must be at least"),
+        ('[[tiers]]\nname = "redis"\n', "the first must be the cpu tier"),
+        (CPU + CPU, "each tier may be there once"),
+        ('tiers = "cpu"\n', "tiers must be a list of tables"),
+        ("tiers = []\n", "tiers must be a list of tables"),
+        ('store = "mine"\n', "store must be a table"),
+        ("engine = 3\n", "engine must be a table"),
+        ("[engine]\n", "engine.model"),
+        ('[engine]\nmodel = "m"\nblock_tokens = 48\n', "engine.chunk_tokens"),
+        ('[engine]\nmodel = "m"\nblock_tokens = "many"\n', "engine.block_tokens"),
+        ('[service]\nhost = "0.0.0.0"\n', "is not loopback"),
+        ("[service]\nport = 70000\n", "service.port must lie in 0 .. 65535"),
+        ("[cluster]\nprefill = -1\n", "cluster.prefill"),
+        ('[codecs]\nname = "lz5"\n', "did you mean 'lz4'?"),
+        ("[eviction]\nname = 3\n", "eviction"),
+        ("[store\n", "is not TOML"),
+        ("a = 1\na = 2\n", "is not TOML"),
+        ("[prefill_worker]\nwait = nan\n", "prefill_worker.wait"),
+    ],
+    ids=lambda value: value.replace("\n", " ")[:30],
+)
+def test_refusals(command: Callable[..., Any], config: Callable[[str], str], text: str, said: str) -> None:
+    given = config(text)
+    for what in (["config", "check"], ["config", "show"], ["serve"]):
+        assert said in command(*what, "--config", given).refused(2)
+
+
+def test_files_that_cannot_be_read(command: Callable[..., Any], tmp_path: Path) -> None:
+    assert "No such file" in command("config", "check", "--config", str(tmp_path / "none.toml")).refused(2)
+    assert "directory" in command("config", "check", "--config", str(tmp_path)).refused(2)
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "is not TOML" in command("config", "check", "--config", str(binary)).refused(2)
+
+
+def test_workers_need_a_model(command: Callable[..., Any], config: Callable[[str], str]) -> None:
+    line = command("up", "--config", config(CPU)).refused(2)
+    assert '[engine] with model = "directory or hub id"' in line
+
+
+def test_workers_need_a_model_that_is_there(command: Callable[..., Any], config: Callable[[str], str]) -> None:
+    line = command("up", "--config", config(CPU + '[engine]\nmodel = "/nowhere/at/all"\n')).refused(2)
+    assert "engine.model" in line and "/nowhere/at/all" in line
+
+
+def test_nothing_is_up(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert command("down").out == "nothing was up\n"
+    assert command("down", "--json").object == {"stopped": 0}
+
+
+def test_ray_that_is_not_there(command: Callable[..., Any]) -> None:
+    assert "cannot reach Ray at cluster.address = '127.0.0.1:1'" in command("down", "--address", "127.0.0.1:1").refused(
+        1
+    )
+
+
+COMMANDS = ["serve", "up", "down", "stats", "lookup", "clear", "doctor", "demo", "config check", "config show"]
+
+
+@pytest.mark.parametrize("name", ["", "config", *COMMANDS])
+def test_help(command: Callable[..., Any], name: str) -> None:
+    done = command(*name.split(), "--help")
+    assert done.status == 0 and done.err == ""
+    assert "Usage: cachestore" in done.out
+    words = [] if name else [word.split()[0] for word in COMMANDS]
+    assert [word for word in words if word not in done.out] == []
+    if name in COMMANDS:
+        assert "--json" in done.out
+
+
+@pytest.mark.parametrize("arguments", [["stat"], ["stats", "--jsn"], ["serve", "--port", "high"]])
+def test_usage(command: Callable[..., Any], arguments: list[str]) -> None:
+    done = command(*arguments)
+    assert done.status == 2 and "Usage: cachestore" in done.err and "Traceback" not in done.err
