@@ -22,7 +22,7 @@ from cachestore.service.members import Member
 from decode_worker.client import DecodeClient
 from decode_worker.request import Usage
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(240)
 LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
 
 
