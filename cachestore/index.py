@@ -7,7 +7,8 @@
 4. Everything here happens under `changed`, which is notified whenever an entry is published or removed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from threading import Condition, RLock
 from typing import NamedTuple, cast
@@ -27,7 +28,8 @@ class Name(NamedTuple):
 class Entry:
     """One block in memory. `cold` names the tiers that acknowledged a copy; they may have dropped it since.
 
-    `withdrawn` means that copies must go: one that is under way is taken back when it has arrived.
+    It leaves at `ends`, in monotonic seconds. `withdrawn` means that copies must go: one that is under way is taken
+    back when it has arrived.
     """
 
     name: Name
@@ -37,6 +39,7 @@ class Entry:
     gone: bool = False
     withdrawn: bool = False
     users: int = 0
+    ends: float = math.inf
     cold: set[str] = field(default_factory=set)
 
 
@@ -89,16 +92,6 @@ class Index:
         assert entry.users >= 0
         if entry.gone and not entry.users:
             self.take_back(entry.slot)
-
-    def ready_run(self, namespace: bytes, keys: Sequence[bytes], fingerprint: bytes) -> list[Entry]:
-        """The entries of the leading keys that are ready, up to the first that is not."""
-        run = []
-        for key in keys:
-            entry = self._entries.get(Name(namespace, key))
-            if entry is None or not entry.ready or entry.fingerprint != fingerprint:
-                break
-            run.append(entry)
-        return run
 
     def writing(self, namespace: bytes, key: bytes) -> bool:
         """Whether somebody has this block open."""

@@ -66,7 +66,7 @@ def shown(tables: Table) -> dict[str, Any]:
 def require_engine(tables: Table) -> None:
     """ConfigError unless the tables name a model."""
     if NEEDED_BY_WORKERS not in tables:
-        raise ConfigError('workers need a model: write [engine] with model = "directory or hub id"')
+        raise ConfigError('no model is named: write [engine] with model = "directory or hub id"')
 
 
 def _filled(catalogue: Catalogue, table: Table) -> dict[str, Any]:

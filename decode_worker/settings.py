@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cachestore.codecs import create
 from cachestore.config import Seconds
 from cachestore.errors import ConfigError
 from cachestore.service.settings import ServiceSettings
@@ -33,6 +34,7 @@ class DecodeSettings:
 
     def __post_init__(self) -> None:
         self.service()
+        create(self.codec)
         for name in ("prefill_timeout", "rest", "refresh", "store_timeout", "put_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"decode_worker.{name} must be more than 0 seconds, got {getattr(self, name)}")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from cachestore.codecs import create
 from cachestore.config import Seconds
 from cachestore.errors import ConfigError
 from cachestore.service.settings import ServiceSettings
@@ -38,6 +39,7 @@ class PrefillSettings:
 
     def __post_init__(self) -> None:
         self.service()
+        create(self.codec)
         for name in ("store_timeout", "lease", "tail_ttl"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"prefill_worker.{name} must be more than 0 seconds, got {getattr(self, name)}")

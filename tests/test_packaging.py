@@ -24,7 +24,7 @@ def test_a_folder_of_the_repository_is_no_package(name: str, tmp_path: Path) -> 
 
 
 def test_our_packages_are_importable_from_anywhere(tmp_path: Path) -> None:
-    assert run("import cachestore, cachestore_kernels; print('ok')", tmp_path) == "ok"
+    assert run("import cachestore.cli, cachestore.demo, cachestore_kernels.paged; print('ok')", tmp_path) == "ok"
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,10 @@ def _in_background(tables: Mapping[str, Any]) -> Mapping[str, str]:
         except BaseException:
             # it takes down what it has started
             child.terminate()
-            child.wait(STOP_SECONDS)
+            try:
+                child.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
             raise
 
 

@@ -27,6 +27,11 @@ def sums(figures: Sequence[Figure]) -> dict[str, bool]:
     return {
         "reads": total(have, "read_blocks") == sum(total(have, name) for name in READ_OUTCOMES),
         "puts": total(have, "put_blocks") == sum(total(have, name) for name in PUT_OUTCOMES),
+        "tiers": all(
+            total(have, "tier_added", tier=tier) == figure.value + total(have, "tier_removed", tier=tier)
+            for figure in have
+            if figure.name == "tier_blocks" and (tier := figure.label("tier"))
+        ),
     }
 
 
@@ -43,7 +48,7 @@ def as_tables(figures: Sequence[Figure]) -> Iterator[Table]:
     groups = {
         f"reads (sums {'hold' if holds['reads'] else 'DO NOT HOLD'})": ("read_",),
         f"puts (sums {'hold' if holds['puts'] else 'DO NOT HOLD'})": ("put_",),
-        "tiers": ("tier_",),
+        f"tiers (sums {'hold' if holds['tiers'] else 'DO NOT HOLD'})": ("tier_",),
     }
     prefixes = tuple(prefix for group in groups.values() for prefix in group)
     for title, starts in groups.items():

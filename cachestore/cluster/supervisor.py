@@ -50,17 +50,27 @@ def stay(tables: Mapping[str, Any], tell: Tell, ready: Callable[[Deployment], No
 
     KeyboardInterrupt if that comes before everything is up.
     """
-    _on_signals(_interrupt)
+    told = Event()
+
+    def interrupt(number: int, frame: object) -> None:
+        # a library may swallow the exception; what was asked stays asked
+        told.set()
+        raise KeyboardInterrupt
+
+    _on_signals(interrupt)
     is_up = False
     try:
         tell("starting Ray")
         with Runtime(build(ClusterSettings, tables.get("cluster", {}), "cluster")) as runtime:
             # Ray puts its own handlers in place when it starts
-            _on_signals(_interrupt)
+            _on_signals(interrupt)
             try:
-                ready(up(runtime, tables, tell))
+                deployment = up(runtime, tables, tell)
+                if told.is_set():
+                    raise KeyboardInterrupt
+                ready(deployment)
                 is_up = True
-                Event().wait()
+                told.wait()
             finally:
                 # whoever is impatient must not leave half of it behind
                 _on_signals(signal.SIG_IGN)
@@ -101,7 +111,12 @@ def main() -> None:
 def _noted() -> Iterator[Callable[[Mapping[str, str]], None]]:
     """Leaves a note while the context lasts; the function inside says where the stores are. One at a time."""
     place = note()
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {place.parent}: {error.strerror}; set XDG_STATE_HOME to a folder of yours"
+        ) from error
     before = running()
     if before is not None:
         raise ConfigError(already(before))
@@ -125,10 +140,6 @@ def _noted() -> Iterator[Callable[[Mapping[str, str]], None]]:
 def _on_signals(what: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, what)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _say(message: Mapping[str, Any]) -> None:

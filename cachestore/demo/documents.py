@@ -1,6 +1,7 @@
 """What is asked: texts, and questions with the answers they should get."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from cachestore.errors import ConfigError
 
-PACKAGED = Path(__file__).parent / "needle"
+INSTALLED = Path(sys.prefix) / "share" / "kv-cachestore" / "needle"
 CLONED = Path(__file__).parents[2] / "examples" / "needle"
 
 
@@ -30,8 +31,8 @@ class Document:
 
 
 def needle() -> Path:
-    """The folder of the needle model and its documents: in the installed package, or in a clone."""
-    for place in (PACKAGED, CLONED):
+    """The folder of the needle model and its documents: in a clone, or where the package was installed."""
+    for place in (CLONED, INSTALLED):
         if (place / "model" / "config.json").exists():
             return place
     raise ConfigError("the needle model is not here; run from a clone, or name a model with --model and --prompts")

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from cachestore.block import Buffer
+from cachestore.codecs.planes import decode_plane
 from cachestore.deadline import Deadline
 from cachestore.index import Entry, Name
 from cachestore.seal import CorruptBlock, Header, checksum
@@ -28,18 +31,31 @@ def intact(header: Header, payload: Buffer) -> bool:
     )
 
 
-def copy_is_intact(
+def decodes(header: Header, payload: Buffer) -> bool:
+    """Whether every plane decodes to the raw bytes that the table says."""
+    planes = header.planes()
+    scratch: Buffer = np.empty(max(plane.raw_bytes for plane in planes), dtype=np.uint8)
+    try:
+        for plane, row in zip(planes, header.stored(range(len(planes))), strict=True):
+            stored = payload[row.offset : row.offset + row.stored_bytes]
+            decode_plane(plane, row, stored, scratch[: plane.raw_bytes])
+    except CorruptBlock:
+        return False
+    return True
+
+
+def copy_is_good(
     cold: Sequence[ColdTier], entry: Entry | None, tier: str, name: Name, fingerprint: bytes, deadline: Deadline
-) -> bool:
-    """Whether the copy that a reader saw, in memory or in the cold tier named, is what was stored."""
+) -> bool | None:
+    """Whether the copy that a reader saw, in memory or in the cold tier named, can be read; None if it is gone."""
     if entry is not None:
         data: Buffer | None = entry.slot.bytes
     else:
         data = next((c.get_many(name.namespace, [name.key], deadline)[0] for c in cold if c.name == tier), None)
     if data is None:
-        return False
+        return None
     try:
         header = opened(data, name, fingerprint)
     except CorruptBlock:
         return False
-    return intact(header, data[header.size :])
+    return decodes(header, data[header.size :])

@@ -24,7 +24,7 @@ from cachestore.store.base import (
     runs_of,
 )
 from cachestore.store.granting import grant, locate
-from cachestore.store.inspection import copy_is_intact
+from cachestore.store.inspection import copy_is_good
 from cachestore.store.leases import Held, Holding
 from cachestore.store.put import LocalPut
 from cachestore.store.reading import LocalReading, SealedReading
@@ -252,10 +252,10 @@ class LocalStore:
         self.tiered.forget(entry, why)
 
     def _examine(self, holding: Holding, block: Held, deadline: Deadline) -> None:
-        """A reader found this block corrupt: drop the copy it read if that is so, else it broke on the way."""
+        """A reader found this block corrupt: drops the copy it read, unless it broke on the way or is gone since."""
         name = Name(self.namespace, block.key)
         counters = self.tiered.counters(self.namespace)
-        if copy_is_intact(self.tiered.cold, block.entry, block.tier, name, holding.fingerprint, deadline):
+        if copy_is_good(self.tiered.cold, block.entry, block.tier, name, holding.fingerprint, deadline) is not False:
             counters.add("corruptions", tier="transit", reason="checksum")
             return
         counters.add("corruptions", tier=block.tier, reason="checksum")

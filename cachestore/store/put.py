@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cachestore.block import Buffer, Half
-from cachestore.codecs.base import Encoded
+from cachestore.codecs import by_id
+from cachestore.codecs.base import RAW, Encoded
 from cachestore.codecs.planes import encode_plane
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, DeadlineExceeded, InvalidArgument, TooLarge
@@ -104,6 +105,15 @@ class LocalPut:
         raw_bytes = self.plans[block].planes[plane].raw_bytes
         if encoded.raw_bytes != raw_bytes or encoded.stored.nbytes > raw_bytes:
             raise InvalidArgument(f"plane {plane} of block {block} wants {raw_bytes} raw bytes, no more stored")
+        if by_id(encoded.codec) is None:
+            raise InvalidArgument(
+                f"plane {plane} of block {block}: codec {encoded.codec} is none that this store knows"
+            )
+        if encoded.codec == RAW and (encoded.stored.nbytes, encoded.stored_checksum) != (
+            raw_bytes,
+            encoded.raw_checksum,
+        ):
+            open_block.failed = True
         stored = self._place(open_block, plane, encoded)
         open_block.failed |= checksum(stored) != encoded.stored_checksum
 
@@ -118,7 +128,7 @@ class LocalPut:
         granted = None
         if lease > 0:
             granted = self.local.lease(self.chain, ttl=lease, timeout=max(self.deadline.remaining(), 1e-3))
-        self.tiered.write_through(published, self.ttl)
+        self.tiered.write_through(published)
         return granted
 
     def abort(self) -> None:
@@ -148,7 +158,7 @@ class LocalPut:
             with self.tiered.index.changed:
                 del self._open[number]
                 self.tiered.memory.shrink(open_block.entry.slot, open_block.start + open_block.end)
-                self.tiered.publish(open_block.entry)
+                self.tiered.publish(open_block.entry, self.ttl)
                 self._answer(PutAnswer(number, PutStatus.STORED, self.tiered.memory.name))
             return open_block.entry
 

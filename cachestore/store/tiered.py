@@ -8,7 +8,9 @@
 4. Memory and index change under `index.changed`; bytes move, and tiers are asked, without it.
 """
 
+import heapq
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -24,6 +26,7 @@ from cachestore.index import Entry, Index, Name
 from cachestore.metrics import Counters
 from cachestore.mover import Mover
 from cachestore.seal import Header
+from cachestore.store.copying import copy_down
 from cachestore.store.inspection import intact
 from cachestore.store.leases import Leases
 from cachestore.store.local import LocalStore
@@ -56,6 +59,7 @@ class TieredStore:
     _counters: dict[bytes, Counters] = field(default_factory=dict)
     _sequence: Iterator[int] = field(default_factory=lambda: count(1))
     _removals: dict[bytes, int] = field(default_factory=dict)
+    _ending: list[tuple[float, int, Entry]] = field(default_factory=list)
     _promoting: int = 0
     _moving: int = 0
     """Copies under way that keep blocks in use; after them more may leave."""
@@ -113,9 +117,11 @@ class TieredStore:
         return self.mover.settle(timeout)
 
     def expire(self) -> None:
-        """Ends the leases and puts whose time is over."""
+        """Ends the leases, blocks and puts whose time is over."""
         with self.index.changed:
             self.leases.expire()
+            while self._ending and self._ending[0][0] <= time.monotonic():
+                self.forget(heapq.heappop(self._ending)[2], "ttl")
             namespaces = list(self._namespaces.values())
         for store in namespaces:
             store.expire_puts()
@@ -142,9 +148,12 @@ class TieredStore:
                     self._moving -= 1
                     self.index.changed.notify_all()
 
-    def publish(self, entry: Entry) -> None:
-        """Makes a written block visible, and counts it. Called under the lock."""
+    def publish(self, entry: Entry, ttl: float | None = None) -> None:
+        """Makes a written block visible, for `ttl` seconds at most, and counts it. Called under the lock."""
         self.index.publish(entry)
+        if ttl is not None:
+            entry.ends = time.monotonic() + ttl
+            heapq.heappush(self._ending, (entry.ends, self.next_sequence(), entry))
         counters = self.counters(entry.name.namespace)
         counters.add("tier_added", tier=self.memory.name)
         counters.add("tier_blocks", tier=self.memory.name)
@@ -160,11 +169,11 @@ class TieredStore:
         counters.add("tier_bytes", -entry.slot.nbytes, tier=self.memory.name)
         self.index.remove(entry)
 
-    def write_through(self, entries: Sequence[Entry], ttl: float | None) -> None:
+    def write_through(self, entries: Sequence[Entry]) -> None:
         """Copies published blocks to the cold tiers in the background."""
         if not self.cold or self.settings.write != "through" or not entries:
             return
-        if self.mover.submit(lambda: self._through(entries, ttl)) is None:
+        if self.mover.submit(lambda: self._through(entries)) is None:
             self.counters(entries[0].name.namespace).add("write_through_skipped", len(entries))
 
     def removals(self, namespace: bytes) -> int:
@@ -215,7 +224,7 @@ class TieredStore:
     def _evict(self, entries: Sequence[Entry], deadline: Deadline) -> None:
         homeless = [entry for entry in entries if not entry.cold]
         try:
-            self._copy_down(homeless, None, deadline)
+            copy_down(self, homeless, deadline)
         finally:
             with self.index.changed:
                 for entry in entries:
@@ -233,40 +242,14 @@ class TieredStore:
             counters.add("dropped")
         self.forget(entry, "evicted")
 
-    def _copy_down(self, entries: Sequence[Entry], ttl: float | None, deadline: Deadline) -> None:
-        """Copies blocks, which the caller keeps in use, to the first cold tier that takes them."""
-        with self.index.changed:
-            left = [entry for entry in entries if not entry.gone]
-            for entry in left:
-                entry.withdrawn = False
-        for tier in self.cold:
-            by_namespace: dict[bytes, list[Entry]] = {}
-            for entry in left:
-                by_namespace.setdefault(entry.name.namespace, []).append(entry)
-            for namespace, group in by_namespace.items():
-                blocks = [(entry.name.key, entry.slot.bytes) for entry in group]
-                kept = tier.put_many(namespace, blocks, ttl, deadline)
-                self._copied(tier, namespace, [entry for entry, ok in zip(group, kept, strict=True) if ok], deadline)
-            left = [entry for entry in left if tier.name not in entry.cold and not entry.withdrawn]
-
-    def _copied(self, tier: ColdTier, namespace: bytes, entries: Sequence[Entry], deadline: Deadline) -> None:
-        with self.index.changed:
-            stale = [entry for entry in entries if entry.withdrawn]
-            for entry in entries:
-                if not entry.withdrawn:
-                    entry.cold.add(tier.name)
-        self.counters(namespace).add("tier_added", len(entries) - len(stale), tier=tier.name)
-        if stale:
-            tier.delete_many(namespace, [entry.name.key for entry in stale], deadline)
-
-    def _through(self, entries: Sequence[Entry], ttl: float | None) -> None:
+    def _through(self, entries: Sequence[Entry]) -> None:
         with self.index.changed:
             staying = [entry for entry in entries if not entry.gone and not entry.cold]
             for entry in staying:
                 self.index.use(entry)
             self._moving += 1
         try:
-            self._copy_down(staying, ttl, Deadline.after(MOVE_SECONDS))
+            copy_down(self, staying, Deadline.after(MOVE_SECONDS))
         finally:
             with self.index.changed:
                 for entry in staying:

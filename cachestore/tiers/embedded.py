@@ -15,8 +15,14 @@ START_SECONDS = 10.0
 LONGEST_SOCKET = 107
 
 # The shell is the server's keeper: its standard input is a pipe from the owner, which closes however the owner ends.
-# The server keeps nothing, so it is killed: one that is stopped or stuck must not hold its owner up.
-_KEEPER = '"$0" "$1/redis.conf" </dev/null & server=$!; cat >/dev/null; kill -9 "$server"; rm -rf "$1"'
+# It starts a server that died again, empty, and leaves no process behind. The server keeps nothing, so it is killed:
+# one that is stopped or stuck must not hold its owner up.
+_KEEPER = """
+exec 3<&0 </dev/null
+trap 'kill -9 "$server"; wait; rm -rf "$1"; exit' TERM
+(cat <&3 >/dev/null; kill -TERM $$) &
+while :; do "$0" "$1/redis.conf" 3<&- & server=$!; wait "$server"; sleep 0.1; done
+"""
 
 
 @dataclass

@@ -76,7 +76,7 @@ def test_lookup_in_all_three_ways(
 
 def test_stats(store: Any, stored: Chain, command: Callable[..., Any]) -> None:
     told = command("stats", "--address", store.address, "--json").object
-    assert told["sums_hold"] == {"reads": True, "puts": True}
+    assert told["sums_hold"] == {"reads": True, "puts": True, "tiers": True}
     counted = {figure["name"]: figure["value"] for figure in told["figures"]}
     assert counted["put_stored"] >= 2
     shown = command("stats", "--address", store.address)

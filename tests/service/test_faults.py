@@ -4,6 +4,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,9 @@ def test_a_frozen_server_does_not_hold_a_call(process: Callable[..., Any]) -> No
         ]
         store.stats()
         server.popen.send_signal(signal.SIGSTOP)
+        state = Path(f"/proc/{server.popen.pid}/stat")
+        while state.read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.001)
         for call in calls:
             begun = time.monotonic()
             with pytest.raises((DeadlineExceeded, Unavailable)):

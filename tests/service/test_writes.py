@@ -3,9 +3,12 @@
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from cachestore.hashing import Chain
+from cachestore.metrics import total
+from cachestore.seal import checksum
 from cachestore.service.client import RemoteStore
 from cachestore.service.frames import WRITE
 from cachestore.service.server import CacheStoreServer
@@ -40,6 +43,8 @@ WRONG_WRITES: dict[str, list[wire.WriteRequest | bytes]] = {
     "repeated": [piece(bytes(100)), piece(bytes(100))],
     "other encoding": [piece(bytes(100)), piece(bytes(156), offset=100, encoding=encoding(codec=1))],
     "written twice": [piece(), piece()],
+    "unknown codec": [piece(encoding=encoding(codec=77))],
+    "codec beyond a byte": [piece(encoding=encoding(codec=300))],
     "commit of unknown": [wire.WriteRequest(commit=wire.Commit(blocks=[7]))],
     "commit twice": [wire.WriteRequest(commit=wire.Commit(blocks=[0, 0]))],
 }
@@ -72,3 +77,38 @@ def test_a_plane_with_a_wrong_checksum_fails_its_block(channel: grpc.Channel, re
     answers = list(write(iter([request.SerializeToString() for request in requests]), timeout=10))
     assert answers[-1].answers[0].status == wire.FAILED
     assert remote.lookup(Chain(bytes(32), (b"k" * 32,))) == (0, (), 0)
+
+
+def stored_with(channel: grpc.Channel, of: wire.Encoding, data: bytes) -> int:
+    """The status of a block of one plane of 256 bytes that is written like this."""
+    planes = [wire.PlaneId(item_bytes=4, raw_bytes=256)]
+    block = wire.Reserve.Block(key=b"k" * 32, token_count=4)
+    reserve = wire.Reserve(fingerprint=bytes(32), layouts=[wire.Layout(planes=planes)], blocks=[block])
+    commit = wire.WriteRequest(commit=wire.Commit(blocks=[0]))
+    requests = [wire.WriteRequest(reserve=reserve), piece(data, encoding=of), commit]
+    write = channel.stream_stream(WRITE, response_deserializer=wire.WriteResponse.FromString)
+    answers = list(write(iter([request.SerializeToString() for request in requests]), timeout=10))
+    status: int = answers[-1].answers[0].status
+    return status
+
+
+def test_a_raw_plane_whose_raw_checksum_is_wrong_fails_its_block(channel: grpc.Channel, remote: RemoteStore) -> None:
+    data = bytes(range(256))
+    own = checksum(np.frombuffer(data, dtype=np.uint8))
+    assert stored_with(channel, encoding(stored_checksum=own, raw_checksum=own ^ 1), data) == wire.FAILED
+    assert remote.lookup(Chain(bytes(32), (b"k" * 32,))).ready == 0
+
+
+def test_a_block_that_no_reader_can_decode_is_dropped_with_its_first_read(
+    channel: grpc.Channel, remote: RemoteStore
+) -> None:
+    garbage = bytes(range(100))
+    own = checksum(np.frombuffer(garbage, dtype=np.uint8))
+    of = encoding(codec=1, stored_bytes=100, stored_checksum=own)
+    assert stored_with(channel, of, garbage) == wire.STORED
+    keys = Chain(bytes(32), (b"k" * 32,))
+    with remote.read(keys) as reading:
+        assert list(reading) == []
+    assert remote.lookup(keys).ready == 0
+    figures = remote.stats()
+    assert total(figures, "corruptions", tier="cpu") == 1 == total(figures, "read_corrupt")

@@ -140,3 +140,17 @@ def test_a_folder_too_deep_for_a_socket_is_reported(tmp_path: Path, monkeypatch:
     with pytest.raises(ConfigError, match="TMPDIR"):
         EmbeddedRedis(16 * MIB).open()
     assert list(deep.iterdir()) == []
+
+
+def test_a_server_that_dies_is_started_again(server: EmbeddedRedis, eventually: Callable[..., None]) -> None:
+    with client(server) as own:
+        pid = own.info("server")["process_id"]
+        os.kill(pid, signal.SIGKILL)
+
+        def another() -> bool:
+            try:
+                return bool(own.info("server")["process_id"] != pid)
+            except redis.RedisError:
+                return False
+
+        eventually(another)

@@ -1,0 +1,49 @@
+"""A put may say how long its blocks live; no copy lives longer."""
+
+from collections.abc import Callable
+
+from cachestore.hashing import Chain, chain
+from cachestore.metrics import total
+from cachestore.store.base import Store
+from cachestore.store.tiered import TieredStore
+from cachestore.testing import plans_of, random_blocks, random_tokens, small_spec, write_blocks
+
+SPEC = small_spec()
+
+
+def put(store: Store, ttl: float | None, count: int = 2) -> Chain:
+    tokens = random_tokens(count * SPEC.block_tokens, seed=1)
+    keys, blocks = chain(SPEC, tokens), random_blocks(SPEC, tokens, 1)
+    with store.put(keys.fingerprint, plans_of(blocks), ttl=ttl) as open_put:
+        write_blocks(open_put, blocks)
+        open_put.commit()
+    return keys
+
+
+def test_a_block_leaves_memory_and_redis_when_its_time_is_over(
+    open_store: Callable[..., TieredStore], eventually: Callable[..., None]
+) -> None:
+    tiered = open_store(redis={})
+    store = tiered.namespace("a")
+    keys = put(store, 0.3)
+    assert store.lookup(keys).ready == 2
+    eventually(lambda: store.lookup(keys).ready == 0)
+    assert total(store.stats(), "tier_removed", tier="cpu", why="ttl") == 2
+
+
+def test_a_leased_block_goes_with_its_lease(
+    open_store: Callable[..., TieredStore], eventually: Callable[..., None]
+) -> None:
+    store = open_store().namespace("a")
+    keys = put(store, 0.3)
+    lease = store.lease(keys)
+    eventually(lambda: store.lookup(keys).ready == 0)
+    with store.read(keys, lease=lease) as reading:
+        assert len(list(reading)) == 2
+
+
+def test_without_a_time_it_stays(open_store: Callable[..., TieredStore]) -> None:
+    tiered = open_store()
+    keys = put(tiered.namespace("a"), None)
+    tiered.expire()
+    assert tiered.namespace("a").lookup(keys).ready == 2
