@@ -28,7 +28,7 @@ def test_the_ones_that_ship() -> None:
 
 
 def test_without_them_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for place in ("PACKAGED", "CLONED"):
+    for place in ("CLONED", "INSTALLED"):
         monkeypatch.setattr(documents, place, tmp_path)
     with pytest.raises(ConfigError, match="--model and --prompts"):
         documents.needle()
