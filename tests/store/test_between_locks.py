@@ -34,7 +34,9 @@ def test_a_block_that_was_replaced_by_one_being_written_is_not_leased(
         return located
 
     monkeypatch.setattr(granting, "locate", locate)
-    assert store.lease(KEYS).blocks == 0
+    lease = store.lease(KEYS)
+    assert lease.blocks == 0
+    store.release(lease)
     open_puts[0].abort()
 
 
