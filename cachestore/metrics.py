@@ -6,6 +6,21 @@ from threading import Lock
 
 Labels = tuple[tuple[str, str], ...]
 
+READ_OUTCOMES = ("read_hits", "read_misses", "read_corrupt", "read_expired", "read_open")
+"""What becomes of a block that was read: `read_blocks` is their sum."""
+
+PUT_OUTCOMES = (
+    "put_stored",
+    "put_already_exists",
+    "put_in_progress",
+    "put_kept_first",
+    "put_not_kept",
+    "put_failed",
+    "put_aborted",
+    "put_open",
+)
+"""What becomes of a block that was put: `put_blocks` is their sum."""
+
 
 @dataclass(frozen=True, order=True)
 class Figure:

@@ -6,24 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Any
 
 from cachestore.config import read
 from cachestore.errors import CacheStoreError
+from prefill_worker.worker_server import WorkerServer
 
 BAD_CONFIGURATION = 2
-
-
-class Server(Protocol):
-    """What a worker's server offers."""
-
-    role: str
-    name: str
-
-    @property
-    def address(self) -> str: ...
-    def open(self) -> None: ...
-    def close(self, grace: float = 1.0) -> None: ...
 
 
 def tables_of(config: Path, section: str, port: int | None) -> dict[str, Any]:
@@ -34,7 +23,7 @@ def tables_of(config: Path, section: str, port: int | None) -> dict[str, Any]:
     return tables
 
 
-def run(make: Callable[[], Server]) -> int:
+def run(make: Callable[[], WorkerServer]) -> int:
     """Serves until SIGTERM or SIGINT; the exit status. The first line printed says role, name and address."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     told = Event()

@@ -46,6 +46,9 @@ class PrefillWorker:
     def __post_init__(self) -> None:
         self.running = Running(self.settings.max_concurrent, self.counters)
 
+    def close(self) -> None:
+        """Does nothing: it holds nothing beside its requests."""
+
     def prefill(self, prompt: Prompt, call: Call) -> Handoff:
         """Loads what the store has of the prompt, computes and stores the rest, and leases all of it.
 

@@ -6,19 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from cachestore.cli.output import human_bytes, table
-from cachestore.metrics import Figure, total
-
-READ_OUTCOMES = ("read_hits", "read_misses", "read_corrupt", "read_expired", "read_open")
-PUT_OUTCOMES = (
-    "put_stored",
-    "put_already_exists",
-    "put_in_progress",
-    "put_kept_first",
-    "put_not_kept",
-    "put_failed",
-    "put_aborted",
-    "put_open",
-)
+from cachestore.metrics import PUT_OUTCOMES, READ_OUTCOMES, Figure, total
 
 
 def sums(figures: Sequence[Figure]) -> dict[str, bool]:

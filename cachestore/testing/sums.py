@@ -1,19 +1,7 @@
 """The sums that must hold in every store's figures."""
 
-from cachestore.metrics import Figure, total
+from cachestore.metrics import PUT_OUTCOMES, READ_OUTCOMES, Figure, total
 from cachestore.store.base import Purpose
-
-READ_OUTCOMES = ("read_hits", "read_misses", "read_corrupt", "read_expired", "read_open")
-PUT_OUTCOMES = (
-    "put_stored",
-    "put_already_exists",
-    "put_in_progress",
-    "put_kept_first",
-    "put_not_kept",
-    "put_failed",
-    "put_aborted",
-    "put_open",
-)
 
 
 def check_sums(figures: list[Figure]) -> None:
