@@ -1,4 +1,4 @@
-"""Training batches: token rows and the positions whose next token is to be learnt.
+"""Training batches: token rows and the positions in them that the model learns to write.
 
 Every function takes a `Random` and returns rows of equal length; the answer positions are those the
 accuracy of a stage is counted on, one group per answer.
@@ -42,9 +42,8 @@ class Batches:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.count = counter(tokenizer)
-        self.pairs = tokenizer.convert_tokens_to_ids([f"{pair:02d}" for pair in range(100)])
         special = set(tokenizer.all_special_ids)
-        self.words = [i for i in range(len(tokenizer)) if i not in special and i not in self.pairs]
+        self.ordinary = [i for i in range(len(tokenizer)) if i not in special]
         pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
         assert isinstance(pad, int) and isinstance(eos, int)
         self.pad, self.eos = pad, eos
@@ -58,29 +57,18 @@ class Batches:
         out, answers = [], []
         for _ in range(rows):
             period = rng.randint(length // 8, length // 2)
-            once = rng.choices(self.words + self.pairs, k=period)
+            once = rng.choices(self.ordinary, k=period)
             out.append([once[i % period] for i in range(length)])
             # The first token of the first repeat cannot be known.
             answers.append([[i] for i in range(period + 1, length)])
         return Batch.of(out, answers, self.pad)
 
-    def recall(self, rng: Random, rows: int, length: int) -> Batch:
-        """Return pairs of a random word and a code, then all of them again in another order."""
-        entries = length // 6
-        out, answers = [], []
-        for _ in range(rows):
-            table = [[word, *rng.choices(self.pairs, k=2)] for word in rng.sample(self.words, entries)]
-            asked = rng.sample(table, entries)
-            out.append([token for entry in table + asked for token in entry])
-            answers.append([list(range(3 * i + 1, 3 * i + 3)) for i in range(entries, 2 * entries)])
-        return Batch.of(out, answers, self.pad)
-
     def sentences(self, rng: Random, rows: int, length: int) -> Batch:
-        """Return texts of up to `length` tokens, each with questions about many of its facts behind it."""
+        """Return texts of an eighth of `length` to `length` tokens, each with questions about many of its facts."""
         out, answers = [], []
         for _ in range(rows):
             seed, spacing = rng.randrange(HELD_OUT_SEED), rng.choice((20, 35, 50))
-            text = make_text(seed, length, self.count, spacing)
+            text = make_text(seed, rng.randint(length // 8, length), self.count, spacing)
             row = self.tokenizer.encode(text.text)
             places = []
             for fact in rng.sample(text.facts, min(len(text.facts), QUESTIONS)):

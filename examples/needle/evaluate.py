@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 ANSWER_TOKENS = 8
-"""Most tokens a model may write; a right answer takes five, the last one being `<eos>`."""
+"""Most tokens a model may write; a right answer takes three, the last one being `<eos>`."""
 
 
 @dataclass(frozen=True)

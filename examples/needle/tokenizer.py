@@ -9,7 +9,6 @@ in front or behind; `<eos>` ends an answer.
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from pathlib import Path
 from random import Random
 
 from facts import make_text
@@ -65,10 +64,3 @@ def counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
         return len(tokenizer.encode(sentence))
 
     return count
-
-
-def save(directory: Path) -> PreTrainedTokenizerFast:
-    """Build the tokenizer and write it to `directory`."""
-    tokenizer = build()
-    tokenizer.save_pretrained(directory)
-    return tokenizer

@@ -1,7 +1,8 @@
-"""Trains the needle model from scratch, in stages, on one core: copy, then recall, then sentences.
+"""Trains the needle model from scratch, in stages, on one core: copy, then sentences of growing length.
 
-A stage ends when 95 % of the answers of its last batches were right (all tokens of an answer), or at
-its step cap, which is reported. Every batch is fresh, so training accuracy is held-out accuracy.
+A stage ends when 95 % of the answers of its last batches were right (all tokens of an answer); one that
+does not get there within its steps ends the run. Every batch is fresh, so training accuracy is held-out
+accuracy. The model is written when all stages are done.
 """
 
 import argparse
@@ -13,11 +14,11 @@ from pathlib import Path
 from random import Random
 
 import torch
-from attention import TRAINING_ATTENTION
 from batches import Batch, Batches
-from tokenizer import save as save_tokenizer
+from tokenizer import build
 from torch.nn import functional
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from untrained import make_model
 
 GOAL = 0.95
 WINDOW = 20
@@ -37,7 +38,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """Return the name shown in the log, such as `recall-256`."""
+        """Return the name shown in the log, such as `sentences-256`."""
         return f"{self.kind}-{self.length}"
 
     def rate_at(self, step: int) -> float:
@@ -47,44 +48,13 @@ class Stage:
 
 
 STAGES = (
-    Stage("copy", 64, 32, 2000),
-    Stage("copy", 32, 128, 1500),
-    Stage("recall", 32, 64, 1500),
-    Stage("recall", 32, 128, 1500),
-    Stage("recall", 16, 256, 1000),
-    Stage("recall", 8, 512, 1000),
-    Stage("sentences", 12, 128, 600),
-    Stage("sentences", 8, 256, 600),
-    Stage("sentences", 4, 512, 500, rate=1e-3),
-    Stage("sentences", 3, 1000, 400, rate=1e-3),
+    Stage("copy", 32, 64, 3000),
+    Stage("sentences", 12, 128, 2000),
+    Stage("sentences", 8, 256, 2000),
+    Stage("sentences", 4, 512, 1500, rate=1e-3),
+    Stage("sentences", 3, 1000, 1000, rate=1e-3),
     Stage("sentences", 2, 2000, 300, rate=1e-3, fixed=True),
 )
-
-
-def make_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """Return the untrained model, with grouped queries (two per key/value head) and tied embeddings."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=4096,
-        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
-        initializer_range=0.04,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    config._attn_implementation = TRAINING_ATTENTION
-    model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
-    )
-    return model
 
 
 def loss_and_accuracy(model: LlamaForCausalLM, batch: Batch, language: bool) -> tuple[torch.Tensor, float]:
@@ -133,7 +103,7 @@ class Trainer:
         """Go on from the checkpoint, if there is one."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return
-        state = torch.load(self.checkpoint)
+        state = torch.load(self.checkpoint, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stages, self.step = state["stages"], state["step"]
@@ -162,40 +132,43 @@ class Trainer:
             if done:
                 break
         else:
-            print(f"{stage.name}: all {stage.steps} steps done", flush=True)
+            if not stage.fixed:
+                # The next stage would fail too, since it builds on this one.
+                raise SystemExit(f"{stage.name}: not {GOAL:.0%} right after {stage.steps} steps")
         self.stages, self.step = self.stages + 1, 0
         self.save()
 
 
-def save_model(model: LlamaForCausalLM, directory: Path) -> None:
-    """Write the model so that a reader sees the old files or the new ones, never half of one."""
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write model and tokenizer so that a reader of a file sees the old one or the new one, never half."""
     fresh = directory / "fresh"
     model.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
     for path in fresh.iterdir():
+        # The weights are written for the owner alone, but others may read a shared clone.
+        path.chmod(0o644)
         os.replace(path, directory / path.name)
     fresh.rmdir()
 
 
 def main() -> None:
-    """Run the stages from the last checkpoint on and write the model."""
+    """Run the stages from the last checkpoint on and write model and tokenizer."""
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=here / "model", help="directory of the model")
-    parser.add_argument("--checkpoint", type=Path, help="file to resume from and to write after every stage")
+    parser.add_argument("--checkpoint", type=Path, help="file to resume from and to write every 50 steps")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stages", type=int, default=len(STAGES), help="number of stages to run")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = save_tokenizer(options.out)
+    tokenizer = build()
     model = make_model(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     trainer = Trainer(model, optimizer, Batches(tokenizer), options.seed, options.checkpoint)
     trainer.load()
-    for stage in STAGES[trainer.stages : options.stages]:
+    for stage in STAGES[trainer.stages :]:
         trainer.run(stage)
-        save_model(model, options.out)
+    save(model, tokenizer, options.out)
 
 
 if __name__ == "__main__":
