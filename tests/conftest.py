@@ -29,6 +29,7 @@ class RedisServer:
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     extra: list[str] = field(default_factory=list)
+    program: str = __redis_executable__
 
     @property
     def url(self) -> str:
@@ -47,7 +48,7 @@ class RedisServer:
         secret = ["--requirepass", self.password] if self.password else []
         settings = ["--save", "", "--appendonly", "no", "--maxmemory", "64mb", "--maxmemory-policy", self.policy]
         self.process = subprocess.Popen(
-            [__redis_executable__, *place, *secret, *settings, "--dir", str(self.folder), *self.extra],
+            [self.program, *place, *secret, *settings, "--dir", str(self.folder), *self.extra],
             stdout=subprocess.DEVNULL,
         )
         until = time.monotonic() + SOON
