@@ -1,9 +1,10 @@
 """The client's side of a read.
 
-The network may break while blocks arrive: then the blocks not yet here are asked for once more under the same lease,
+The network may break while blocks arrive: then the blocks not yet here are asked for again under the same lease,
 and if that fails too the read ends early, as with any other miss. Only what keeps it from starting is raised.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from cachestore.block import Buffer, Part
 from cachestore.deadline import Deadline
-from cachestore.errors import CacheStoreError, Mismatch
+from cachestore.errors import CacheStoreError, Mismatch, Unavailable
 from cachestore.hashing import Chain
 from cachestore.seal import ENCRYPTED, CorruptBlock, Header
 from cachestore.service import convert
@@ -23,6 +24,12 @@ from cachestore.service.words import PURPOSE, VERDICT
 from cachestore.store.base import Lease, Loaded, Purpose, Verdict
 from cachestore.store.reading import decoded
 from cachestore.wire import store_pb2 as wire
+
+RESUMES = 4
+"""How often a read whose connection breaks is taken up again."""
+
+RESUME_PAUSE = 0.15
+"""Seconds between two tries, a little more than the first pause before a channel connects again."""
 
 RELEASE_SECONDS = 1.0
 """How long the end of a reading may wait for its Release, if the deadline is that far away."""
@@ -47,7 +54,7 @@ class RemoteReading:
         self._deadline = deadline
         self._lease = b""
         self._call: Any = None
-        self._resumed = False
+        self._resumes_left = RESUMES
         self._verdicts: dict[int, Verdict] = {}
 
     def open(self, lease: Lease | None, wait: float, purpose: Purpose) -> None:
@@ -107,23 +114,32 @@ class RemoteReading:
         self._call, self._lease = call, first.granted.lease
 
     def _received(self, number: int) -> _Sealed | None:
-        try:
-            return self._block(number)
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or self._resumed:
-                return None
-        self._resumed = True
+        while True:
+            try:
+                return self._block(number)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or not self._resume(number):
+                    return None
+
+    def _resume(self, number: int) -> bool:
+        """Asks for the blocks from `number` on again; whether the store took it."""
         request = wire.ReadRequest(
             chain=convert.chain_message(self._chain),
             part=convert.part_message(self._part),
             lease=self._lease,
             resume=wire.Resume(key=self._chain.keys[number]),
         )
-        try:
-            self._start(request)
-            return self._block(number)
-        except (grpc.RpcError, CacheStoreError):
-            return None
+        while self._resumes_left:
+            self._resumes_left -= 1
+            try:
+                self._start(request)
+                return True
+            except Unavailable:
+                # the channel may not have noticed yet that its connection is gone, or not have a new one
+                time.sleep(min(RESUME_PAUSE, self._deadline.remaining()))
+            except CacheStoreError:
+                break
+        return False
 
     def _block(self, number: int) -> _Sealed | None:
         message = next(self._call, None)
