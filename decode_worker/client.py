@@ -8,15 +8,12 @@ import grpc
 
 from cachestore.engine.sampling import Sampling
 from cachestore.errors import Aborted
-from cachestore.metrics import Figure
-from cachestore.service import convert
-from cachestore.wire import worker_pb2 as wire
 from cachestore.wire.worker_pb2_grpc import DecodeWorkerStub
 from decode_worker.request import Request, Usage, answer, request_message
 from prefill_worker.connection import WorkerConnection
 from prefill_worker.prompt import CacheUse, Prompt
+from prefill_worker.worker_client import WorkerClient
 
-TIMEOUT = 10.0
 GENERATE_TIMEOUT = 300.0
 
 
@@ -56,26 +53,11 @@ class Answer:
         self.cancel()
 
 
-class DecodeClient:
+class DecodeClient(WorkerClient):
     """The decode worker at `address`."""
 
     def __init__(self, address: str) -> None:
-        self._connection = WorkerConnection(address, DecodeWorkerStub)
-
-    def open(self) -> None:
-        """Gets ready to call; the first call connects."""
-        self._connection.open()
-
-    def close(self) -> None:
-        """Ends every call. Closing twice is allowed."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        super().__init__(address, DecodeWorkerStub)
 
     def generate(
         self,
@@ -96,16 +78,3 @@ class DecodeClient:
         with self._connection.errors("Generate"):
             call = self._connection.stub.Generate(message, timeout=timeout)
         return Answer(self._connection, call, request_id)
-
-    def abort(self, request_id: str, *, timeout: float = TIMEOUT) -> bool:
-        """Stops a request; whether it was there."""
-        with self._connection.errors("Abort"):
-            found: bool = self._connection.stub.Abort(
-                wire.AbortWorkRequest(request_id=request_id), timeout=timeout
-            ).found
-        return found
-
-    def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
-        """Every figure the worker counts."""
-        with self._connection.errors("Stats"):
-            return convert.figures(self._connection.stub.Stats(wire.WorkerStatsRequest(), timeout=timeout).figures)

@@ -1,40 +1,20 @@
 """A prefill worker somewhere else."""
 
 import secrets
-from typing import Self
 
-from cachestore.metrics import Figure
-from cachestore.service import convert
 from cachestore.wire import worker_pb2 as wire
 from cachestore.wire.worker_pb2_grpc import PrefillWorkerStub
 from prefill_worker.call import Call
-from prefill_worker.connection import WorkerConnection
 from prefill_worker.handoff import Handoff, handoff
 from prefill_worker.prompt import Prompt, prompt_fields
+from prefill_worker.worker_client import WorkerClient
 
-TIMEOUT = 10.0
 
-
-class PrefillClient:
+class PrefillClient(WorkerClient):
     """The prefill worker at `address`."""
 
     def __init__(self, address: str) -> None:
-        self._connection = WorkerConnection(address, PrefillWorkerStub)
-
-    def open(self) -> None:
-        """Gets ready to call; the first call connects."""
-        self._connection.open()
-
-    def close(self) -> None:
-        """Ends every call. Closing twice is allowed."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        super().__init__(address, PrefillWorkerStub)
 
     def prefill(
         self, prompt: Prompt, fingerprint: bytes, *, timeout: float, request_id: str = "", call: Call | None = None
@@ -52,16 +32,3 @@ class PrefillClient:
                 return handoff(future.result())
             with call.cancelling(future.cancel):
                 return handoff(future.result())
-
-    def abort(self, request_id: str, *, timeout: float = TIMEOUT) -> bool:
-        """Stops a request; whether it was there."""
-        with self._connection.errors("Abort"):
-            found: bool = self._connection.stub.Abort(
-                wire.AbortWorkRequest(request_id=request_id), timeout=timeout
-            ).found
-        return found
-
-    def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
-        """Every figure the worker counts."""
-        with self._connection.errors("Stats"):
-            return convert.figures(self._connection.stub.Stats(wire.WorkerStatsRequest(), timeout=timeout).figures)

@@ -20,7 +20,6 @@ from cachestore.wire import store_pb2 as wire
 from cachestore.wire.store_pb2_grpc import CacheStoreServicer
 
 Context = grpc.ServicerContext
-Writing = wire.WriteRequest | PlaneFrame
 
 
 @dataclass(eq=False)

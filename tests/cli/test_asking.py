@@ -21,7 +21,6 @@ from cachestore.store.base import put_blocks
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "needle" / "model"
 TEXT = "The code of station Lima is 4831. " * 40
-needs_model = pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="the needle model is not trained yet")
 
 
 def put(address: str, spec: BlockSpec, keys: Chain, blocks: int) -> None:
@@ -38,8 +37,6 @@ def put(address: str, spec: BlockSpec, keys: Chain, blocks: int) -> None:
 
 @pytest.fixture(scope="module")
 def engine() -> EngineSettings:
-    if not (MODEL / "config.json").exists():
-        pytest.skip("the needle model is not trained yet")
     return EngineSettings(str(MODEL))
 
 
@@ -141,7 +138,6 @@ def test_bad_arguments(store: Any, command: Callable[..., Any], arguments: list[
     assert said in command(*arguments, "--address", store.address).refused(status)
 
 
-@needs_model
 @pytest.mark.parametrize("tokens", ["1,two", "-1,5", "99999999999", ","])
 def test_tokens_that_cannot_be(store: Any, command: Callable[..., Any], model_config: str, tokens: str) -> None:
     line = command("lookup", "--tokens", tokens, "--config", model_config, "--address", store.address).refused(1)
