@@ -59,7 +59,8 @@ class TieredStore:
     _counters: dict[bytes, Counters] = field(default_factory=dict)
     _sequence: Iterator[int] = field(default_factory=lambda: count(1))
     _removals: dict[bytes, int] = field(default_factory=dict)
-    _ending: list[tuple[float, int, Entry]] = field(default_factory=list)
+    _ending: list[tuple[float, Name]] = field(default_factory=list)
+    """When blocks with a time to live end; names only, since an entry would hold on to memory that was given up."""
     _promoting: int = 0
     _moving: int = 0
     """Copies under way that keep blocks in use; after them more may leave."""
@@ -121,7 +122,11 @@ class TieredStore:
         with self.index.changed:
             self.leases.expire()
             while self._ending and self._ending[0][0] <= time.monotonic():
-                self.forget(heapq.heappop(self._ending)[2], "ttl")
+                ends, name = heapq.heappop(self._ending)
+                entry = self.index.get(name)
+                # another block of this name may have come since
+                if entry is not None and entry.ends == ends:
+                    self.forget(entry, "ttl")
             namespaces = list(self._namespaces.values())
         for store in namespaces:
             store.expire_puts()
@@ -153,7 +158,7 @@ class TieredStore:
         self.index.publish(entry)
         if ttl is not None:
             entry.ends = time.monotonic() + ttl
-            heapq.heappush(self._ending, (entry.ends, self.next_sequence(), entry))
+            heapq.heappush(self._ending, (entry.ends, entry.name))
         counters = self.counters(entry.name.namespace)
         counters.add("tier_added", tier=self.memory.name)
         counters.add("tier_blocks", tier=self.memory.name)

@@ -1,5 +1,7 @@
 """A put may say how long its blocks live; no copy lives longer."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 from cachestore.hashing import Chain, chain
@@ -47,3 +49,26 @@ def test_without_a_time_it_stays(open_store: Callable[..., TieredStore]) -> None
     keys = put(tiered.namespace("a"), None)
     tiered.expire()
     assert tiered.namespace("a").lookup(keys).ready == 2
+
+
+def test_a_block_that_left_early_holds_no_memory(open_store: Callable[..., TieredStore]) -> None:
+    tiered = open_store("1MiB", cpu={"slab": "1MiB"})
+    store, other = tiered.namespace("a"), tiered.namespace("b")
+    put(store, 1000.0)
+    slab = weakref.ref(tiered.memory.slabs(store.namespace)[0])
+    store.clear()
+    put(other, None)
+    gc.collect()
+    assert slab() is None
+
+
+def test_a_later_block_of_the_same_name_keeps_its_own_time(
+    open_store: Callable[..., TieredStore], eventually: Callable[..., None]
+) -> None:
+    tiered = open_store()
+    store = tiered.namespace("a")
+    keys = put(store, 0.2)
+    store.delete(keys)
+    put(store, None)
+    eventually(lambda: not tiered._ending)
+    assert store.lookup(keys).ready == 2
