@@ -21,11 +21,16 @@ def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.fixture
 def start() -> Iterator[Callable[[str], int]]:
     """A process with this word in its command line."""
-    started = []
+    started: list[subprocess.Popen[bytes]] = []
 
     def run(word: str) -> int:
-        started.append(subprocess.Popen([sys.executable, "-c", "input()", word], stdin=subprocess.PIPE))
-        return started[-1].pid
+        process = subprocess.Popen(
+            [sys.executable, "-c", "print(flush=True); input()", word], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        started.append(process)
+        # between fork and exec its command line is still ours
+        assert process.stdout is not None and process.stdout.readline()
+        return process.pid
 
     yield run
     for process in started:
