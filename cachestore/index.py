@@ -8,12 +8,13 @@
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition, RLock
 from typing import NamedTuple, cast
 
-from cachestore.eviction.base import Order
+from cachestore.eviction.base import Eviction, Order
 from cachestore.tiers.slab import Slot
 
 
@@ -35,6 +36,7 @@ class Entry:
     name: Name
     fingerprint: bytes
     slot: Slot
+    parent: bytes | None = None
     ready: bool = False
     gone: bool = False
     withdrawn: bool = False
@@ -47,19 +49,23 @@ class Entry:
 class Index:
     """The entries of one store. `take_back` gives a slot back to its tier."""
 
-    order: Order
+    eviction: Eviction
     take_back: Callable[[Slot], None]
     changed: Condition = field(default_factory=lambda: Condition(RLock()))
     _entries: dict[Name, Entry] = field(default_factory=dict)
+    _orders: dict[bytes, Order] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._orders = defaultdict(self.eviction.start)
 
     def get(self, name: Name) -> Entry | None:
         """The entry of this name, being written or ready."""
         return self._entries.get(name)
 
-    def reserve(self, name: Name, fingerprint: bytes, slot: Slot) -> Entry:
-        """A new entry that is being written into `slot`."""
+    def reserve(self, name: Name, fingerprint: bytes, slot: Slot, parent: bytes | None = None) -> Entry:
+        """A new entry that is being written into `slot`; `parent` is the key before it, if known."""
         assert name not in self._entries
-        entry = Entry(name, fingerprint, slot)
+        entry = Entry(name, fingerprint, slot, parent)
         self._entries[name] = entry
         return entry
 
@@ -67,7 +73,7 @@ class Index:
         """Makes a written entry visible."""
         assert not entry.ready and not entry.gone
         entry.ready = True
-        self.order.insert(entry.name, entry.slot.nbytes)
+        self._ordered(entry)
         self.changed.notify_all()
 
     def remove(self, entry: Entry) -> None:
@@ -76,7 +82,7 @@ class Index:
             return
         entry.gone = True
         del self._entries[entry.name]
-        self.order.remove(entry.name)
+        self._orders[entry.name.namespace].remove(entry.name.key)
         if not entry.users:
             self.take_back(entry.slot)
         self.changed.notify_all()
@@ -98,12 +104,41 @@ class Index:
         entry = self._entries.get(Name(namespace, key))
         return entry is not None and not entry.ready
 
-    def victims(self) -> Iterator[Entry]:
-        """The entries that may leave, the one to leave first in front."""
-        for name in self.order.victims():
-            entry = self._entries[cast(Name, name)]
-            if not entry.users:
-                yield entry
+    def touch(self, namespace: bytes, keys: Sequence[bytes]) -> None:
+        """The leading blocks of one chain were read."""
+        self._orders[namespace].touch(keys)
+
+    def evict(self, nbytes: int) -> list[Entry]:
+        """Entries of `nbytes` in all that should leave, fewer if too few may; they are out of their order and in use.
+
+        Each must be removed, or come back by `stay`.
+        """
+        chosen: list[Entry] = []
+        spaces = [namespace for namespace, order in self._orders.items() if len(order)]
+        while nbytes > 0 and spaces:
+            namespace = spaces[0]
+            entry = self._evicted(namespace)
+            if entry is None:
+                spaces.pop(0)
+                continue
+            self.use(entry)
+            chosen.append(entry)
+            nbytes -= entry.slot.nbytes
+        return chosen
+
+    def stay(self, entry: Entry) -> None:
+        """An entry that was to leave is wanted after all."""
+        self._ordered(entry)
+
+    def _evicted(self, namespace: bytes) -> Entry | None:
+        def entry_of(key: Hashable) -> Entry:
+            return self._entries[Name(namespace, cast(bytes, key))]
+
+        key = self._orders[namespace].evict(lambda key: entry_of(key).users > 0)
+        return None if key is None else entry_of(key)
+
+    def _ordered(self, entry: Entry) -> None:
+        self._orders[entry.name.namespace].insert(entry.name.key, entry.slot.nbytes, entry.parent)
 
     def entries(self, namespace: bytes) -> list[Entry]:
         """All ready entries of a namespace."""

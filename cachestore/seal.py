@@ -6,7 +6,7 @@ in any order.
     offset  bytes  field
          0      4  magic "KVCB"
          4      2  version = 1
-         6      2  flags (SHORT 1, OPAQUE 2, ENCRYPTED 4)
+         6      2  flags (SHORT 1, OPAQUE 2, ENCRYPTED 4, DURABLE 8)
          8      4  header_bytes: this header with table and checksum, a multiple of 64
         12      4  planes: how many rows the table has
         16     32  namespace id
@@ -19,7 +19,9 @@ in any order.
        136      8  payload_bytes
        144     16  writer: the incarnation that wrote it
        160      8  sequence: counts the writer's blocks
-       168     24  zero
+       168      8  expires: milliseconds since 1970 when its time to live ends, 0 when it has none
+       176     16  parent: the front of the key before it in its chain, zero when it is the first or that is not known;
+                   a hint for eviction, no part of the identity
        192   48·n  plane table (`TABLE`): slot u16, group u16, half u8, codec u8, item_bytes u8, zero u8, then u64 each:
                    offset in the payload, stored bytes, raw bytes, xxh3-64 of stored bytes, xxh3-64 of raw bytes
   header_bytes-8   8  xxh3-64 of all header bytes before it
@@ -41,7 +43,8 @@ from cachestore.block import WHOLE, Buffer, Half, Part, PlaneId
 
 MAGIC = b"KVCB"
 VERSION = 1
-SHORT, OPAQUE, ENCRYPTED = 1, 2, 4
+SHORT, OPAQUE, ENCRYPTED, DURABLE = 1, 2, 4, 8
+PARENT_BYTES = 16
 ALIGN = 64
 MAX_PLANES = 1 << 16
 MAX_PAYLOAD = 1 << 32
@@ -62,7 +65,7 @@ TABLE = np.dtype(
     ]
 )
 _HALVES = tuple(Half)
-_FIXED = struct.Struct("<4sHHII32s32s32sII12sIQ16sQ24s")
+_FIXED = struct.Struct("<4sHHII32s32s32sII12sIQ16sQQ16s")
 assert _FIXED.size == 192 and TABLE.itemsize == 48
 
 
@@ -121,6 +124,8 @@ class Header:
     payload_bytes: int = 0
     key_epoch: int = 0
     nonce: bytes = bytes(12)
+    expires: int = 0
+    parent: bytes = bytes(PARENT_BYTES)
     packed: bytes = field(default=b"", repr=False)
 
     def pack(self) -> bytes:
@@ -128,7 +133,8 @@ class Header:
         size = header_bytes(len(self.table))
         fixed = _FIXED.pack(
             MAGIC, VERSION, self.flags, size, len(self.table), self.namespace, self.key, self.fingerprint,
-            self.token_count, self.key_epoch, self.nonce, 0, self.payload_bytes, self.writer, self.sequence, bytes(24),
+            self.token_count, self.key_epoch, self.nonce, 0, self.payload_bytes, self.writer, self.sequence,
+            self.expires, self.parent,
         )  # fmt: skip
         body = (fixed + self.table.tobytes()).ljust(size - 8, b"\0")
         return body + xxhash.xxh3_64_intdigest(body).to_bytes(8, "little")
@@ -142,7 +148,7 @@ class Header:
         # one copy: the bytes may change under us, and what is checked must be what is used
         first = bytes(view[: _FIXED.size])
         (magic, version, flags, size, planes, namespace, key, fingerprint, tokens, epoch, nonce, _, payload, writer,
-         sequence, _) = _FIXED.unpack(first)  # fmt: skip
+         sequence, expires, parent) = _FIXED.unpack(first)  # fmt: skip
         if magic != MAGIC or version != VERSION:
             raise CorruptBlock("foreign")
         if not 1 <= planes <= MAX_PLANES or size != header_bytes(planes) or payload > MAX_PAYLOAD:
@@ -155,7 +161,10 @@ class Header:
         table = np.frombuffer(whole, dtype=TABLE, count=planes, offset=_FIXED.size)
         if not _sound(table, payload):
             raise CorruptBlock("header")
-        return cls(namespace, key, fingerprint, tokens, table, writer, sequence, flags, payload, epoch, nonce, whole)
+        return cls(
+            namespace, key, fingerprint, tokens, table, writer, sequence, flags, payload, epoch, nonce, expires, parent,
+            whole,
+        )  # fmt: skip
 
     def check_identity(self, namespace: bytes, key: bytes, fingerprint: bytes) -> None:
         """CorruptBlock unless this is the block that was asked for (misdirected reads, stale slots)."""

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from cachestore.block import Buffer
+from cachestore.block import Buffer, PlaneId
 
 RAW = 0
 """The id of the identity, which every reader knows."""
@@ -15,7 +15,7 @@ class Codec(Protocol):
     def id(self) -> int:
         """What the plane table calls it."""
 
-    def encode(self, raw: Buffer, item_bytes: int) -> Buffer | None:
+    def encode(self, raw: Buffer, plane: PlaneId) -> Buffer | None:
         """The stored bytes, or None where coding does not pay and the plane is stored raw."""
 
     def decode(self, stored: Buffer, out: Buffer, item_bytes: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import lz4.block
 import numpy as np
 
-from cachestore.block import Buffer
+from cachestore.block import Buffer, PlaneId
 from cachestore.errors import ConfigError
 from cachestore.seal import CorruptBlock
 
@@ -39,11 +39,11 @@ class Lz4:
         if not 0 < self.pays <= 1:
             raise ConfigError(f"codecs.pays must lie between 0 and 1, got {self.pays}")
 
-    def encode(self, raw: Buffer, item_bytes: int) -> Buffer | None:
+    def encode(self, raw: Buffer, plane: PlaneId) -> Buffer | None:
         if raw.nbytes > LONGEST:
             return None
         packed = lz4.block.compress(
-            _shuffle(raw, item_bytes), mode="fast", acceleration=self.acceleration, store_size=False
+            _shuffle(raw, plane.item_bytes), mode="fast", acceleration=self.acceleration, store_size=False
         )
         return np.frombuffer(packed, dtype=np.uint8) if len(packed) < self.pays * raw.nbytes else None
 

@@ -6,10 +6,10 @@ from cachestore.codecs.base import RAW, Codec, Encoded
 from cachestore.seal import CorruptBlock, Stored, checksum
 
 
-def encode_plane(codec: Codec, raw: Buffer, item_bytes: int) -> Encoded:
+def encode_plane(codec: Codec, raw: Buffer, plane: PlaneId) -> Encoded:
     """`raw` in its stored form; raw bytes are not copied where the codec leaves them as they are."""
     raw_checksum = checksum(raw)
-    stored = codec.encode(raw, item_bytes)
+    stored = codec.encode(raw, plane)
     if stored is None:
         return Encoded(RAW, raw, raw.nbytes, raw_checksum, raw_checksum)
     return Encoded(codec.id, stored, raw.nbytes, checksum(stored), raw_checksum)

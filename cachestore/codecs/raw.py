@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cachestore.block import Buffer
+from cachestore.block import Buffer, PlaneId
 from cachestore.codecs.base import RAW
 from cachestore.seal import CorruptBlock
 
@@ -17,7 +17,7 @@ class Raw:
     def id(self) -> int:
         return RAW
 
-    def encode(self, raw: Buffer, item_bytes: int) -> Buffer | None:
+    def encode(self, raw: Buffer, plane: PlaneId) -> Buffer | None:
         return None
 
     def decode(self, stored: Buffer, out: Buffer, item_bytes: int) -> None:

@@ -86,7 +86,7 @@ class RemotePut:
         if (block, plane) in self._written:
             raise InvalidArgument(f"plane {plane} of block {block} was written before")
         self._written.add((block, plane))
-        self._add(block, plane, encode_plane(self._codec, data, planes[plane].item_bytes))
+        self._add(block, plane, encode_plane(self._codec, data, planes[plane]))
 
     def commit(self, blocks: Sequence[int] | None = None, *, lease: float = 0.0) -> Lease | None:
         if self._call is None:

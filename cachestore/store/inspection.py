@@ -9,7 +9,7 @@ from cachestore.codecs.planes import decode_plane
 from cachestore.deadline import Deadline
 from cachestore.index import Entry, Name
 from cachestore.seal import CorruptBlock, Header, checksum
-from cachestore.tiers.base import ColdTier
+from cachestore.tiers.base import ColdTier, Found
 
 
 def opened(data: Buffer, name: Name, fingerprint: bytes) -> Header:
@@ -49,11 +49,13 @@ def copy_is_good(
 ) -> bool | None:
     """Whether the copy that a reader saw, in memory or in the cold tier named, can be read; None if it is gone."""
     if entry is not None:
-        data: Buffer | None = entry.slot.bytes
+        data: Found = entry.slot.bytes
     else:
         data = next((c.get_many(name.namespace, [name.key], deadline)[0] for c in cold if c.name == tier), None)
     if data is None:
         return None
+    if isinstance(data, CorruptBlock):
+        return False
     try:
         header = opened(data, name, fingerprint)
     except CorruptBlock:

@@ -79,10 +79,10 @@ class LocalStore:
             if verdict is Verdict.CORRUPT:
                 self._examine(holding, block, deadline)
         with self.tiered.index.changed:
+            used = [block.key for block, verdict in zip(holding.blocks, verdicts, strict=False) if verdict is _USED]
+            self.tiered.index.touch(self.namespace, used)
             for index, block in enumerate(holding.blocks):
                 verdict = verdicts[index] if index < len(verdicts) else Verdict.UNREAD
-                if verdict is Verdict.USED and block.entry is not None:
-                    self.tiered.index.order.touch(block.entry.name)
                 holding.settle(block, _OUTCOMES[verdict])
             self.tiered.leases.end(holding)
 
@@ -272,4 +272,5 @@ def _unreached(tier: str) -> Unavailable:
     return Unavailable(f"tier {tier} could not be asked in time and may still have blocks; repeat the call")
 
 
+_USED = Verdict.USED
 _OUTCOMES = {Verdict.USED: "hits", Verdict.CORRUPT: "corrupt", Verdict.UNREAD: "misses"}

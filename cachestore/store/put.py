@@ -50,6 +50,7 @@ class LocalPut:
     plans: list[BlockPlan]
     ttl: float | None
     deadline: Deadline
+    after: bytes | None = None
     id: bytes = field(default_factory=lambda: os.urandom(16))
     on_end: Callable[[], Any] = lambda: None
     _answers: list[PutAnswer] = field(default_factory=list)
@@ -95,7 +96,7 @@ class LocalPut:
                 f"plane {plane} of block {block} wants {place.raw_bytes} bytes in one piece, "
                 f"got {data.dtype} of shape {data.shape}"
             )
-        self._place(open_block, plane, encode_plane(self.tiered.codec, data, place.item_bytes))
+        self._place(open_block, plane, encode_plane(self.tiered.codec, data, place))
 
     def write_encoded(self, block: int, plane: int, encoded: Encoded) -> None:
         """One plane in its stored form; a checksum that does not hold fails the block."""
@@ -195,6 +196,9 @@ class LocalPut:
             return PutAnswer(number, PutStatus.ALREADY_EXISTS, elsewhere[plan.key])
         return None
 
+    def _parent(self, number: int) -> bytes | None:
+        return self.plans[number - 1].key if number else self.after
+
     def _reserve(self, number: int, plan: BlockPlan) -> PutAnswer:
         slot = self.tiered.take(self.namespace, self._size(plan), self.deadline)
         if slot is None:
@@ -204,7 +208,7 @@ class LocalPut:
             if (known := self._known(number, plan, {})) is not None:
                 self.tiered.memory.give(slot)
                 return known
-            entry = self.tiered.index.reserve(name, self.chain.fingerprint, slot)
+            entry = self.tiered.index.reserve(name, self.chain.fingerprint, slot, self._parent(number))
             start = header_bytes(len(plan.planes))
             self._open[number] = _Open(entry, start, slot.bytes[start:])
         return PutAnswer(number, PutStatus.WANTED)

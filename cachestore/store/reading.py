@@ -16,6 +16,7 @@ from cachestore.seal import SHORT, CorruptBlock, Header
 from cachestore.store.base import Lease, Loaded
 from cachestore.store.inspection import opened
 from cachestore.store.leases import Held, Holding
+from cachestore.tiers.base import Found
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -50,7 +51,7 @@ class SealedReading:
     part: Part
     deadline: Deadline
     count: int
-    _fetched: dict[bytes, Buffer | None] = field(default_factory=dict)
+    _fetched: dict[bytes, Found] = field(default_factory=dict)
     _fetch: int = FIRST_FETCH
     _as_of: int = 0
     _cold: Buffer | None = None
@@ -109,6 +110,8 @@ class SealedReading:
         data = self._fetched.pop(held.key)
         if data is None:
             return None
+        if isinstance(data, CorruptBlock):
+            raise data
         name = Name(self.holding.namespace, held.key)
         header = opened(data, name, self.holding.fingerprint)
         self._fetch = max(1, self.tiered.settings.fetch_bytes // data.nbytes)
@@ -178,9 +181,9 @@ class LocalReading:
         self.sealed.close()
         tiered, holding = self.sealed.tiered, self.sealed.holding
         with tiered.index.changed:
+            used = [held.key for index, held in enumerate(holding.blocks) if index in self._used]
+            tiered.index.touch(holding.namespace, used)
             for index, held in enumerate(holding.blocks):
-                if index in self._used and held.entry is not None:
-                    tiered.index.order.touch(held.entry.name)
                 holding.settle(held, "hits" if index in self._used else "misses")
             tiered.leases.end(holding)
 

@@ -31,7 +31,7 @@ from cachestore.store.inspection import intact
 from cachestore.store.leases import Leases
 from cachestore.store.local import LocalStore
 from cachestore.store.settings import StoreSettings
-from cachestore.tiers.base import ColdTier
+from cachestore.tiers.base import ColdTier, Departure
 from cachestore.tiers.cpu import CpuTier
 from cachestore.tiers.slab import Slot
 
@@ -66,7 +66,7 @@ class TieredStore:
     """Copies under way that keep blocks in use; after them more may leave."""
 
     def __post_init__(self) -> None:
-        self.index = Index(self.eviction.start(), self.memory.give)
+        self.index = Index(self.eviction, self.memory.give)
         self.leases = Leases(self.index)
         self.mover = Mover(self.expire, backlog=self.settings.backlog)
 
@@ -75,7 +75,7 @@ class TieredStore:
         opened: list[ColdTier] = []
         try:
             for tier in self.cold:
-                tier.open()
+                tier.open(self._departed)
                 opened.append(tier)
         except BaseException:
             for tier in opened:
@@ -138,7 +138,7 @@ class TieredStore:
                 slot = self.memory.take(namespace, nbytes)
                 if slot is not None or not deadline.remaining():
                     return slot
-                leaving = self._leaving(nbytes)
+                leaving = self.index.evict(nbytes)
                 if not leaving and not self._moving:
                     return None
                 if not leaving:
@@ -214,17 +214,8 @@ class TieredStore:
                 assert figures.get(("tier_blocks", self.memory.name), 0) == len(entries)
                 assert figures.get(("tier_bytes", self.memory.name), 0) == sum(e.slot.nbytes for e in entries)
 
-    def _leaving(self, nbytes: int) -> list[Entry]:
-        chosen: list[Entry] = []
-        freed = 0
-        for entry in self.index.victims():
-            chosen.append(entry)
-            freed += entry.slot.nbytes
-            if freed >= nbytes:
-                break
-        for entry in chosen:
-            self.index.use(entry)
-        return chosen
+    def _departed(self, departures: Sequence[Departure]) -> None:
+        """A cold tier let blocks go by itself."""
 
     def _evict(self, entries: Sequence[Entry], deadline: Deadline) -> None:
         homeless = [entry for entry in entries if not entry.cold]
@@ -235,7 +226,11 @@ class TieredStore:
                 for entry in entries:
                     self.index.leave(entry)
                     # somebody may have taken a lease on it while it was copied: then it stays
-                    if not entry.users and not entry.gone:
+                    if entry.gone:
+                        continue
+                    if entry.users:
+                        self.index.stay(entry)
+                    else:
                         self._evicted(entry, entry in homeless)
 
     def _evicted(self, entry: Entry, homeless: bool) -> None:

@@ -15,11 +15,12 @@ from cachestore.testing.blocks import (
 )
 from cachestore.testing.blocks import write_blocks as write_blocks
 from cachestore.testing.codecs import CodecTests, bf16_normal
-from cachestore.testing.cold_tiers import ColdTierTests
 from cachestore.testing.evictions import EvictionTests
 from cachestore.testing.puts import PutTests
 from cachestore.testing.reads import ReadTests
+from cachestore.testing.sealed import sealed_block
 from cachestore.testing.sums import check_sums
+from cachestore.testing.tiers import TierTests
 
 
 class StoreTests(ReadTests, PutTests):
@@ -28,9 +29,9 @@ class StoreTests(ReadTests, PutTests):
 
 __all__ = [
     "CodecTests",
-    "ColdTierTests",
     "EvictionTests",
     "StoreTests",
+    "TierTests",
     "bf16_normal",
     "check_sums",
     "plans_of",
@@ -39,6 +40,7 @@ __all__ = [
     "random_prompt",
     "random_tokens",
     "same",
+    "sealed_block",
     "small_spec",
     "write_blocks",
 ]

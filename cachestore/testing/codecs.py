@@ -29,8 +29,8 @@ class CodecTests:
     codec: ClassVar[Codec]
 
     def coded(self, raw: Buffer, item_bytes: int) -> tuple[PlaneId, Stored, Buffer]:
-        encoded = encode_plane(self.codec, raw, item_bytes)
         plane = PlaneId(0, Half.K, 0, item_bytes, raw.nbytes)
+        encoded = encode_plane(self.codec, raw, plane)
         sums = encoded.stored_checksum, encoded.raw_checksum
         assert sums == (checksum(encoded.stored), checksum(raw)) and encoded.raw_bytes == raw.nbytes
         assert encoded.stored.nbytes <= raw.nbytes

@@ -7,7 +7,7 @@ A tier moves sealed blocks verbatim and never looks inside. The cpu tier is the 
 and served from it; the others are cold and speak in batches of keys.
 
 To add a cold one: a file with a frozen dataclass of its settings whose `start()` gives a `base.ColdTier`, a line here,
-and a subclass of `cachestore.testing.ColdTierTests`.
+and a subclass of `cachestore.testing.TierTests`.
 """
 
 from cachestore.registry import Catalogue

@@ -1,10 +1,11 @@
 """The contracts of tiers."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 from cachestore.block import Buffer
 from cachestore.deadline import Deadline
+from cachestore.seal import CorruptBlock
 
 
 class Usage(NamedTuple):
@@ -14,11 +15,28 @@ class Usage(NamedTuple):
     capacity: int
 
 
+Found: TypeAlias = Buffer | CorruptBlock | None
+"""A sealed block; why what is there cannot be one (to be counted and deleted); or None where nothing is."""
+
+
+class Departure(NamedTuple):
+    """A block that a tier let go by itself. `why` is one word: evicted, ttl, corrupt, lost."""
+
+    namespace: bytes
+    key: bytes
+    nbytes: int
+    why: str
+
+
+Departed = Callable[[Sequence[Departure]], None]
+
+
 class ColdTier(Protocol):
     """Sealed blocks by (namespace id, key), in batches.
 
     Nothing here raises for a medium that is broken, slow or full: a block that cannot be read is None, one that cannot
     be written is False, and `healthy` says so. Every call ends by its deadline, or sooner by the tier's own time-out.
+    What the sealed header says of a block's end and durability is true of it in any tier.
     """
 
     @property
@@ -31,10 +49,17 @@ class ColdTier(Protocol):
 
     @property
     def durable(self) -> bool:
-        """Whether what it acknowledged survives the kill of any one process."""
+        """Whether it can keep a block so that it survives the kill of any one process."""
 
-    def open(self) -> None:
-        """Acquires the medium. ConfigError or Unavailable, with the way out, if it cannot be used."""
+    @property
+    def counted(self) -> bool:
+        """Whether it reports every block that it lets go by itself; one whose medium evicts unseen does not."""
+
+    def open(self, departed: Departed) -> None:
+        """Acquires the medium. ConfigError or Unavailable, with the way out, if it cannot be used.
+
+        Blocks that it lets go by itself from then on are told to `departed`, from any thread, no lock held.
+        """
 
     def close(self) -> None:
         """Releases what `open` acquired. Closing twice is allowed."""
@@ -45,13 +70,23 @@ class ColdTier(Protocol):
     def present(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool]:
         """Which of the keys are present. Renews nothing."""
 
-    def get_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[Buffer | None]:
+    def get_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[Found]:
         """The sealed blocks of these keys, each in memory of the caller's."""
 
     def put_many(
-        self, namespace: bytes, blocks: Sequence[tuple[bytes, Buffer]], ttl: float | None, deadline: Deadline
+        self,
+        namespace: bytes,
+        blocks: Sequence[tuple[bytes, Buffer]],
+        ttl: float | None,
+        deadline: Deadline,
+        *,
+        durable: bool = False,
     ) -> list[bool]:
-        """Stores sealed blocks, each atomically, for `ttl` seconds (default: the tier's); which ones are there now."""
+        """Stores sealed blocks, each atomically, for `ttl` seconds (default: the tier's); which ones are there now.
+
+        With `durable`, True means that the block survives as `durable` says, and that it leaves by its time to live,
+        by `delete_many` or by `clear` only. Without, a block that is there as a durable one stays one.
+        """
 
     def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
         """Removes these blocks; which of them there were. None if some may still be there."""

@@ -22,7 +22,7 @@ from cachestore.block import Buffer
 from cachestore.config import Bytes, Seconds
 from cachestore.deadline import Deadline
 from cachestore.errors import ConfigError, Unavailable
-from cachestore.tiers.base import Usage
+from cachestore.tiers.base import Departed, Found, Usage
 from cachestore.tiers.breaker import Breaker
 from cachestore.tiers.embedded import EmbeddedRedis
 
@@ -83,6 +83,7 @@ class RedisTier:
     settings: Redis
     name: str = "redis"
     durable: bool = False
+    counted: bool = False
     _server: EmbeddedRedis | None = None
     _client: Any = None
     _breaker: Breaker = field(default_factory=Breaker)
@@ -91,7 +92,7 @@ class RedisTier:
     def healthy(self) -> bool:
         return not self._breaker.open
 
-    def open(self) -> None:
+    def open(self, departed: Departed) -> None:
         url = self.settings.url
         if url == "embedded":
             self._server = EmbeddedRedis(self.settings.capacity)
@@ -147,14 +148,20 @@ class RedisTier:
 
         return self._try(ask, [False] * len(keys), deadline) if keys else []
 
-    def get_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[Buffer | None]:
+    def get_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[Found]:
         found = self._try(lambda client: client.mget([_key(namespace, key) for key in keys]), None, deadline)
         if found is None:
             return [None] * len(keys)
         return [None if value is None else np.frombuffer(value, dtype=np.uint8) for value in found]
 
     def put_many(
-        self, namespace: bytes, blocks: Sequence[tuple[bytes, Buffer]], ttl: float | None, deadline: Deadline
+        self,
+        namespace: bytes,
+        blocks: Sequence[tuple[bytes, Buffer]],
+        ttl: float | None,
+        deadline: Deadline,
+        *,
+        durable: bool = False,
     ) -> list[bool]:
         lifetime = int(1000 * (self.settings.ttl if ttl is None else ttl))
         kept: list[bool] = []

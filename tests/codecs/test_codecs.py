@@ -6,6 +6,7 @@ import lz4.block
 import numpy as np
 import pytest
 
+from cachestore.block import Buffer, Half, PlaneId
 from cachestore.codecs import by_id, create
 from cachestore.codecs.base import RAW
 from cachestore.codecs.lz4 import LONGEST, Lz4
@@ -17,12 +18,16 @@ from cachestore.testing import CodecTests, bf16_normal
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
+def plane_of(raw: Buffer) -> PlaneId:
+    return PlaneId(0, Half.K, 0, 2, raw.nbytes)
+
+
 class TestRaw(CodecTests):
     codec = Raw()
 
     def test_it_neither_copies_nor_changes(self) -> None:
         raw = bf16_normal(64)
-        encoded = encode_plane(self.codec, raw, 2)
+        encoded = encode_plane(self.codec, raw, plane_of(raw))
         assert encoded.stored is raw and encoded.codec == RAW
 
 
@@ -31,14 +36,14 @@ class TestLz4(CodecTests):
 
     def test_values_shrink_and_noise_is_stored_raw(self) -> None:
         values = bf16_normal(64 * 128)
-        assert encode_plane(self.codec, values, 2).stored.nbytes < 0.9 * values.nbytes
+        assert encode_plane(self.codec, values, plane_of(values)).stored.nbytes < 0.9 * values.nbytes
         noise = np.random.default_rng(0).integers(0, 256, 16384, dtype=np.uint8)
-        assert encode_plane(self.codec, noise, 2).codec == RAW
+        assert encode_plane(self.codec, noise, plane_of(noise)).codec == RAW
 
     def test_what_does_not_pay_is_stored_raw(self) -> None:
         values = bf16_normal(64 * 128)
-        assert encode_plane(Lz4(pays=0.1), values, 2).codec == RAW
-        assert encode_plane(Lz4(pays=1.0), values, 2).codec == Lz4().id
+        assert encode_plane(Lz4(pays=0.1), values, plane_of(values)).codec == RAW
+        assert encode_plane(Lz4(pays=1.0), values, plane_of(values)).codec == Lz4().id
 
     @pytest.mark.parametrize("size", [1 << 20, 1 << 31, LONGEST + 1])
     def test_a_bomb_is_refused_before_memory_is_taken(self, size: int) -> None:

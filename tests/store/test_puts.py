@@ -192,7 +192,7 @@ def test_a_checksum_that_does_not_hold_fails_the_block(open_store: Opener) -> No
     with store.put(keys.fingerprint, plans_of(blocks)) as put:
         for index, block in enumerate(blocks):
             for plane, data in enumerate(block.data):
-                encoded = encode_plane(Raw(), data, block.planes[plane].item_bytes)
+                encoded = encode_plane(Raw(), data, block.planes[plane])
                 if index == plane == 1:
                     encoded = encoded._replace(stored_checksum=encoded.stored_checksum ^ 1)
                 put.write_encoded(index, plane, encoded)
@@ -205,7 +205,7 @@ def test_an_encoding_longer_than_its_plane_is_refused(open_store: Opener) -> Non
     store = open_store().namespace("a")
     keys, blocks = blocks_of(1)
     with store.put(keys.fingerprint, plans_of(blocks)) as put:
-        encoded = encode_plane(Raw(), blocks[0].data[0], 4)
+        encoded = encode_plane(Raw(), blocks[0].data[0], blocks[0].planes[0])
         for wrong in (
             encoded._replace(stored=np.zeros(encoded.raw_bytes + 1, dtype=np.uint8)),
             encoded._replace(raw_bytes=encoded.raw_bytes - 1),

@@ -14,19 +14,19 @@ import redis
 
 from cachestore.cluster.ports import free_port
 from cachestore.errors import CacheStoreError, ConfigError, Unavailable
-from cachestore.testing import ColdTierTests
-from cachestore.testing.cold_tiers import KEYS, A, soon, value
+from cachestore.testing import TierTests
+from cachestore.testing.tiers import KEYS, A, departed, soon, value
 from cachestore.tiers.base import ColdTier
 from cachestore.tiers.redis import Redis, RedisTier
 
 
-class TestEmbedded(ColdTierTests):
+class TestEmbedded(TierTests):
     @pytest.fixture
     def tier(self) -> Iterator[ColdTier]:
         yield from opened(Redis(capacity=64 << 20))
 
 
-class TestByUrl(ColdTierTests):
+class TestByUrl(TierTests):
     @pytest.fixture(params=["unix", "tcp", "tcp with a password"])
     def tier(
         self, request: pytest.FixtureRequest, redis_server: Callable[..., Any], password: str
@@ -37,7 +37,7 @@ class TestByUrl(ColdTierTests):
 
 def opened(settings: Redis) -> Iterator[RedisTier]:
     tier = settings.start()
-    tier.open()
+    tier.open(departed)
     yield tier
     tier.close()
 
@@ -88,7 +88,7 @@ def test_a_full_server_refuses_and_stays_healthy(redis_server: Callable[..., Any
 def test_other_policies_are_refused(redis_server: Callable[..., Any], password: str, policy: str) -> None:
     server = redis_server(policy=policy, tcp=True, password=password)
     with pytest.raises(ConfigError, match=f"{policy}; the store needs volatile-lru") as caught:
-        Redis(server.url).start().open()
+        Redis(server.url).start().open(departed)
     assert password not in str(caught.value) and str(server.port) in str(caught.value)
 
 
@@ -96,7 +96,7 @@ def test_other_policies_are_refused(redis_server: Callable[..., Any], password: 
 def test_a_wrong_password_is_refused(redis_server: Callable[..., Any], password: str, wrong: str) -> None:
     server = redis_server(tcp=True, password=password)
     with pytest.raises(ConfigError, match="refuses the user or password") as caught:
-        Redis(f"redis://{wrong}127.0.0.1:{server.port}").start().open()
+        Redis(f"redis://{wrong}127.0.0.1:{server.port}").start().open(departed)
     assert "wrong" not in str(caught.value)
 
 
@@ -113,7 +113,7 @@ def test_a_wrong_password_is_refused(redis_server: Callable[..., Any], password:
 )
 def test_a_server_that_cannot_be_reached_is_refused_at_start(url: str) -> None:
     with pytest.raises(Unavailable, match=r'cannot reach.*start that server, or write url = "embedded"') as caught:
-        Redis(url).start().open()
+        Redis(url).start().open(departed)
     error: BaseException | None = caught.value
     assert "secret" not in str(error)
 
@@ -205,7 +205,7 @@ def test_tls_with_a_certificate_of_ones_own(redis_server: Callable[..., Any], tm
         with server.client() as client:
             assert client.dbsize() == 1
     with pytest.raises(Unavailable):
-        Redis(f"rediss://127.0.0.1:{port}").start().open()
+        Redis(f"rediss://127.0.0.1:{port}").start().open(departed)
 
 
 def test_errors_have_one_root() -> None:

@@ -1,28 +1,37 @@
-"""What every cold tier promises."""
+"""What every tier promises that holds sealed blocks by key."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
 from cachestore.block import Buffer
 from cachestore.deadline import Deadline
-from cachestore.tiers.base import ColdTier
+from cachestore.testing.sealed import sealed_block
+from cachestore.tiers.base import ColdTier, Departure, Found
 
 A, B = b"a" * 32, b"b" * 32
 KEYS = [bytes([number]) * 32 for number in range(8)]
+
+
+def departed(departures: Sequence[Departure]) -> None:
+    """For who does not look at what a tier lets go."""
 
 
 def soon() -> Deadline:
     return Deadline.after(10)
 
 
-def value(number: int, nbytes: int = 1000) -> Buffer:
-    return np.random.default_rng(number).integers(0, 256, nbytes, dtype=np.uint8)
+def value(number: int, nbytes: int = 1000, namespace: bytes = A) -> Buffer:
+    return sealed_block(namespace, KEYS[number], nbytes, number)
 
 
-class ColdTierTests:
+def equal(found: Found, block: Buffer) -> bool:
+    return isinstance(found, np.ndarray) and np.array_equal(found, block)
+
+
+class TierTests:
     """Subclasses give the fixture `tier`: open, empty, healthy, with room for 16 MiB."""
 
     @pytest.fixture
@@ -30,14 +39,14 @@ class ColdTierTests:
         raise NotImplementedError("give the suite a fixture `tier` that yields an open, empty tier")
 
     def put(self, tier: ColdTier, namespace: bytes, *numbers: int) -> None:
-        blocks = [(KEYS[number], value(number)) for number in numbers]
+        blocks = [(KEYS[number], value(number, namespace=namespace)) for number in numbers]
         assert tier.put_many(namespace, blocks, None, soon()) == [True] * len(numbers)
 
     def test_what_was_put_is_got(self, tier: ColdTier) -> None:
         self.put(tier, A, 0, 1, 3)
         got = tier.get_many(A, KEYS[:4], soon())
         assert [data is not None for data in got] == [True, True, False, True]
-        assert all(np.array_equal(got[number], value(number)) for number in (0, 1, 3))  # type: ignore[arg-type]
+        assert all(equal(got[number], value(number)) for number in (0, 1, 3))
         assert tier.healthy and tier.name
 
     def test_presence(self, tier: ColdTier) -> None:
@@ -53,9 +62,9 @@ class ColdTierTests:
 
     def test_a_second_put_replaces(self, tier: ColdTier) -> None:
         self.put(tier, A, 0)
-        assert tier.put_many(A, [(KEYS[0], value(9, 77))], None, soon()) == [True]
-        (got,) = tier.get_many(A, KEYS[:1], soon())
-        assert got is not None and np.array_equal(got, value(9, 77))
+        other = sealed_block(A, KEYS[0], 2000, seed=9)
+        assert tier.put_many(A, [(KEYS[0], other)], None, soon()) == [True]
+        assert equal(tier.get_many(A, KEYS[:1], soon())[0], other)
 
     def test_delete(self, tier: ColdTier) -> None:
         self.put(tier, A, 0, 1, 2)
@@ -72,7 +81,8 @@ class ColdTierTests:
         assert tier.present(A, KEYS[:3], soon()) == [True, True, False]
 
     def test_clear_takes_all_of_one_namespace(self, tier: ColdTier) -> None:
-        many = [(number.to_bytes(32, "big"), value(number, 10)) for number in range(2500)]
+        names = [number.to_bytes(32, "big") for number in range(2500)]
+        many = [(name, sealed_block(A, name, 500)) for name in names]
         assert all(tier.put_many(A, many, None, soon()))
         self.put(tier, B, 0)
         assert tier.clear(A, soon()) == {key for key, _ in many} and tier.clear(A, soon()) == set()
@@ -82,7 +92,7 @@ class ColdTierTests:
         blocks = [(key, value(number, 3 << 20)) for number, key in enumerate(KEYS[:4])]
         assert tier.put_many(A, blocks, None, soon()) == [True] * 4
         got = tier.get_many(A, KEYS[:4], soon())
-        assert all(np.array_equal(data, block) for data, (_, block) in zip(got, blocks, strict=True))  # type: ignore[arg-type]
+        assert all(equal(data, block) for data, (_, block) in zip(got, blocks, strict=True))
 
     def test_a_block_does_not_outlive_its_time(self, tier: ColdTier) -> None:
         assert tier.put_many(A, [(KEYS[0], value(0)), (KEYS[1], value(1))], 0.05, soon()) == [True, True]
