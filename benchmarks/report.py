@@ -29,26 +29,45 @@ class Row:
 
 @dataclass
 class Report:
-    """The rows of one run."""
+    """The rows of one run, and why others are not among them."""
 
     title: str
     rows: list[Row] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
 
-    def add(self, id: str, value: float, unit: str, better: Literal["higher", "lower"] = "higher") -> None:
+    def add(
+        self,
+        id: str,
+        value: float,
+        unit: str,
+        better: Literal["higher", "lower"] = "higher",
+        *,
+        bar: float | None = None,
+        reach: float | None = None,
+    ) -> None:
         """One more figure."""
-        self.rows.append(Row(id, float(f"{value:.4g}"), unit, better))
+        self.rows.append(Row(id, float(f"{value:.4g}"), unit, better, bar, reach))
+
+    def skip(self, id: str, why: str) -> None:
+        """A figure that cannot be had here."""
+        self.skipped[id] = why
 
     def print(self, as_json: bool) -> None:
         """One JSON object, or a table for people."""
         if as_json:
             rows = [asdict(row) for row in self.rows]
-            print(json.dumps({"rows": rows, "commit": commit(), "machine": machine(), "versions": versions()}))
+            about = {"commit": commit(), "machine": machine(), "versions": versions()}
+            print(json.dumps({"rows": rows, "skipped": self.skipped, **about}))
             return
         table = Table(title=self.title, caption=f"{machine()}; commit {commit()}")
-        for name, side in (("figure", "left"), ("value", "right"), ("unit", "left"), ("better", "left")):
-            table.add_column(name, justify="right" if side == "right" else "left")
+        numbers = ("value", "bar", "reach")
+        for name in ("figure", "value", "bar", "reach", "unit", "better"):
+            table.add_column(name, justify="right" if name in numbers else "left")
         for row in self.rows:
-            table.add_row(row.id, f"{row.value:g}", row.unit, row.better)
+            wanted = ["" if number is None else f"{number:g}" for number in (row.bar, row.reach)]
+            table.add_row(row.id, f"{row.value:g}", *wanted, row.unit, row.better)
+        for id, why in self.skipped.items():
+            table.add_row(id, "-", "", "", why, "")
         Console().print(table)
 
 

@@ -9,7 +9,7 @@ makes two KVs compatible; its fingerprint is the root of every key.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,6 +158,15 @@ class OpaqueSpec:
         return (PlaneId(0, Half.OPAQUE, 0, ITEM_BYTES.get(self.dtype, 1), nbytes),)
 
 
+def covered(planes: Sequence[PlaneId], first: int, nbytes: int) -> range:
+    """The planes from `first` on that so many bytes are exactly; empty if they end inside one or beyond the last."""
+    last, left = first, nbytes
+    while left > 0 and last < len(planes):
+        left -= planes[last].raw_bytes
+        last += 1
+    return range(first, last if left == 0 else first)
+
+
 @dataclass(frozen=True)
 class Part:
     """What a reader asks of a block: slots, halves and head groups; None means all of them."""
@@ -184,6 +193,26 @@ class Part:
 WHOLE = Part()
 
 
+class Views(Sequence[Buffer]):
+    """Buffers that are places in one: each becomes an array when it is asked for, since most readers want the whole."""
+
+    def __init__(self, whole: Buffer, places: Sequence[slice]) -> None:
+        self.whole = whole
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Buffer: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Views": ...
+    def __getitem__(self, index: int | slice) -> "Buffer | Views":
+        if isinstance(index, slice):
+            return Views(self.whole, self.places[index])
+        return self.whole[self.places[index]]
+
+
 @dataclass(frozen=True)
 class Block:
     """One block in memory: its key, how many tokens it holds, and the raw bytes of its planes in order.
@@ -200,6 +229,8 @@ class Block:
     def __post_init__(self) -> None:
         if len(self.planes) != len(self.data):
             raise InvalidArgument(f"block has {len(self.planes)} planes but {len(self.data)} buffers")
+        if isinstance(self.data, Views):
+            return  # planes and places come from one plane table
         for plane, data in zip(self.planes, self.data, strict=True):
             if data.nbytes != plane.raw_bytes:
                 raise InvalidArgument(f"{plane} wants {plane.raw_bytes} bytes, got {data.nbytes}")

@@ -15,18 +15,23 @@ Text is UTF-8, integers in the fingerprint are decimal text, tokens are little-e
 tests and in `cachestore doctor`. Python's `hash` is never used.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cachestore.block import BlockSpec, OpaqueSpec
+from cachestore.block import BlockSpec, OpaqueSpec, Slot
 from cachestore.errors import InvalidArgument
 
 KEY_BYTES = 32
 Extras = Mapping[int, Sequence[bytes]]
 """Further content by block index: image hashes, a request salt. It names the block it belongs to and all behind it."""
+
+Tokens: TypeAlias = Sequence[int] | NDArray[Any] | bytes | bytearray | memoryview
+"""Token ids: a flat list or array of integers of any width, or their bytes as little-endian 32-bit integers."""
 
 _DOMAIN, _FIELD, _SLOT, _ROOT, _PARENT, _TOKENS, _EXTRA, _ENGINE_KEY = range(1, 9)
 _SPEC_FIELDS = (
@@ -55,8 +60,12 @@ _OPAQUE_FIELDS = (
 )
 
 
+def _head(tag: int, nbytes: int) -> bytes:
+    return bytes((tag,)) + nbytes.to_bytes(4, "little")
+
+
 def _frame(tag: int, value: bytes) -> bytes:
-    return bytes((tag,)) + len(value).to_bytes(4, "little") + value
+    return _head(tag, len(value)) + value
 
 
 def _text(value: object) -> bytes:
@@ -77,10 +86,15 @@ def fingerprint(spec: BlockSpec | OpaqueSpec) -> bytes:
         return sha256(b"".join(frames)).digest()
     frames = [_frame(_DOMAIN, b"kv-cachestore/spec/1")]
     frames += [_frame(_FIELD, _text(getattr(spec, name))) for name in _SPEC_FIELDS]
-    for slot in spec.slots:
-        fields = (slot.kv_heads, slot.key_dim, slot.value_dim, slot.attention.value, slot.window)
-        frames.append(_frame(_SLOT, b"".join(_frame(_FIELD, _text(field)) for field in fields)))
+    # most slots of a model are alike
+    framed = {slot: _slot_frame(slot) for slot in set(spec.slots)}
+    frames += [framed[slot] for slot in spec.slots]
     return sha256(b"".join(frames)).digest()
+
+
+def _slot_frame(slot: Slot) -> bytes:
+    fields = (slot.kv_heads, slot.key_dim, slot.value_dim, slot.attention.value, slot.window)
+    return _frame(_SLOT, b"".join(_frame(_FIELD, _text(field)) for field in fields))
 
 
 def namespace_id(name: str) -> bytes:
@@ -100,9 +114,10 @@ class Chain:
     def __post_init__(self) -> None:
         if len(self.fingerprint) != KEY_BYTES:
             raise InvalidArgument(f"fingerprint must be {KEY_BYTES} bytes, got {len(self.fingerprint)}")
-        for index, key in enumerate(self.keys):
-            if len(key) != KEY_BYTES:
-                raise InvalidArgument(f"keys[{index}] must be {KEY_BYTES} bytes, got {len(key)}")
+        lengths = list(map(len, self.keys))
+        if lengths.count(KEY_BYTES) != len(lengths):
+            index = next(index for index, length in enumerate(lengths) if length != KEY_BYTES)
+            raise InvalidArgument(f"keys[{index}] must be {KEY_BYTES} bytes, got {lengths[index]}")
         if len(set(self.keys)) != len(self.keys):
             raise InvalidArgument("keys must not repeat within one chain")
 
@@ -122,52 +137,74 @@ class Chain:
         return Chain(self.fingerprint, (*self.keys, tail))
 
 
-def _packed(tokens: Sequence[int]) -> bytes:
+def _array(tokens: Tokens) -> NDArray[Any]:
+    if isinstance(tokens, bytes | bytearray | memoryview) and (view := memoryview(tokens)).itemsize == 1:
+        if not view.c_contiguous or view.nbytes % 4:
+            raise InvalidArgument("tokens given as bytes must be whole little-endian 32-bit integers in one piece")
+        return np.frombuffer(view, dtype="<i4")
     try:
-        array = np.asarray(tokens) if len(tokens) else np.empty(0, dtype=np.int64)
-    except ValueError:
+        return np.asarray(tokens) if len(tokens) else np.empty(0, dtype="<i4")
+    except (ValueError, TypeError):
         raise InvalidArgument("tokens must be one flat list of integers") from None
+
+
+def _packed(tokens: Tokens) -> NDArray[np.uint32]:
+    array = _array(tokens)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InvalidArgument("tokens must be one flat list of integers")
     if array.size and (array.min() < 0 or array.max() >= 1 << 32):
         raise InvalidArgument("tokens must lie in 0 .. 2**32 - 1")
-    return array.astype("<u4").tobytes()
+    return array.astype("<u4", copy=False)
 
 
-def _link(tag: int, parent: bytes, tokens: bytes, extras: Iterable[bytes]) -> bytes:
-    more = b"".join(_frame(_EXTRA, extra) for extra in extras)
-    return sha256(_KEY_DOMAIN + _frame(tag, parent) + _frame(_TOKENS, tokens) + more).digest()
+def _framed(tokens: NDArray[np.uint32], size: int) -> list[bytes]:
+    """The TOKENS frames of all full blocks of `size` tokens, laid out at once: no conversion block by block."""
+    head = _head(_TOKENS, 4 * size)
+    count = len(tokens) // size
+    frames: NDArray[np.uint8] = np.empty((count, len(head) + 4 * size), dtype=np.uint8)
+    frames[:, : len(head)] = np.frombuffer(head, dtype=np.uint8)
+    frames[:, len(head) :] = np.ascontiguousarray(tokens[: count * size]).view(np.uint8).reshape(count, 4 * size)
+    # a row seen as one item of that many bytes becomes one `bytes`
+    rows: list[bytes] = frames.view(f"V{frames.shape[1]}").reshape(count).tolist()
+    return rows
 
 
-def chain(spec: BlockSpec, tokens: Sequence[int], extras: Extras | None = None) -> Chain:
+def chain(spec: BlockSpec, tokens: Tokens, extras: Extras | None = None) -> Chain:
     """The keys of all full blocks of `tokens`; tokens behind the last full block have none (see `tail_key`)."""
     extras = extras or {}
     for index, values in extras.items():
         if index < 0 or not all(isinstance(value, bytes) for value in values):
             raise InvalidArgument(f"extras[{index}] must be a sequence of bytes, for a block index of 0 or more")
-    size = spec.block_tokens
-    count = len(tokens) // size
-    packed = _packed(tokens)
+    frames = _framed(_packed(tokens), spec.block_tokens)
+    for index, values in extras.items():
+        if index < len(frames):
+            frames[index] += b"".join(_frame(_EXTRA, value) for value in values)
     root = fingerprint(spec)
-    parent, tag, keys = root, _ROOT, []
-    for index in range(count):
-        parent = _link(tag, parent, packed[4 * size * index : 4 * size * (index + 1)], extras.get(index, ()))
-        tag = _PARENT
+    keys: list[bytes] = []
+    # what every hash begins with is hashed once
+    start, parent = sha256(_KEY_DOMAIN + _head(_ROOT, KEY_BYTES)), root
+    behind = sha256(_KEY_DOMAIN + _head(_PARENT, KEY_BYTES))
+    for frame in frames:
+        link = start.copy()
+        link.update(parent + frame)
+        parent, start = link.digest(), behind
         keys.append(parent)
     return Chain(root, tuple(keys))
 
 
-def tail_key(spec: BlockSpec, full: Chain, tokens: Sequence[int], salt: bytes) -> bytes:
+def tail_key(spec: BlockSpec, full: Chain, tokens: Tokens, salt: bytes) -> bytes:
     """The key of the short block behind `full`: `tokens` are its 1 to block_tokens - 1 tokens.
 
     No key extends a short block, and `salt` keeps it to the request it was made for.
     """
-    if not 1 <= len(tokens) < spec.block_tokens:
-        raise InvalidArgument(f"a short block holds 1 to {spec.block_tokens - 1} tokens, got {len(tokens)}")
+    packed = _packed(tokens)
+    if not 1 <= len(packed) < spec.block_tokens:
+        raise InvalidArgument(f"a short block holds 1 to {spec.block_tokens - 1} tokens, got {len(packed)}")
     if not salt:
         raise InvalidArgument("salt must not be empty: a tail belongs to one request")
     tag, parent = (_PARENT, full.keys[-1]) if full.keys else (_ROOT, full.fingerprint)
-    return _link(tag, parent, _packed(tokens), (salt,))
+    frames = _frame(tag, parent) + _frame(_TOKENS, packed.tobytes()) + _frame(_EXTRA, salt)
+    return sha256(_KEY_DOMAIN + frames).digest()
 
 
 def opaque_chain(spec: OpaqueSpec, engine_keys: Sequence[bytes]) -> Chain:

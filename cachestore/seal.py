@@ -31,15 +31,16 @@ stored checksums and header checksum zeroed, followed by the plane's index as u3
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from cachestore.block import WHOLE, Buffer, Half, Part, PlaneId
+from cachestore.block import Buffer, Half, Part, PlaneId
 
 MAGIC = b"KVCB"
 VERSION = 1
@@ -64,6 +65,14 @@ TABLE = np.dtype(
         ("raw_checksum", "<u8"),
     ]
 )
+PLACES = np.dtype(TABLE.descr[:9])
+"""A row without its checksums."""
+
+_PLACE = np.dtype(f"V{PLACES.itemsize}")
+
+KNOWN_TABLES = 64
+"""How many tables are remembered, checksums aside: all raw blocks of a spec have the same, its tails one a length."""
+
 _HALVES = tuple(Half)
 _FIXED = struct.Struct("<4sHHII32s32s32sII12sIQ16sQQ16s")
 assert _FIXED.size == 192 and TABLE.itemsize == 48
@@ -102,11 +111,57 @@ class Stored(NamedTuple):
 
 def table_of(planes: Sequence[PlaneId], stored: Sequence[Stored] = ()) -> NDArray[np.void]:
     """The plane table of these planes; without `stored`, which goes with them in order, of nothing stored yet."""
-    table = np.zeros(len(planes), dtype=TABLE)
-    for names, rows in ((PlaneId._fields, planes), (Stored._fields, stored)):
-        for name, column in zip(names, zip(*rows, strict=True), strict=False):
-            table[name] = np.array(column, dtype=TABLE[name])
+    table = _blank(tuple(planes)).copy()
+    for name, column in zip(Stored._fields, zip(*stored, strict=True), strict=False):
+        table[name] = np.array(column, dtype=TABLE[name])
     return table
+
+
+@lru_cache(maxsize=KNOWN_TABLES)
+def _blank(planes: tuple[PlaneId, ...]) -> NDArray[np.void]:
+    table = np.zeros(len(planes), dtype=TABLE)
+    for name, column in zip(PlaneId._fields, zip(*planes, strict=True), strict=False):
+        table[name] = np.array(column, dtype=TABLE[name])
+    return table
+
+
+@lru_cache(maxsize=KNOWN_TABLES)
+def _planes(places: bytes) -> tuple[PlaneId, ...]:
+    table = np.frombuffer(places, dtype=PLACES)
+    columns: list[list[Any]] = [table[name].tolist() for name in PlaneId._fields]
+    columns[1] = [_HALVES[half] for half in columns[1]]
+    return tuple(map(PlaneId._make, zip(*columns, strict=True)))
+
+
+def planes_at(places: bytes, chosen: Sequence[int]) -> tuple[PlaneId, ...]:
+    """The planes at these indices of a table given as `Header.places`."""
+    planes = _planes(places)
+    return planes if len(chosen) == len(planes) else tuple(planes[index] for index in chosen)
+
+
+@lru_cache(maxsize=KNOWN_TABLES)
+def selected(places: bytes, part: Part) -> tuple[int, ...]:
+    """The indices of the planes of `part` in a table given as `Header.places`."""
+    return tuple(index for index, plane in enumerate(_planes(places)) if part.holds(*plane[:3]))
+
+
+@lru_cache(maxsize=KNOWN_TABLES)
+def _sound(places: bytes, payload: int) -> bool:
+    """Whether every plane lies within the payload, and none claims to be what no block of ours can be."""
+    table = np.frombuffer(places, dtype=PLACES)
+    # a row is eight bytes of small fields, then the numbers
+    numbers = table.view("<u8").reshape(-1, 4)[:, 1:]
+    offsets, stored, raw = numbers[:, 0], numbers[:, 1], numbers[:, 2]
+    least, most = numbers.min(axis=0), numbers.max(axis=0)
+    return bool(
+        max(most[0], most[1]) <= payload  # so that their sums cannot run over
+        and (offsets + stored).max() <= payload
+        and min(least[1], least[2]) >= 1
+        and most[2] <= MAX_PAYLOAD
+        and raw.sum() <= MAX_PAYLOAD
+        and table["half"].max() < len(_HALVES)
+        and table["item_bytes"].min() >= 1
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +182,12 @@ class Header:
     expires: int = 0
     parent: bytes = bytes(PARENT_BYTES)
     packed: bytes = field(default=b"", repr=False)
+    places: bytes = field(init=False, repr=False)
+    """The plane table without its checksums, as `PLACES`: what follows from that is worked out once for many blocks."""
+
+    def __post_init__(self) -> None:
+        places: Any = np.ndarray(len(self.table), _PLACE, self.table, 0, (TABLE.itemsize,))
+        object.__setattr__(self, "places", places.tobytes())
 
     def pack(self) -> bytes:
         """The header's bytes, checksum included."""
@@ -159,12 +220,13 @@ class Header:
         if whole[: len(first)] != first or xxhash.xxh3_64_intdigest(whole[:-8]) != int.from_bytes(whole[-8:], "little"):
             raise CorruptBlock("header")
         table = np.frombuffer(whole, dtype=TABLE, count=planes, offset=_FIXED.size)
-        if not _sound(table, payload):
-            raise CorruptBlock("header")
-        return cls(
+        header = cls(
             namespace, key, fingerprint, tokens, table, writer, sequence, flags, payload, epoch, nonce, expires, parent,
             whole,
         )  # fmt: skip
+        if not _sound(header.places, payload):
+            raise CorruptBlock("header")
+        return header
 
     def check_identity(self, namespace: bytes, key: bytes, fingerprint: bytes) -> None:
         """CorruptBlock unless this is the block that was asked for (misdirected reads, stale slots)."""
@@ -176,47 +238,27 @@ class Header:
         """Bytes of the packed header, which is where the payload starts."""
         return header_bytes(len(self.table))
 
+    def raw_checksums(self, chosen: Sequence[int]) -> list[int]:
+        """The checksums of the raw bytes of the planes at these indices."""
+        sums: list[int] = self.rows(chosen)["raw_checksum"].tolist()
+        return sums
+
     def planes(self, chosen: Sequence[int] | None = None) -> tuple[PlaneId, ...]:
         """The places and raw sizes of all planes in table order, or of those at the indices `chosen`."""
-        columns = [*self._places(), *self._columns("item_bytes", "raw_bytes")]
-        planes = tuple(map(PlaneId._make, zip(*columns, strict=True)))
-        return planes if chosen is None or len(chosen) == len(planes) else tuple(planes[index] for index in chosen)
+        return planes_at(self.places, range(len(self.table)) if chosen is None else chosen)
+
+    def rows(self, chosen: Sequence[int]) -> NDArray[np.void]:
+        """The rows of the plane table at these indices, which are in table order."""
+        return self.table if len(chosen) == len(self.table) else self.table[list(chosen)]
 
     def stored(self, chosen: Sequence[int]) -> list[Stored]:
         """How and where the planes at these indices are stored."""
-        columns = self._columns(*Stored._fields)
-        rows = list(map(Stored._make, zip(*columns, strict=True)))
-        return rows if len(chosen) == len(rows) else [rows[index] for index in chosen]
+        rows = self.rows(chosen)
+        return list(map(Stored._make, zip(*(rows[name].tolist() for name in Stored._fields), strict=True)))
 
     def select(self, part: Part) -> list[int]:
         """The table indices of the planes that belong to `part`, in table order."""
-        if part == WHOLE:
-            return list(range(len(self.table)))
-        return [index for index, place in enumerate(zip(*self._places(), strict=True)) if part.holds(*place)]
-
-    def _places(self) -> tuple[list[int], list[Half], list[int]]:
-        slots, halves, groups = self._columns("slot", "half", "group")
-        return slots, [_HALVES[half] for half in halves], groups
-
-    def _columns(self, *names: str) -> list[list[int]]:
-        return [self.table[name].tolist() for name in names]
-
-
-def _sound(table: NDArray[np.void], payload: int) -> bool:
-    """Whether every plane lies within the payload, and none claims to be what no block of ours can be."""
-    # a row is eight bytes of small fields, then the five numbers
-    numbers = table.view("<u8").reshape(-1, 6)[:, 1:]
-    offsets, stored, raw = numbers[:, 0], numbers[:, 1], numbers[:, 2]
-    least, most = numbers.min(axis=0), numbers.max(axis=0)
-    return bool(
-        max(most[0], most[1]) <= payload  # so that their sums cannot run over
-        and (offsets + stored).max() <= payload
-        and min(least[1], least[2]) >= 1
-        and most[2] <= MAX_PAYLOAD
-        and raw.sum() <= MAX_PAYLOAD
-        and table["half"].max() < len(_HALVES)
-        and table["item_bytes"].min() >= 1
-    )
+        return list(selected(self.places, part))
 
 
 def digest(packed: bytes) -> bytes:
@@ -227,3 +269,8 @@ def digest(packed: bytes) -> bytes:
 def checksum(data: Buffer) -> int:
     """xxh3-64, seed 0."""
     return xxhash.xxh3_64_intdigest(data.data)
+
+
+def checksums(data: Buffer, pieces: Iterable[slice]) -> list[int]:
+    """The checksums of these pieces of `data`."""
+    return list(map(xxhash.xxh3_64_intdigest, map(data.data.__getitem__, pieces)))

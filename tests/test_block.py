@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from cachestore.block import Attention, Block, BlockSpec, Half, OpaqueSpec, Part, PlaneId, Slot
+from cachestore.block import Attention, Block, BlockSpec, Half, OpaqueSpec, Part, PlaneId, Slot, Views, covered
 from cachestore.errors import InvalidArgument, UnsupportedModel
 from cachestore.store.base import BlockPlan
 
@@ -105,6 +105,27 @@ def test_a_block_has_the_bytes_of_its_planes() -> None:
     for wrong in (data[:-1], [*data[:-1], data[-1][:-1]], [*data, data[0]]):
         with pytest.raises(InvalidArgument):
             Block(KEY, 8, SPEC.planes(), wrong)
+
+
+def test_planes_that_bytes_cover_exactly() -> None:
+    planes = SPEC.planes()
+    sizes = [plane.raw_bytes for plane in planes]
+    for first in range(len(planes)):
+        for last in range(first, len(planes)):
+            nbytes = sum(sizes[first : last + 1])
+            assert covered(planes, first, nbytes) == range(first, last + 1)
+            assert not covered(planes, first, nbytes - 1)
+    assert not covered(planes, 0, 0) and not covered(planes, 0, sum(sizes) + 1) and not covered(planes, 5, sum(sizes))
+
+
+def test_views_are_places_in_one_buffer() -> None:
+    whole = np.arange(10, dtype=np.uint8)
+    views = Views(whole, (slice(2, 5), slice(0, 2), slice(5, 10)))
+    assert [view.tolist() for view in views] == [[2, 3, 4], [0, 1], [5, 6, 7, 8, 9]]
+    assert views[-1].tolist() == [5, 6, 7, 8, 9] and [len(view) for view in views[1:]] == [2, 5]
+    assert len(views) == 3 and all(np.shares_memory(view, whole) for view in views)
+    with pytest.raises(IndexError):
+        views[3]
 
 
 PLANE = PlaneId(0, Half.K, 0, 2, 64)

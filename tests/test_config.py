@@ -9,6 +9,7 @@ import pytest
 from cachestore.codecs.lz4 import Lz4
 from cachestore.config import Bytes, Seconds, build, read
 from cachestore.errors import ConfigError
+from cachestore.eviction.lru import Lru
 from cachestore.store.compose import compose
 from cachestore.tiers.cpu import CpuTier
 from cachestore.tiers.redis import Redis, RedisTier
@@ -123,7 +124,7 @@ def test_a_store_is_composed_from_tables() -> None:
         ({"tiers": "cpu"}, "tiers must be a list of tables"),
         ({"tiers": ["cpu"]}, "tiers must be a list of tables"),
         ({"tiers": CPU}, "tiers must be a list of tables"),
-        ({"tiers": [{"capacity": 1}]}, "needs a `name`, one of: cpu, redis"),
+        ({"tiers": [{"capacity": 1}]}, "needs a `name`, one of: cpu, disk, gpu, redis"),
         ({"tiers": [CPU, CPU]}, "each tier may be there once"),
         ({"tiers": [{"name": "redis"}]}, "the first must be the cpu tier"),
         ({"tiers": [{"name": "redis"}, CPU]}, "the first must be the cpu tier"),
@@ -141,9 +142,9 @@ def test_a_store_is_composed_from_tables() -> None:
         ({"codecs": {"name": "zip"}}, "zip"),
         ({"codecs": {"name": "lz4", "pays": 1.5}}, "pays"),
         ({"codecs": {"name": "lz4", "acceleration": 0}}, "acceleration"),
-        ({"codecs": "lz4"}, "needs a `name`, one of: lz4, raw"),
+        ({"codecs": "lz4"}, "needs a `name`, one of: entropy, lz4, raw"),
         ({"eviction": {"name": "lur"}}, "did you mean 'lru'"),
-        ({"store": {"write": "back"}}, "through"),
+        ({"store": {"write": "behind"}}, "through"),
         ({"store": {"lease": "1d"}}, "longest_lease"),
         ({"store": {"lease": 0}}, "lease"),
         ({"store": {"backlog": 0}}, "backlog"),
@@ -157,4 +158,6 @@ def test_compositions_that_cannot_work_are_refused(tables: dict[str, Any], says:
 
 
 def test_a_password_is_not_shown() -> None:
-    assert "secret" not in repr(Redis("redis://user:secret@host:1")) + repr(Redis("redis://user:secret@host:1").start())
+    assert "secret" not in repr(Redis("redis://user:secret@host:1")) + repr(
+        Redis("redis://user:secret@host:1").start(Lru())
+    )

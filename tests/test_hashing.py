@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from hashlib import sha256
@@ -162,9 +163,21 @@ def test_equal_prefixes_and_only_these_share_keys(one: list[int], two: list[int]
 @given(tokens_strategy)
 def test_the_type_that_carries_tokens_does_not_matter(tokens: list[int]) -> None:
     wanted = chain(SPEC, tokens)
-    for array in (np.array(tokens, dtype=np.uint32), np.array(tokens, dtype=np.int64), np.array(tokens, dtype=">u8")):
-        assert chain(SPEC, array) == wanted  # type: ignore[arg-type]
+    for dtype in (np.uint32, np.int64, ">u8"):
+        assert chain(SPEC, np.array(tokens, dtype=dtype)) == wanted
     assert chain(SPEC, tuple(tokens)) == wanted
+    assert chain(SPEC, np.array([tokens, tokens], dtype=np.uint32, order="F")[0]) == wanted
+
+
+@given(st.lists(st.integers(0, 2**31 - 1), max_size=40))
+def test_tokens_may_come_as_their_bytes(tokens: list[int]) -> None:
+    wanted = chain(SPEC, tokens)
+    packed = struct.pack(f"<{len(tokens)}i", *tokens)
+    for given_as in (packed, bytearray(packed), memoryview(packed), memoryview(array("i", tokens))):
+        assert chain(SPEC, given_as) == wanted
+    assert chain(SPEC, np.array(tokens, dtype=np.int32)) == wanted
+    if 0 < len(tokens) < SPEC.block_tokens:
+        assert tail_key(SPEC, wanted, packed, b"s") == tail_key(SPEC, wanted, tokens, b"s")
 
 
 def test_extras_change_their_block_and_all_behind_it() -> None:
@@ -207,7 +220,10 @@ def test_a_tail_belongs_to_its_request() -> None:
         [[1, 2], [3], [4], [5]],
         ["1", "2", "3", "4"],
         "1234",
-        b"1234",
+        b"12345",
+        struct.pack("<4i", 1, 2, 3, -4),
+        memoryview(bytes(16))[::2],
+        memoryview(array("f", [1.0, 2.0, 3.0, 4.0])),
         [True, False, True, True],
         [None, 1, 2, 3],
         np.zeros((4, 1), dtype=np.int64),

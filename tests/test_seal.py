@@ -20,6 +20,7 @@ from cachestore.seal import (
     Stored,
     aligned,
     checksum,
+    checksums,
     digest,
     header_bytes,
     table_of,
@@ -194,9 +195,30 @@ def test_a_part_selects_rows() -> None:
     assert parsed.planes([2]) == PLANES[2:] and parsed.stored([2, 0]) == [STORED[2], STORED[0]]
 
 
+def test_what_is_remembered_of_a_table_is_not_taken_for_another() -> None:
+    for change in ("offset", "stored_bytes", "raw_bytes", "slot", "group", "half", "codec", "item_bytes"):
+        table = table_of(PLANES, STORED)
+        table[change][1] ^= 1
+        one, other = (Header.parse(header(table=rows).pack()) for rows in (table_of(PLANES, STORED), table))
+        assert one.places != other.places
+        assert (one.planes(), one.stored(range(3))) != (other.planes(), other.stored(range(3)))
+    sums = table_of(PLANES, [row._replace(stored_checksum=1, raw_checksum=2) for row in STORED])
+    one, other = header(), header(table=sums)
+    assert one.places == other.places and other.raw_checksums([0, 2]) == [2, 2]
+    assert one.raw_checksums(range(3)) == [row.raw_checksum for row in STORED]
+
+
+def test_a_table_is_sound_for_its_own_payload_only() -> None:
+    assert Header.parse(header().pack()).payload_bytes > 64
+    assert reason(header(payload_bytes=64).pack()) == "header"
+    assert Header.parse(header().pack()).payload_bytes > 64
+
+
 def test_sizes_and_checksums() -> None:
     assert [aligned(size) for size in (0, 1, 63, 64, 65)] == [0, 64, 64, 64, 128]
     assert TABLE.itemsize == 48
     data = np.arange(256, dtype=np.uint8)
     assert checksum(data) == xxhash.xxh3_64(bytes(range(256))).intdigest()
     assert checksum(data[3:9]) == xxhash.xxh3_64(bytes(range(3, 9))).intdigest()
+    pieces = [slice(0, 9), slice(200, 256), slice(3, 4)]
+    assert checksums(data, pieces) == [checksum(data[piece]) for piece in pieces]

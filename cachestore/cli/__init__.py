@@ -5,6 +5,7 @@ up/down  store and workers on Ray
 stats, lookup, clear
 doctor   does this installation work, and do two stores agree?
 config   check and show
+replay   what would policies and tiers have hit on a trace?
 demo     all of it, on real input
 """
 
@@ -15,14 +16,14 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from cachestore.cli import cluster, config, demo, doctor, serve, store
+from cachestore.cli import cluster, config, demo, doctor, replay, serve, store
 from cachestore.cli.output import error_console
 from cachestore.errors import CacheStoreError, ConfigError
 
 app = typer.Typer(
     help="A KV-cache store for large language models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for commands in (serve, cluster, store, doctor, demo):
+for commands in (serve, cluster, store, doctor, replay, demo):
     commands.register(app)
 app.add_typer(config.app, name="config")
 

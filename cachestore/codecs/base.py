@@ -3,6 +3,7 @@
 from typing import NamedTuple, Protocol
 
 from cachestore.block import Buffer, PlaneId
+from cachestore.errors import ConfigError
 
 RAW = 0
 """The id of the identity, which every reader knows."""
@@ -14,6 +15,10 @@ class Codec(Protocol):
     @property
     def id(self) -> int:
         """What the plane table calls it."""
+
+    @property
+    def lossy(self) -> bool:
+        """Whether what comes back may differ from what went in. Such a codec is chosen by a spec's recipe only."""
 
     def encode(self, raw: Buffer, plane: PlaneId) -> Buffer | None:
         """The stored bytes, or None where coding does not pay and the plane is stored raw."""
@@ -30,3 +35,9 @@ class Encoded(NamedTuple):
     raw_bytes: int
     stored_checksum: int
     raw_checksum: int
+
+
+def check_pays(pays: float) -> None:
+    """ConfigError unless a plane that pays is no longer than before: room for its stored form was reserved for that."""
+    if not 0 < pays <= 1:
+        raise ConfigError(f"codecs.pays must lie between 0 and 1, got {pays}")

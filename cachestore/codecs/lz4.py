@@ -11,6 +11,8 @@ import lz4.block
 import numpy as np
 
 from cachestore.block import Buffer, PlaneId
+from cachestore.codecs.base import check_pays
+from cachestore.codecs.shuffle import shuffle, unshuffle
 from cachestore.errors import ConfigError
 from cachestore.seal import CorruptBlock
 
@@ -32,19 +34,20 @@ class Lz4:
     def id(self) -> int:
         return 1
 
+    @property
+    def lossy(self) -> bool:
+        return False
+
     def __post_init__(self) -> None:
         if self.acceleration < 1:
             raise ConfigError(f"codecs.acceleration must be at least 1, got {self.acceleration}")
-        # what is stored must never be longer than what it stands for: its room was reserved for that
-        if not 0 < self.pays <= 1:
-            raise ConfigError(f"codecs.pays must lie between 0 and 1, got {self.pays}")
+        check_pays(self.pays)
 
     def encode(self, raw: Buffer, plane: PlaneId) -> Buffer | None:
         if raw.nbytes > LONGEST:
             return None
-        packed = lz4.block.compress(
-            _shuffle(raw, plane.item_bytes), mode="fast", acceleration=self.acceleration, store_size=False
-        )
+        rows = shuffle(raw, _width(raw, plane.item_bytes)).data
+        packed = lz4.block.compress(rows, mode="fast", acceleration=self.acceleration, store_size=False)
         return np.frombuffer(packed, dtype=np.uint8) if len(packed) < self.pays * raw.nbytes else None
 
     def decode(self, stored: Buffer, out: Buffer, item_bytes: int) -> None:
@@ -58,16 +61,9 @@ class Lz4:
         if len(plain) != out.nbytes:
             raise CorruptBlock("codec")
         width = _width(out, item_bytes)
-        shuffled = np.frombuffer(plain, dtype=np.uint8).reshape(width, -1)
-        # byte by byte of significance: numpy copies a column five times as fast as a transposed whole
-        for column, plain_column in zip(out.reshape(-1, width).T, shuffled, strict=True):
-            np.copyto(column, plain_column)
+        unshuffle(np.frombuffer(plain, dtype=np.uint8).reshape(width, -1), out)
 
 
 def _width(raw: Buffer, item_bytes: int) -> int:
     """How many bytes of different significance alternate; what is not whole elements is left in its order."""
     return item_bytes if raw.nbytes % item_bytes == 0 else 1
-
-
-def _shuffle(raw: Buffer, item_bytes: int) -> bytes:
-    return raw.reshape(-1, _width(raw, item_bytes)).T.tobytes()

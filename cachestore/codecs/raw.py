@@ -17,6 +17,10 @@ class Raw:
     def id(self) -> int:
         return RAW
 
+    @property
+    def lossy(self) -> bool:
+        return False
+
     def encode(self, raw: Buffer, plane: PlaneId) -> Buffer | None:
         return None
 

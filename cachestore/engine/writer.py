@@ -33,9 +33,10 @@ class BlockWriter:
         spec = self.sequence.spec
         planes = spec.planes()
         plans = [BlockPlan(key, spec.block_tokens, planes) for key in self.chain.keys[self.first :]]
+        after = self.chain.keys[self.first - 1] if self.first else None
         if plans:
             try:
-                self._put = self.store.put(self.chain.fingerprint, plans, timeout=self.timeout)
+                self._put = self.store.put(self.chain.fingerprint, plans, after=after, timeout=self.timeout)
             except CacheStoreError as error:
                 self.error = error
         return self
@@ -89,12 +90,14 @@ class BlockWriter:
         return answers, given
 
 
-def store_tail(sequence: Sequence, store: Store, key: bytes, *, ttl: float, timeout: float = TIMEOUT) -> bool:
-    """Stores the tokens behind the last full block for a handoff, for `ttl` seconds; whether it worked."""
+def store_tail(
+    sequence: Sequence, store: Store, key: bytes, *, ttl: float, after: bytes | None = None, timeout: float = TIMEOUT
+) -> bool:
+    """Stores the tokens behind the last full block, whose key is `after`, for `ttl` seconds; whether it worked."""
     tail = sequence.tail(key)
     plan = BlockPlan(key, tail.token_count, tail.planes, short=True)
     try:
-        with store.put(fingerprint(sequence.spec), [plan], ttl=ttl, timeout=timeout) as put:
+        with store.put(fingerprint(sequence.spec), [plan], after=after, ttl=ttl, timeout=timeout) as put:
             if put.answers[0].status is PutStatus.WANTED:
                 for number, data in enumerate(tail.data):
                     put.write(0, number, data)

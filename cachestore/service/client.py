@@ -3,18 +3,30 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
-from cachestore.block import WHOLE, Part
+from cachestore.block import WHOLE, Buffer, Part
 from cachestore.codecs import create
+from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
-from cachestore.service import convert, convert_put
+from cachestore.service import convert, convert_pins, convert_put
 from cachestore.service.connection import Connection
 from cachestore.service.members import Member
 from cachestore.service.remote_put import RemotePut
 from cachestore.service.remote_reading import RemoteReading
 from cachestore.service.words import VERDICT
-from cachestore.store.base import TIMEOUT, BlockPlan, Durability, Lease, Lookup, Purpose, Verdict
+from cachestore.store.base import (
+    TIMEOUT,
+    BlockPlan,
+    Durability,
+    Lease,
+    Lookup,
+    Pin,
+    Purpose,
+    Verdict,
+    check_after,
+    check_into,
+)
 from cachestore.wire import store_pb2 as wire
 
 FRAME_BYTES = 1 << 20
@@ -68,12 +80,14 @@ class RemoteStore:
         chain: Chain,
         *,
         part: Part = WHOLE,
+        into: Sequence[Buffer] | None = None,
         lease: Lease | None = None,
         wait: float = 0.0,
         purpose: Purpose = Purpose.REUSE,
         timeout: float = TIMEOUT,
     ) -> RemoteReading:
-        reading = RemoteReading(self._connection, chain, part, Deadline.after(timeout))
+        check_into(into, len(chain))
+        reading = RemoteReading(self._connection, chain, part, into, Deadline.after(timeout))
         reading.open(lease, wait, purpose)
         return reading
 
@@ -82,13 +96,16 @@ class RemoteStore:
         fingerprint: bytes,
         plans: Sequence[BlockPlan],
         *,
+        after: bytes | None = None,
+        codec: Codec | None = None,
         durability: Durability = Durability.CACHE,
         ttl: float | None = None,
         timeout: float = TIMEOUT,
     ) -> RemotePut:
         deadline = Deadline.after(timeout)
-        reservation = convert_put.Reservation(fingerprint, tuple(plans), durability, ttl)
-        put = RemotePut(self._connection, self._codec, reservation, self._frame_bytes, deadline)
+        check_after(after, [plan.key for plan in plans])
+        reservation = convert_put.Reservation(fingerprint, tuple(plans), durability, ttl, after)
+        put = RemotePut(self._connection, codec or self._codec, reservation, self._frame_bytes, deadline)
         put.open()
         return put
 
@@ -96,6 +113,27 @@ class RemoteStore:
         """Gives up an open put from outside its stream; how many blocks were dropped."""
         blocks: int = self._call("Abort", wire.AbortRequest(put=put_id), timeout).blocks
         return blocks
+
+    def pin(self, chain: Chain, ttl: float, *, timeout: float = TIMEOUT) -> int:
+        request = wire.PinRequest(chain=convert.chain_message(chain), ttl_ms=convert.milliseconds(ttl, "ttl"))
+        blocks: int = self._call("Pin", request, timeout).blocks
+        return blocks
+
+    def unpin(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
+        blocks: int = self._call("Unpin", wire.UnpinRequest(chain=convert.chain_message(chain)), timeout).blocks
+        return blocks
+
+    def pins(self, *, timeout: float = TIMEOUT) -> list[Pin]:
+        deadline = Deadline.after(timeout)
+        found: list[Pin] = []
+        cursor = b""
+        while True:
+            request = wire.ListPinsRequest(cursor=cursor)
+            answer = self._connection.call("ListPins", request, deadline.remaining())
+            found += convert_pins.pins(answer)
+            cursor = answer.cursor
+            if not cursor:
+                return found
 
     def delete(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
         blocks: int = self._call("Delete", wire.DeleteRequest(chain=convert.chain_message(chain)), timeout).blocks

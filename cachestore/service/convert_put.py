@@ -23,6 +23,7 @@ class Reservation(NamedTuple):
     plans: tuple[BlockPlan, ...]
     durability: Durability
     ttl: float | None
+    after: bytes | None = None
 
 
 def _planes(layout: wire.Layout, field: str) -> tuple[PlaneId, ...]:
@@ -71,7 +72,8 @@ def reservation(message: wire.Reserve) -> Reservation:
         raise InvalidArgument("reserve.blocks must not name a key twice")
     durability = DURABILITY.word(message.durability)
     fingerprint = key(message.fingerprint, "reserve.fingerprint")
-    return Reservation(fingerprint, tuple(plans), durability, seconds(message.ttl_ms))
+    after = key(message.after, "reserve.after") if message.after else None
+    return Reservation(fingerprint, tuple(plans), durability, seconds(message.ttl_ms), after)
 
 
 def reserve_message(value: Reservation) -> wire.Reserve:
@@ -97,7 +99,7 @@ def reserve_message(value: Reservation) -> wire.Reserve:
     ]
     return wire.Reserve(
         fingerprint=value.fingerprint, layouts=messages, blocks=blocks,
-        durability=DURABILITY.number(value.durability), ttl_ms=lifetime(value.ttl),
+        durability=DURABILITY.number(value.durability), ttl_ms=lifetime(value.ttl), after=value.after or b"",
     )  # fmt: skip
 
 

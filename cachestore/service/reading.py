@@ -42,23 +42,23 @@ def read(
         granted = wire.Granted(lease=lease.id, lease_ms=round(lease.ttl * 1000), runs=convert.run_messages(lease.runs))
         yield wire.ReadResponse(granted=granted)
         for block in reading:
-            if block.index < first:
+            if block.number < first:
                 continue
             try:
                 yield from _sent(block, part, frame_bytes)
             except CorruptBlock:
                 # its memory was taken for another block meanwhile: to the reader it is gone
-                yield wire.ReadResponse(end=wire.BlockEnd(block=block.index, status=wire.GONE))
+                yield wire.ReadResponse(end=wire.BlockEnd(block=block.number, status=wire.GONE))
                 return
 
 
 def _sent(block: SealedBlock, part: Part, frame_bytes: int) -> Iterator[wire.ReadResponse | bytes]:
-    index = block.index
-    yield wire.ReadResponse(start=wire.BlockStart(block=index, header=block.packed, tier=block.tier))
+    number = block.number
+    yield wire.ReadResponse(start=wire.BlockStart(block=number, header=block.packed, tier=block.tier))
     for start, end in ranges(block.header, part):
         for at in range(start, end, frame_bytes):
-            head = wire.BlockData(block=index, offset=at)
+            head = wire.BlockData(block=number, offset=at)
             frame = frames.block_frame(head, block.payload[at : min(at + frame_bytes, end)])
             block.check()
             yield frame
-    yield wire.ReadResponse(end=wire.BlockEnd(block=index, status=wire.SENT))
+    yield wire.ReadResponse(end=wire.BlockEnd(block=number, status=wire.SENT))

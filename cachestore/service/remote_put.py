@@ -16,7 +16,7 @@ from cachestore.service.connection import Connection
 from cachestore.service.frames import plane_frame
 from cachestore.service.outbox import Outbox
 from cachestore.service.status import error_of
-from cachestore.store.base import Lease, PutAnswer, PutStatus
+from cachestore.store.base import Lease, PutAnswer, PutStatus, check_write
 from cachestore.wire import store_pb2 as wire
 
 DEPTH = 4
@@ -79,14 +79,16 @@ class RemotePut:
             raise Aborted("the put is over")
         if self._answers[block].status is not PutStatus.WANTED:
             return
-        if data.nbytes != planes[plane].raw_bytes:
-            raise InvalidArgument(
-                f"plane {plane} of block {block} wants {planes[plane].raw_bytes} bytes, got {data.nbytes}"
-            )
-        if (block, plane) in self._written:
-            raise InvalidArgument(f"plane {plane} of block {block} was written before")
-        self._written.add((block, plane))
-        self._add(block, plane, encode_plane(self._codec, data, planes[plane]))
+        chosen = check_write(planes, block, plane, data)
+        names = {(block, number) for number in chosen}
+        if not self._written.isdisjoint(names):
+            raise InvalidArgument(f"one of the planes {plane} to {chosen[-1]} of block {block} was written before")
+        self._written |= names
+        at = 0
+        for number in chosen:
+            raw = data[at : at + planes[number].raw_bytes]
+            self._add(block, number, encode_plane(self._codec, raw, planes[number]))
+            at += raw.nbytes
 
     def commit(self, blocks: Sequence[int] | None = None, *, lease: float = 0.0) -> Lease | None:
         if self._call is None:

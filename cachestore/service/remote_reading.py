@@ -5,7 +5,7 @@ and if that fails too the read ends early, as with any other miss. Only what kee
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import grpc
@@ -47,10 +47,13 @@ class _Sealed(NamedTuple):
 class RemoteReading:
     """The verified blocks of one read over gRPC; follows `cachestore.store.base.Reading`."""
 
-    def __init__(self, connection: Connection, chain: Chain, part: Part, deadline: Deadline) -> None:
+    def __init__(
+        self, connection: Connection, chain: Chain, part: Part, into: Sequence[Buffer] | None, deadline: Deadline
+    ) -> None:
         self._connection = connection
         self._chain = chain
         self._part = part
+        self._into = into
         self._deadline = deadline
         self._lease = b""
         self._call: Any = None
@@ -79,7 +82,8 @@ class RemoteReading:
         for number in range(len(self._verdicts), len(self._chain)):
             try:
                 sealed = self._received(number)
-                block = decoded(sealed.header, sealed.payload, self._part) if sealed else None
+                into = None if self._into is None else self._into[number]
+                block = decoded(sealed.header, sealed.payload, self._part, into, own=True) if sealed else None
             except CorruptBlock:
                 self._verdicts[number] = Verdict.CORRUPT
                 return

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import grpc
 
 from cachestore.deadline import Deadline
-from cachestore.service import convert, reading, writing
+from cachestore.service import convert, convert_pins, reading, writing
 from cachestore.service.budget import Budget
 from cachestore.service.frames import PlaneFrame
 from cachestore.service.guard import deadline_of
@@ -70,6 +70,21 @@ class Servicer(CacheStoreServicer):
         lease = Lease(convert.identifier(request.lease, "lease"), len(verdicts), 0.0)
         self._local(context).release(lease, verdicts, timeout=self._remaining(context))
         return wire.ReleaseResponse()
+
+    def Pin(self, request: wire.PinRequest, context: Context) -> wire.PinResponse:
+        """Keeps a ready prefix in memory for a while."""
+        store, ttl = self._local(context), request.ttl_ms / 1000
+        blocks = store.pin(convert.chain(request.chain), ttl, timeout=self._remaining(context))
+        return wire.PinResponse(blocks=blocks, quota_left_bytes=store.pin_quota_left())
+
+    def Unpin(self, request: wire.UnpinRequest, context: Context) -> wire.UnpinResponse:
+        """Ends the pins of these blocks."""
+        store = self._local(context)
+        return wire.UnpinResponse(blocks=store.unpin(convert.chain(request.chain), timeout=self._remaining(context)))
+
+    def ListPins(self, request: wire.ListPinsRequest, context: Context) -> wire.ListPinsResponse:
+        """The namespace's pins by key, a page at a time."""
+        return convert_pins.page(self._local(context).pins(timeout=self._remaining(context)), request)
 
     def Delete(self, request: wire.DeleteRequest, context: Context) -> wire.DeleteResponse:
         """Removes blocks from every tier."""

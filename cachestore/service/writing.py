@@ -31,7 +31,12 @@ def write(
         raise InvalidArgument("the first message of Write must be `reserve`")
     asked = convert_put.reservation(first.reserve)
     put = store.put(
-        asked.fingerprint, asked.plans, durability=asked.durability, ttl=asked.ttl, timeout=deadline.remaining()
+        asked.fingerprint,
+        asked.plans,
+        after=asked.after,
+        durability=asked.durability,
+        ttl=asked.ttl,
+        timeout=deadline.remaining(),
     )
     wanted = frozenset(answer.block for answer in put.answers if answer.status is PutStatus.WANTED)
     pieces = _Pieces(put, asked.plans, wanted, bytes_in_flight)

@@ -8,15 +8,20 @@ namespace.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple, Protocol, Self
 
-from cachestore.block import WHOLE, Block, Buffer, Half, Part, PlaneId
+import numpy as np
+
+from cachestore.block import WHOLE, Block, Buffer, Half, Part, PlaneId, covered
+from cachestore.codecs.base import Codec
 from cachestore.errors import InvalidArgument
 from cachestore.hashing import KEY_BYTES, Chain
 from cachestore.metrics import Figure
 from cachestore.seal import MAX_PLANES
 
 _HALVES = frozenset(Half)
+_BYTE = np.dtype(np.uint8)
 
 TIMEOUT = 10.0
 """Seconds a call may take when its caller does not say."""
@@ -81,6 +86,14 @@ class Lease(NamedTuple):
     runs: tuple[Run, ...] = ()
 
 
+class Pin(NamedTuple):
+    """A block that stays in memory for `ttl` more seconds, and the bytes it takes of its namespace's quota."""
+
+    key: bytes
+    ttl: float
+    nbytes: int
+
+
 @dataclass(frozen=True)
 class BlockPlan:
     """What a put means to write: identity and planes. `short` marks the short last block of a chain."""
@@ -95,18 +108,24 @@ class BlockPlan:
             raise InvalidArgument(f"key must be {KEY_BYTES} bytes, got {len(self.key)}")
         if not 1 <= self.token_count < 1 << 32 or not 1 <= len(self.planes) <= MAX_PLANES:
             raise InvalidArgument(f"a block needs at least one token and 1 to {MAX_PLANES} planes")
-        slots, halves, groups, widths, sizes = zip(*self.planes, strict=True)
-        if not (0 <= min(slots + groups) and max(slots + groups) < 1 << 16 and set(halves) <= _HALVES):
-            raise InvalidArgument("planes: slot and group must lie in 0 .. 65535, and half must be K, V or OPAQUE")
-        if not (1 <= min(widths) and max(widths) < 1 << 8 and 1 <= min(sizes)):
-            raise InvalidArgument("planes: item_bytes must lie in 1 .. 255, and raw_bytes must be at least 1")
-        if len(set(zip(slots, halves, groups, strict=True))) != len(self.planes):
-            raise InvalidArgument("planes: a slot, half and group may be there once")
+        _check_planes(self.planes)
 
     @property
     def raw_bytes(self) -> int:
         """Bytes of all planes before coding."""
         return sum(plane.raw_bytes for plane in self.planes)
+
+
+@lru_cache(maxsize=32)
+def _check_planes(planes: tuple[PlaneId, ...]) -> None:
+    """InvalidArgument unless these are a block's. Once for all blocks of a spec: that is why answers are kept."""
+    slots, halves, groups, widths, sizes = zip(*planes, strict=True)
+    if not (0 <= min(slots + groups) and max(slots + groups) < 1 << 16 and set(halves) <= _HALVES):
+        raise InvalidArgument("planes: slot and group must lie in 0 .. 65535, and half must be K, V or OPAQUE")
+    if not (1 <= min(widths) and max(widths) < 1 << 8 and 1 <= min(sizes)):
+        raise InvalidArgument("planes: item_bytes must lie in 1 .. 255, and raw_bytes must be at least 1")
+    if len(set(zip(slots, halves, groups, strict=True))) != len(planes):
+        raise InvalidArgument("planes: a slot, half and group may be there once")
 
 
 class PutAnswer(NamedTuple):
@@ -127,8 +146,8 @@ class Loaded(NamedTuple):
 class Reading(Protocol):
     """The blocks of one read, in order, ending at the first that is missing, corrupt or late.
 
-    A block's buffers belong to the caller. With a part, a block has only the planes asked for. Leaving the context
-    settles every block's outcome.
+    A block's buffers belong to the caller: they are views of what was given as `into`, or else memory of their own.
+    With a part, a block has only the planes asked for. Leaving the context settles every block's outcome.
     """
 
     def __enter__(self) -> Self: ...
@@ -144,10 +163,11 @@ class Put(Protocol):
         """The latest answer for every block, in the order of the plans; WANTED means: write it."""
 
     def write(self, block: int, plane: int, data: Buffer) -> None:
-        """One whole raw plane of a wanted block, in any order; the bytes may be reused on return.
+        """Raw bytes of a wanted block from the start of `plane` on, in any order; they may be reused on return.
 
-        Writing a block that is not wanted is a no-op. InvalidArgument if the size is wrong or the plane came
-        before.
+        `data` is that plane and as many behind it as it covers exactly, in canonical order: one, a slot's, a whole
+        block's. Writing a block that is not wanted is a no-op. InvalidArgument if `data` ends inside a plane or runs
+        beyond the last, or one of the planes came before; then none of it is taken.
         """
 
     def commit(self, blocks: Sequence[int] | None = None, *, lease: float = 0.0) -> Lease | None:
@@ -184,6 +204,7 @@ class Store(Protocol):
         chain: Chain,
         *,
         part: Part = WHOLE,
+        into: Sequence[Buffer] | None = None,
         lease: Lease | None = None,
         wait: float = 0.0,
         purpose: Purpose = Purpose.REUSE,
@@ -192,6 +213,11 @@ class Store(Protocol):
         """The leading blocks of `chain`; `wait` seconds for blocks that are being written.
 
         Under a `lease` given, that lease is used up by the reading; otherwise one is taken.
+
+        With `into`, one flat buffer for each block of the chain, a block's planes are laid one behind the other into
+        its buffer, which they must fill exactly. `tensor.view(torch.uint8).numpy()` is such a buffer, of a contiguous
+        one-dimensional tensor. What lies in the buffer of a block that was not handed out is undefined.
+        InvalidArgument if there are not as many as keys, or one is not flat, contiguous, writeable bytes of that size.
         """
 
     def put(
@@ -199,11 +225,29 @@ class Store(Protocol):
         fingerprint: bytes,
         plans: Sequence[BlockPlan],
         *,
+        after: bytes | None = None,
+        codec: Codec | None = None,
         durability: Durability = Durability.CACHE,
         ttl: float | None = None,
         timeout: float = TIMEOUT,
     ) -> Put:
-        """Reserves the blocks of `plans`, in the order of their chain. `timeout` bounds the whole put."""
+        """Reserves the blocks of `plans`, in the order of their chain. `timeout` bounds the whole put.
+
+        `after` is the key of the block before the first of them, None if that is the first of its chain or not known:
+        a hint for eviction. `codec` encodes the planes of this put in place of the store's own.
+        """
+
+    def pin(self, chain: Chain, ttl: float, *, timeout: float = TIMEOUT) -> int:
+        """Keeps the ready prefix in memory for `ttl` seconds, cold blocks of it brought there first; how many blocks.
+
+        Fewer than are ready where the namespace's quota of pins ends, or memory has no room.
+        """
+
+    def unpin(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
+        """Ends the pins of these blocks; how many there were."""
+
+    def pins(self, *, timeout: float = TIMEOUT) -> list[Pin]:
+        """All pins of the namespace, by key."""
 
     def delete(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
         """Removes these blocks from every tier; how many there were. Leased ones go when their lease ends.
@@ -222,6 +266,42 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Ends the use of the store. Closing twice is allowed."""
+
+
+def check_into(into: Sequence[Buffer] | None, blocks: int) -> None:
+    """InvalidArgument unless `into` may be filled by a read of so many blocks, as far as their sizes are not known."""
+    if into is None:
+        return
+    if len(into) != blocks:
+        raise InvalidArgument(f"into must hold one buffer for each of the {blocks} keys, got {len(into)}")
+    for index, buffer in enumerate(into):
+        if not is_flat(buffer) or not buffer.flags.writeable:
+            raise InvalidArgument(
+                f"into[{index}] must be a one-dimensional, contiguous, writeable array of uint8, "
+                f"such as tensor.view(torch.uint8).numpy()"
+            )
+
+
+def is_flat(data: Buffer) -> bool:
+    """Whether this is one contiguous piece of bytes."""
+    return data.ndim == 1 and data.dtype == _BYTE and data.flags.c_contiguous
+
+
+def check_write(planes: Sequence[PlaneId], block: int, first: int, data: Buffer) -> range:
+    """The planes of block `block` that `data` is from plane `first` on; InvalidArgument if it is no whole planes."""
+    chosen = covered(planes, first, data.nbytes) if is_flat(data) else range(0)
+    if not chosen:
+        raise InvalidArgument(
+            f"plane {first} of block {block} wants {planes[first].raw_bytes} bytes in one piece, or with them all those "
+            f"of the planes right behind it; got {data.dtype} of shape {data.shape}"
+        )
+    return chosen
+
+
+def check_after(after: bytes | None, keys: Sequence[bytes]) -> None:
+    """InvalidArgument unless `after` can be the key before these."""
+    if after is not None and (len(after) != KEY_BYTES or after in keys):
+        raise InvalidArgument(f"after must be the {KEY_BYTES}-byte key of the block before the first plan, or None")
 
 
 def put_blocks(

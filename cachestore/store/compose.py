@@ -1,15 +1,18 @@
 """A store from the tables of a configuration: `[[tiers]]`, `[codecs]`, `[eviction]`, `[store]`."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from cachestore.codecs import CODECS
 from cachestore.config import Table, build, build_named
 from cachestore.errors import ConfigError
 from cachestore.eviction import EVICTIONS
+from cachestore.eviction.base import Eviction
 from cachestore.store.settings import StoreSettings
 from cachestore.store.tiered import TieredStore
 from cachestore.tiers import TIERS
+from cachestore.tiers.base import ColdTier, Demoting
 from cachestore.tiers.cpu import Cpu
 
 SECTIONS = ("tiers", "codecs", "eviction", "store")
@@ -27,10 +30,19 @@ def compose(tables: Table) -> TieredStore:
     settings: list[Any] = [build_named(TIERS, table, f"tiers.{name}") for table, name in zip(tiers, names, strict=True)]
     if not isinstance(settings[0], Cpu):
         raise ConfigError(f"tiers: the first must be the cpu tier, through which every block goes, got {names[0]!r}")
+    store = build(StoreSettings, tables.get("store", {}), "store")
+    eviction: Eviction = build_named(EVICTIONS, tables.get("eviction", {"name": "lru"}), "eviction")
+    lower: list[ColdTier] = [tier.start(eviction) for tier in settings[1:]]
+    cold = [tier for tier in lower if not tier.hot]
+    if store.write == "eviction":
+        for upper, below in pairwise(cold):
+            if isinstance(upper, Demoting):
+                upper.below = below
     return TieredStore(
         memory=settings[0].start(),
-        cold=[tier.start() for tier in settings[1:]],
+        cold=cold,
+        hot=[tier for tier in lower if tier.hot],
         codec=build_named(CODECS, tables.get("codecs", {"name": "lz4"}), "codecs"),
-        eviction=build_named(EVICTIONS, tables.get("eviction", {"name": "lru"}), "eviction"),
-        settings=build(StoreSettings, tables.get("store", {}), "store"),
+        eviction=eviction,
+        settings=store,
     )

@@ -1,37 +1,110 @@
-"""Copies of blocks in memory to the cold tiers."""
+"""Copies of blocks in memory to the cold tiers: with every put, a while after it, or when a block must leave."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
-from cachestore.index import Entry
+from cachestore.index import Entry, Name
 from cachestore.tiers.base import ColdTier
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
 
+MOVE_SECONDS = 10.0
+"""The deadline of a move that nobody waits for."""
 
-def copy_down(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> None:
-    """Copies blocks, which the caller keeps in use, to the first cold tier that takes them."""
+
+@dataclass(eq=False)
+class WriteBack:
+    """The names of blocks whose copies are due, oldest first. Callers hold the index's lock."""
+
+    delay: float
+    _due: deque[tuple[float, Name]] = field(default_factory=deque)
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Blocks that were just published."""
+        at = time.monotonic() + self.delay
+        self._due.extend((at, entry.name) for entry in entries)
+
+    def due(self, now: float) -> list[Name]:
+        """Takes out the blocks whose time has come; some may have left since."""
+        taken = []
+        while self._due and self._due[0][0] <= now:
+            taken.append(self._due.popleft()[1])
+        return taken
+
+
+def write(tiered: TieredStore, entries: Sequence[Entry]) -> None:
+    """Copies published blocks down in the background, now or later, as `store.write` says."""
+    if not tiered.cold or not entries:
+        return
+    if tiered.settings.write == "through":
+        _submit(tiered, entries)
+    elif tiered.settings.write == "back":
+        with tiered.index.changed:
+            tiered.write_back.add(entries)
+
+
+def write_due(tiered: TieredStore, now: float) -> None:
+    """Copies the blocks down whose delay is over, all of them if `now` is infinite."""
+    with tiered.index.changed:
+        found = [tiered.index.get(name) for name in tiered.write_back.due(now)]
+        entries = [entry for entry in found if entry is not None and entry.ready]
+    if entries:
+        _submit(tiered, entries)
+
+
+def _submit(tiered: TieredStore, entries: Sequence[Entry]) -> None:
+    if tiered.mover.submit(lambda: _write(tiered, entries)) is None:
+        tiered.counters(entries[0].name.namespace).add("write_skipped", len(entries))
+
+
+def _write(tiered: TieredStore, entries: Sequence[Entry]) -> None:
+    with tiered.index.changed:
+        staying = [entry for entry in entries if not entry.gone]
+        for entry in staying:
+            tiered.index.use(entry)
+        tiered.moving += 1
+    try:
+        copy_down(tiered, staying, Deadline.after(MOVE_SECONDS), everywhere=True)
+    finally:
+        with tiered.index.changed:
+            for entry in staying:
+                tiered.index.leave(entry)
+            tiered.moving -= 1
+            tiered.index.changed.notify_all()
+
+
+def copy_down(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline, *, everywhere: bool) -> None:
+    """Copies blocks, which the caller keeps in use, to every cold tier, or to the first that takes them."""
     with tiered.index.changed:
         left = [entry for entry in entries if not entry.gone]
         for entry in left:
             entry.withdrawn = False
     for tier in tiered.cold:
-        groups: dict[tuple[bytes, float], list[Entry]] = {}
-        for entry in left:
-            groups.setdefault((entry.name.namespace, entry.ends), []).append(entry)
-        for (namespace, ends), group in groups.items():
-            # a copy lives no longer than the block
-            ttl = None if ends == math.inf else max(1e-3, ends - time.monotonic())
-            blocks = [(entry.name.key, entry.slot.bytes) for entry in group]
-            kept = tier.put_many(namespace, blocks, ttl, deadline)
-            _copied(tiered, tier, namespace, [entry for entry, ok in zip(group, kept, strict=True) if ok], deadline)
-        left = [entry for entry in left if tier.name not in entry.cold and not entry.withdrawn]
+        copy_to(tiered, tier, [entry for entry in left if tier.name not in entry.cold], deadline)
+        left = [entry for entry in left if not entry.withdrawn and (everywhere or tier.name not in entry.cold)]
+
+
+def copy_to(
+    tiered: TieredStore, tier: ColdTier, entries: Sequence[Entry], deadline: Deadline, *, durable: bool = False
+) -> None:
+    """Copies blocks, which the caller keeps in use, to one tier; those that arrived name it in `cold`."""
+    groups: dict[tuple[bytes, float], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.name.namespace, entry.ends), []).append(entry)
+    for (namespace, ends), group in groups.items():
+        # a copy lives no longer than the block
+        ttl = None if ends == math.inf else max(1e-3, ends - time.monotonic())
+        blocks = [(entry.name.key, entry.slot.bytes) for entry in group]
+        kept = tier.put_many(namespace, blocks, ttl, deadline, durable=durable)
+        _copied(tiered, tier, namespace, [entry for entry, ok in zip(group, kept, strict=True) if ok], deadline)
 
 
 def _copied(
@@ -42,6 +115,7 @@ def _copied(
         for entry in entries:
             if not entry.withdrawn:
                 entry.cold.add(tier.name)
-    tiered.counters(namespace).add("tier_added", len(entries) - len(stale), tier=tier.name)
+    if tier.ledger is None:
+        tiered.counters(namespace).add("tier_added", len(entries) - len(stale), tier=tier.name)
     if stale:
         tier.delete_many(namespace, [entry.name.key for entry in stale], deadline)

@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
 from cachestore.index import Name
+from cachestore.store.base import Run, runs_of
 from cachestore.store.leases import Held, Holding
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
 
+ATTEMPTS = 3
+"""How often a chain is located again because blocks of it moved meanwhile."""
 
-def locate(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline) -> list[Held]:
+
+def locate(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline) -> tuple[Run, ...]:
     """The leading blocks that can be read, and where; nothing is protected yet."""
-    index = tiered.index
-    found: dict[bytes, Held] = {}
+    index, memory, node = tiered.index, tiered.memory.name, tiered.settings.node
     with index.changed:
+        ready = index.ready(namespace, chain.fingerprint)
+        # a thousand keys in a loop that the interpreter does not see
+        count = sum(1 for _ in takewhile(ready.__contains__, chain.keys))
+        if count == len(chain):
+            return (Run(count, memory, node),) if count else ()
         asked = list(chain.keys)
-        for position, key in enumerate(chain.keys):
-            entry = index.get(Name(namespace, key))
-            if entry is None:
+        missing: list[bytes] = []
+        for position, key in enumerate(asked[count:], count):
+            if key in ready:
                 continue
-            if not entry.ready or entry.fingerprint != chain.fingerprint:
+            if index.get(Name(namespace, key)) is not None:
+                # being written, or under another spec: whatever lies behind it is out of reach
                 del asked[position:]
                 break
-            found[key] = Held(key, entry, tiered.memory.name)
-    for tier in tiered.cold:
-        missing = [key for key in asked if key not in found]
-        if not missing:
+            missing.append(key)
+    found: dict[bytes, str] = {}
+    for tier in tiered.lower:
+        left = [key for key in missing if key not in found]
+        if not left:
             break
-        for key in missing[: tier.leading(namespace, missing, deadline)]:
-            found[key] = Held(key, None, tier.name)
-    ready = 0
-    while ready < len(asked) and asked[ready] in found:
-        ready += 1
-    return [found[key] for key in asked[:ready]]
+        for key in left[: tier.leading(namespace, left, deadline)]:
+            found[key] = tier.name
+    gap = next((key for key in missing if key not in found), None)
+    leading = asked if gap is None else asked[: asked.index(gap)]
+    absent = set(missing)
+    return runs_of([found[key] if key in absent else memory for key in leading], node)
 
 
 def grant(
@@ -45,21 +57,30 @@ def grant(
 ) -> Holding:
     """A lease on the leading blocks that can be read, after waiting up to `wait` seconds for those being written."""
     _await(tiered, namespace, chain, deadline, wait)
-    located = locate(tiered, namespace, chain, deadline)
-    with tiered.index.changed:
-        blocks: list[Held] = []
-        for held in located:
-            # it may have left memory, or come back, between the two locks
-            entry = tiered.index.get(Name(namespace, held.key))
-            if entry is not None and entry.ready and entry.fingerprint == chain.fingerprint:
-                blocks.append(Held(held.key, entry, tiered.memory.name))
-            elif held.entry is None:
-                blocks.append(held)
-            elif held.entry.cold:
-                blocks.append(Held(held.key, None, min(held.entry.cold)))
+    attempt = 0
+    while True:
+        attempt += 1
+        located = locate(tiered, namespace, chain, deadline)
+        with tiered.index.changed:
+            blocks = _held(tiered, namespace, chain, located)
+            # blocks may have left memory between the two locks; where to, another look tells
+            if len(blocks) == sum(run.blocks for run in located) or attempt == ATTEMPTS:
+                return tiered.leases.start(namespace, chain.fingerprint, blocks, ttl, tiered.counters(namespace))
+
+
+def _held(tiered: TieredStore, namespace: bytes, chain: Chain, located: Sequence[Run]) -> list[Held]:
+    ready, memory = tiered.index.ready(namespace, chain.fingerprint), tiered.memory.name
+    blocks: list[Held] = []
+    for run in located:
+        for key in chain.keys[len(blocks) : len(blocks) + run.blocks]:
+            entry = ready.get(key)
+            if entry is not None:
+                blocks.append(Held(key, entry, memory))
+            elif run.tier != memory:
+                blocks.append(Held(key, None, run.tier))
             else:
-                break
-        return tiered.leases.start(namespace, chain.fingerprint, blocks, ttl, tiered.counters(namespace))
+                return blocks
+    return blocks
 
 
 def _await(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline, wait: float) -> None:

@@ -45,13 +45,13 @@ def decodes(header: Header, payload: Buffer) -> bool:
 
 
 def copy_is_good(
-    cold: Sequence[ColdTier], entry: Entry | None, tier: str, name: Name, fingerprint: bytes, deadline: Deadline
+    lower: Sequence[ColdTier], entry: Entry | None, tier: str, name: Name, fingerprint: bytes, deadline: Deadline
 ) -> bool | None:
     """Whether the copy that a reader saw, in memory or in the cold tier named, can be read; None if it is gone."""
     if entry is not None:
         data: Found = entry.slot.bytes
     else:
-        data = next((c.get_many(name.namespace, [name.key], deadline)[0] for c in cold if c.name == tier), None)
+        data = next((c.get_many(name.namespace, [name.key], deadline)[0] for c in lower if c.name == tier), None)
     if data is None:
         return None
     if isinstance(data, CorruptBlock):

@@ -14,7 +14,7 @@ from cachestore.metrics import Counters
 from cachestore.store.base import Purpose
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Held:
     """One leased block. `entry` is None for a block of a cold tier, which nothing here can protect."""
 
@@ -37,6 +37,7 @@ class Holding:
     purpose: Purpose | None = None
     asked: int = 0
     over: bool = False
+    began: float = field(default_factory=time.monotonic)
 
     def read(self, purpose: Purpose, asked: int) -> None:
         """Counts a read of `asked` blocks under this lease; those it does not hold are misses at once.
@@ -95,6 +96,8 @@ class Leases:
         if self._open.pop(holding.id, None) is None:
             return
         holding.over = True
+        if holding.purpose is not None:
+            holding.counters.took("read", time.monotonic() - holding.began)
         for block in holding.blocks:
             holding.settle(block, "expired")
             if block.entry is not None:

@@ -5,24 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from cachestore.block import WHOLE, Part
+from cachestore.block import WHOLE, Buffer, Part
+from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
-from cachestore.errors import DurabilityUnmet, InvalidArgument, LeaseExpired, Unavailable
+from cachestore.errors import InvalidArgument, LeaseExpired
 from cachestore.hashing import Chain
-from cachestore.index import Entry, Name
+from cachestore.index import Name
 from cachestore.metrics import Figure
+from cachestore.store import figures, removal
 from cachestore.store.base import (
     TIMEOUT,
     BlockPlan,
     Durability,
     Lease,
     Lookup,
+    Pin,
     Purpose,
     Verdict,
+    check_after,
+    check_into,
     runs_of,
 )
+from cachestore.store.durability import check_quota, durable_tiers
 from cachestore.store.granting import grant, locate
 from cachestore.store.inspection import copy_is_good
 from cachestore.store.leases import Held, Holding
@@ -47,20 +55,22 @@ class LocalStore:
 
     def lookup(self, chain: Chain, *, timeout: float = TIMEOUT) -> Lookup:
         deadline = Deadline.after(timeout)
-        found = locate(self.tiered, self.namespace, chain, deadline)
-        tiers = [block.tier for block in found]
-        with self.tiered.index.changed:
-            behind = chain.keys[len(found) :]
-            writing = 0
-            while writing < len(behind) and self.tiered.index.writing(self.namespace, behind[writing]):
-                writing += 1
         counters = self.tiered.counters(self.namespace)
+        with counters.timed("lookup"):
+            runs = locate(self.tiered, self.namespace, chain, deadline)
+            ready = sum(run.blocks for run in runs)
+            with self.tiered.index.changed:
+                behind = takewhile(lambda key: self.tiered.index.writing(self.namespace, key), chain.keys[ready:])
+                writing = sum(1 for _ in behind)
         counters.add("lookups")
         counters.add("lookup_blocks", len(chain))
-        return Lookup(len(found), runs_of(tiers, self.tiered.settings.node), writing)
+        return Lookup(ready, runs, writing)
 
     def lease(self, chain: Chain, *, ttl: float | None = None, timeout: float = TIMEOUT) -> Lease:
-        return self._lease(grant(self.tiered, self.namespace, chain, self._ttl(ttl), Deadline.after(timeout)))
+        with self.tiered.counters(self.namespace).timed("lease"):
+            holding = grant(self.tiered, self.namespace, chain, self._ttl(ttl), Deadline.after(timeout))
+            self.tiered.promotion.prefetch(holding)
+            return self._lease(holding)
 
     def renew(self, lease_id: bytes, ttl: float) -> Lease:
         """Prolongs a lease to `ttl` seconds from now; LeaseExpired if it is unknown or over."""
@@ -80,7 +90,7 @@ class LocalStore:
                 self._examine(holding, block, deadline)
         with self.tiered.index.changed:
             used = [block.key for block, verdict in zip(holding.blocks, verdicts, strict=False) if verdict is _USED]
-            self.tiered.index.touch(self.namespace, used)
+            self.tiered.promotion.used(self.namespace, used)
             for index, block in enumerate(holding.blocks):
                 verdict = verdicts[index] if index < len(verdicts) else Verdict.UNREAD
                 holding.settle(block, _OUTCOMES[verdict])
@@ -91,12 +101,15 @@ class LocalStore:
         chain: Chain,
         *,
         part: Part = WHOLE,
+        into: Sequence[Buffer] | None = None,
         lease: Lease | None = None,
         wait: float = 0.0,
         purpose: Purpose = Purpose.REUSE,
         timeout: float = TIMEOUT,
     ) -> LocalReading:
-        return LocalReading(self.open(chain, part=part, lease=lease, wait=wait, purpose=purpose, timeout=timeout))
+        check_into(into, len(chain))
+        sealed = self.open(chain, part=part, lease=lease, wait=wait, purpose=purpose, timeout=timeout)
+        return LocalReading(sealed, into)
 
     def open(
         self,
@@ -130,19 +143,23 @@ class LocalStore:
         fingerprint: bytes,
         plans: Sequence[BlockPlan],
         *,
+        after: bytes | None = None,
+        codec: Codec | None = None,
         durability: Durability = Durability.CACHE,
         ttl: float | None = None,
         timeout: float = TIMEOUT,
     ) -> LocalPut:
-        if durability is Durability.DURABLE and not any(tier.durable for tier in self.tiered.cold):
-            raise DurabilityUnmet(
-                "no configured tier survives a killed process, so DURABLE cannot be acknowledged; put with CACHE"
-            )
+        if durability is Durability.DURABLE:
+            durable_tiers(self.tiered)
+            check_quota(self.tiered, self.namespace, sum(plan.raw_bytes for plan in plans))
         if ttl is not None and not 1e-3 <= ttl <= LONGEST_TTL:
             raise InvalidArgument(f"ttl must lie between a millisecond and {LONGEST_TTL} seconds, got {ttl}")
         chain = Chain(fingerprint, tuple(plan.key for plan in plans))
-        put = LocalPut(self, chain, list(plans), ttl, Deadline.after(timeout))
-        put.on_end = lambda: self._puts.pop(put.id, None)
+        check_after(after, chain.keys)
+        put = LocalPut(
+            self, chain, list(plans), codec or self.tiered.codec, ttl, Deadline.after(timeout), after, durability
+        )
+        put.on_end = partial(self._ended, put.id, time.monotonic())
         try:
             put.reserve()
         except BaseException:
@@ -157,65 +174,52 @@ class LocalStore:
             put = self._puts.get(put_id)
         return put.give_up() if put is not None else 0
 
-    def delete(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
+    def pin(self, chain: Chain, ttl: float, *, timeout: float = TIMEOUT) -> int:
         deadline = Deadline.after(timeout)
+        if not 1e-3 <= ttl <= LONGEST_TTL:
+            raise InvalidArgument(f"a pin lasts a millisecond to {LONGEST_TTL} seconds, got {ttl}")
+        holding = grant(self.tiered, self.namespace, chain, self._ttl(None), deadline)
+        try:
+            self.tiered.promotion.fetch(holding, deadline)
+            with self.tiered.index.changed:
+                ready = self.tiered.index.ready(self.namespace, chain.fingerprint)
+                entries = [ready[key] for key in takewhile(ready.__contains__, chain.keys)]
+                return self.tiered.pins.pin(entries, ttl)
+        finally:
+            with self.tiered.index.changed:
+                self.tiered.leases.end(holding)
+
+    def unpin(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
+        Deadline.after(timeout)
         with self.tiered.index.changed:
-            self.tiered.removing(self.namespace)
-            entries = [self.tiered.index.get(Name(self.namespace, key)) for key in chain.keys]
-            removed = set()
-            for entry in entries:
-                if entry is not None and entry.ready:
-                    self._withdraw(entry, "deleted")
-                    removed.add(entry.name.key)
-        for tier in self.tiered.cold:
-            gone = tier.delete_many(self.namespace, chain.keys, deadline)
-            if gone is None:
-                raise _unreached(tier.name)
-            self.tiered.counters(self.namespace).add("tier_removed", sum(gone), tier=tier.name, why="deleted")
-            removed.update(key for key, there in zip(chain.keys, gone, strict=True) if there)
-        return len(removed)
+            return self.tiered.pins.unpin(self.namespace, chain.keys)
+
+    def pins(self, *, timeout: float = TIMEOUT) -> list[Pin]:
+        Deadline.after(timeout)
+        with self.tiered.index.changed:
+            return self.tiered.pins.of(self.namespace)
+
+    def pin_quota_left(self) -> int:
+        """Bytes that this namespace may still pin."""
+        with self.tiered.index.changed:
+            return self.tiered.pins.left(self.namespace)
+
+    def delete(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
+        with self.tiered.counters(self.namespace).timed("delete"):
+            return removal.delete(self.tiered, self.namespace, chain, Deadline.after(timeout))
 
     def clear(self, tier: str = "", *, timeout: float = TIMEOUT) -> int:
-        deadline = Deadline.after(timeout)
-        names = [self.tiered.memory.name, *(cold.name for cold in self.tiered.cold)]
-        if tier and tier not in names:
-            raise InvalidArgument(f"tier {tier!r} is not one of this store's: {', '.join(names)}")
-        removed: set[bytes] = set()
-        with self.tiered.index.changed:
-            self.tiered.removing(self.namespace)
-            for entry in self.tiered.index.entries(self.namespace):
-                if not tier:
-                    self._withdraw(entry, "cleared")
-                elif tier == self.tiered.memory.name:
-                    self.tiered.forget(entry, "cleared")
-                else:
-                    entry.cold.discard(tier)
-                    entry.withdrawn = True
-                    continue
-                removed.add(entry.name.key)
-        for cold in self.tiered.cold:
-            if tier in ("", cold.name):
-                gone = cold.clear(self.namespace, deadline)
-                if gone is None:
-                    raise _unreached(cold.name)
-                self.tiered.counters(self.namespace).add("tier_removed", len(gone), tier=cold.name, why="cleared")
-                removed |= gone
-        return len(removed)
+        with self.tiered.counters(self.namespace).timed("clear"):
+            return removal.clear(self.tiered, self.namespace, tier, Deadline.after(timeout))
 
     def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
         Deadline.after(timeout)
-        with self.tiered.index.changed:
-            figures = list(self.tiered.counters(self.namespace).figures())
-        usages = {self.tiered.memory.name: self.tiered.memory.usage()}
-        usages |= {cold.name: cold.usage() for cold in self.tiered.cold}
-        for name, usage in usages.items():
-            figures.append(Figure("tier_used_bytes", (("tier", name),), usage.used))
-            figures.append(Figure("tier_capacity_bytes", (("tier", name),), usage.capacity))
-        figures += [Figure("tier_healthy", (("tier", cold.name),), int(cold.healthy)) for cold in self.tiered.cold]
-        with self.tiered.index.changed:
-            figures.append(Figure("leases_open", (), self.tiered.leases.count(self.namespace)))
-            figures.append(Figure("puts_open", (), len(self._puts)))
-        return sorted(figures)
+        return figures.figures(self)
+
+    @property
+    def puts_open(self) -> int:
+        """How many puts of this namespace are open."""
+        return len(self._puts)
 
     def close(self) -> None:
         """Aborts this namespace's open puts; the tiers belong to the `TieredStore`."""
@@ -247,15 +251,15 @@ class LocalStore:
             raise InvalidArgument(f"a lease lasts more than 0 and at most {longest} seconds, got {ttl}")
         return ttl
 
-    def _withdraw(self, entry: Entry, why: str) -> None:
-        entry.withdrawn = True
-        self.tiered.forget(entry, why)
+    def _ended(self, put_id: bytes, began: float) -> None:
+        if self._puts.pop(put_id, None) is not None:
+            self.tiered.counters(self.namespace).took("put", time.monotonic() - began)
 
     def _examine(self, holding: Holding, block: Held, deadline: Deadline) -> None:
         """A reader found this block corrupt: drops the copy it read, unless it broke on the way or is gone since."""
         name = Name(self.namespace, block.key)
         counters = self.tiered.counters(self.namespace)
-        if copy_is_good(self.tiered.cold, block.entry, block.tier, name, holding.fingerprint, deadline) is not False:
+        if copy_is_good(self.tiered.lower, block.entry, block.tier, name, holding.fingerprint, deadline) is not False:
             counters.add("corruptions", tier="transit", reason="checksum")
             return
         counters.add("corruptions", tier=block.tier, reason="checksum")
@@ -263,13 +267,9 @@ class LocalStore:
             with self.tiered.index.changed:
                 self.tiered.forget(block.entry, "corrupt")
         else:
-            for tier in self.tiered.cold:
+            for tier in self.tiered.lower:
                 if tier.name == block.tier:
                     tier.delete_many(self.namespace, [block.key], deadline)
-
-
-def _unreached(tier: str) -> Unavailable:
-    return Unavailable(f"tier {tier} could not be asked in time and may still have blocks; repeat the call")
 
 
 _USED = Verdict.USED

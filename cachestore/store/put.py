@@ -2,31 +2,80 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cachestore.block import Buffer, Half
+from cachestore.block import Buffer, Half, PlaneId
 from cachestore.codecs import by_id
-from cachestore.codecs.base import RAW, Encoded
-from cachestore.codecs.planes import encode_plane
+from cachestore.codecs.base import RAW, Codec, Encoded
+from cachestore.codecs.planes import Piece, copy_planes, encode_plane, pieces_of, slices, starts
 from cachestore.deadline import Deadline
-from cachestore.errors import Aborted, DeadlineExceeded, InvalidArgument, TooLarge
+from cachestore.errors import Aborted, DeadlineExceeded, DurabilityUnmet, InvalidArgument, TooLarge
 from cachestore.hashing import Chain
 from cachestore.index import Entry, Name
-from cachestore.seal import OPAQUE, SHORT, Header, Stored, aligned, checksum, header_bytes, table_of
-from cachestore.store.base import BlockPlan, Lease, PutAnswer, PutStatus
+from cachestore.metrics import Counters
+from cachestore.seal import (
+    DURABLE,
+    OPAQUE,
+    PARENT_BYTES,
+    SHORT,
+    Header,
+    Stored,
+    aligned,
+    checksum,
+    header_bytes,
+    table_of,
+)
+from cachestore.store import copying
+from cachestore.store.base import BlockPlan, Durability, Lease, PutAnswer, PutStatus, check_write, is_flat
+from cachestore.store.durability import secure, upgrade
 
 if TYPE_CHECKING:
     from cachestore.store.local import LocalStore
     from cachestore.store.tiered import TieredStore
 
 
-_BYTE = np.dtype(np.uint8)
+class _Run(NamedTuple):
+    """Raw planes that lie one behind the other, and how each comes to where a plane may start."""
+
+    planes: range
+    packed: tuple[slice, ...]
+    offsets: NDArray[np.uint64]
+    nbytes: int
+    pieces: tuple[Piece, ...]
+
+
+class _Layout:
+    """What is the same for all blocks of a put that have these planes, worked out once."""
+
+    def __init__(self, planes: tuple[PlaneId, ...]) -> None:
+        self.planes = planes
+        self.start = header_bytes(len(planes))
+        self.nbytes = self.start + sum(aligned(plane.raw_bytes) for plane in planes)
+        self.table = table_of(planes)
+        self._runs: dict[tuple[int, int], _Run] = {}
+
+    def run(self, block: int, first: int, data: Buffer) -> _Run:
+        """The planes of block `block` that `data` is, from plane `first` on; InvalidArgument if it is no whole ones."""
+        known = self._runs.get((first, data.nbytes)) if is_flat(data) else None
+        if known is None:
+            planes = check_write(self.planes, block, first, data)
+            sizes = [self.planes[number].raw_bytes for number in planes]
+            padded = [aligned(size) for size in sizes]
+            offsets, packed = starts(padded), slices(starts(sizes), sizes)
+            pieces = pieces_of(packed, slices(offsets, sizes))
+            known = _Run(planes, packed, np.array(offsets, dtype="<u8"), sum(padded), pieces)
+            self._runs[first, data.nbytes] = known
+        return known
 
 
 @dataclass(eq=False)
@@ -34,11 +83,15 @@ class _Open:
     """One block that is being written: planes are appended in the order in which they come."""
 
     entry: Entry
-    start: int
+    layout: _Layout
     payload: Buffer
-    written: dict[int, Stored] = field(default_factory=dict)
+    table: NDArray[np.void]
+    runs: list[tuple[_Run, int, list[int]]] = field(default_factory=list)
+    """Raw planes, where they start, and their checksums: into the table with the others when the block is sealed."""
+    written: set[int] = field(default_factory=set)
     end: int = 0
     failed: bool = False
+    sealed: bool = False
 
 
 @dataclass(eq=False)
@@ -48,16 +101,25 @@ class LocalPut:
     local: LocalStore
     chain: Chain
     plans: list[BlockPlan]
+    codec: Codec
     ttl: float | None
     deadline: Deadline
     after: bytes | None = None
+    durability: Durability = Durability.CACHE
     id: bytes = field(default_factory=lambda: os.urandom(16))
     on_end: Callable[[], Any] = lambda: None
+    _counters: Counters = field(init=False)
     _answers: list[PutAnswer] = field(default_factory=list)
     _open: dict[int, _Open] = field(default_factory=dict)
+    _layouts: dict[int, _Layout] = field(default_factory=dict)
+    _held: list[Entry] = field(default_factory=list)
+    """Blocks of the chain that were there before: they must not leave for those that come behind them."""
     _over: bool = False
     _writing: Lock = field(default_factory=Lock)
     """Held while bytes go into a slot. An abort gives slots to others at once, so it waits for that."""
+
+    def __post_init__(self) -> None:
+        self._counters = self.tiered.counters(self.namespace)
 
     @property
     def tiered(self) -> TieredStore:
@@ -77,26 +139,37 @@ class LocalPut:
         """Takes memory for every block that is not there yet, and answers for all."""
         largest = self.tiered.memory.largest()
         for plan in self.plans:
-            if self._size(plan) > largest:
+            if self._layout(plan).nbytes > largest:
                 raise TooLarge(
                     f"a block of {plan.raw_bytes} bytes can never be held by tiers.cpu.capacity = "
                     f"{self.tiered.memory.capacity}; raise it, or lower engine.block_tokens"
                 )
+        self._hold()
         elsewhere = self._elsewhere()
-        for number, plan in enumerate(self.plans):
-            self._first_answer(self._known(number, plan, elsewhere) or self._reserve(number, plan))
+        upgraded = self._upgraded(elsewhere) if self.durability is Durability.DURABLE else None
+        try:
+            for number, plan in enumerate(self.plans):
+                known = self._known(number, plan, elsewhere)
+                if known is not None and known.status is PutStatus.ALREADY_EXISTS and upgraded is not None:
+                    tier = upgraded.get(plan.key, "")
+                    known = PutAnswer(number, PutStatus.ALREADY_EXISTS if tier else PutStatus.NOT_KEPT, tier)
+                self._answers.append(known or self._reserve(number, plan))
+        finally:
+            self._count_first()
 
     def write(self, block: int, plane: int, data: Buffer) -> None:
         open_block = self._writable(block, plane)
         if open_block is None:
             return
-        place = self.plans[block].planes[plane]
-        if data.dtype != _BYTE or data.ndim != 1 or not data.flags.c_contiguous or data.nbytes != place.raw_bytes:
-            raise InvalidArgument(
-                f"plane {plane} of block {block} wants {place.raw_bytes} bytes in one piece, "
-                f"got {data.dtype} of shape {data.shape}"
-            )
-        self._place(open_block, plane, encode_plane(self.tiered.codec, data, place))
+        run = open_block.layout.run(block, plane, data)
+        if not open_block.written.isdisjoint(run.planes):
+            raise InvalidArgument(f"one of the planes {plane} to {run.planes[-1]} of block {block} was written before")
+        if self.codec.id == RAW:
+            self._copy(open_block, run, data)
+            return
+        for number, place in zip(run.planes, run.packed, strict=True):
+            encoded = encode_plane(self.codec, data[place], open_block.layout.planes[number])
+            self._place(open_block, number, encoded)
 
     def write_encoded(self, block: int, plane: int, encoded: Encoded) -> None:
         """One plane in its stored form; a checksum that does not hold fails the block."""
@@ -125,11 +198,29 @@ class LocalPut:
         chosen = list(self._open) if blocks is None else blocks
         if any(not 0 <= block < len(self.plans) for block in chosen):
             raise InvalidArgument(f"blocks must lie in 0 .. {len(self.plans) - 1}")
-        published = [entry for number in chosen if (entry := self._publish(number)) is not None]
+        self._lower(chosen)
+        published: list[Entry] = []
+        stored: Counter[str] = Counter()
+        try:
+            for number in chosen:
+                entry = self._publish(number)
+                if entry is not None:
+                    published.append(entry)
+                    stored[self._answers[number].tier] += 1
+        finally:
+            with self.tiered.index.changed:
+                self._counters.add("put_open", -len(published))
+                for tier, count in stored.items():
+                    self._counters.add("put_stored", count, tier=tier)
+        unmet = [number for number in chosen if self._answers[number].status is PutStatus.FAILED]
+        if self.durability is Durability.DURABLE and unmet:
+            raise DurabilityUnmet(
+                f"{len(unmet)} of {len(chosen)} blocks were incomplete or found no tier that keeps them; put them again"
+            )
         granted = None
         if lease > 0:
             granted = self.local.lease(self.chain, ttl=lease, timeout=max(self.deadline.remaining(), 1e-3))
-        self.tiered.write_through(published)
+        copying.write(self.tiered, published)
         return granted
 
     def abort(self) -> None:
@@ -143,6 +234,9 @@ class LocalPut:
             numbers = list(self._open)
             for number in numbers:
                 self._drop(number, None)
+            with self.tiered.index.changed:
+                while self._held:
+                    self.tiered.index.leave(self._held.pop())
         self.on_end()
         return len(numbers)
 
@@ -152,16 +246,55 @@ class LocalPut:
             open_block = self._open.get(number)
             if open_block is None:
                 return None
-            if open_block.failed or len(open_block.written) < len(self.plans[number].planes):
+            if not self._whole(number, open_block):
                 self._drop(number, PutStatus.FAILED)
+                return None
+            entry = open_block.entry
+            if self.durability is Durability.DURABLE and not entry.durable:
+                self._drop(number, PutStatus.FAILED)
+                return None
+            if self.tiered.staged(entry.slot) and not entry.cold:
+                self._drop(number, PutStatus.NOT_KEPT)
                 return None
             self._seal(number, open_block)
             with self.tiered.index.changed:
                 del self._open[number]
-                self.tiered.memory.shrink(open_block.entry.slot, open_block.start + open_block.end)
-                self.tiered.publish(open_block.entry, self.ttl)
-                self._answer(PutAnswer(number, PutStatus.STORED, self.tiered.memory.name))
-            return open_block.entry
+                if self.tiered.staged(entry.slot):
+                    self.tiered.index.remove(entry)
+                else:
+                    self.tiered.memory.shrink(entry.slot, open_block.layout.start + open_block.end)
+                    self.tiered.publish(entry, self.ttl)
+                kept_by = min(entry.cold) if entry.cold else self.tiered.memory.name
+                self._answers[number] = PutAnswer(number, PutStatus.STORED, kept_by)
+            return entry
+
+    def _lower(self, chosen: Sequence[int]) -> None:
+        """Hands to lower tiers what must be there first: durable blocks, and those that memory has no room for."""
+        entries = []
+        with self._writing:
+            for number in chosen:
+                open_block = self._open.get(number)
+                if open_block is None or not self._whole(number, open_block):
+                    continue
+                if self.durability is Durability.DURABLE or self.tiered.staged(open_block.entry.slot):
+                    self._seal(number, open_block)
+                    open_block.entry.ends = math.inf if self.ttl is None else time.monotonic() + self.ttl
+                    entries.append(open_block.entry)
+            with self.tiered.index.changed:
+                for entry in entries:
+                    self.tiered.index.use(entry)
+        try:
+            if entries and self.durability is Durability.DURABLE:
+                secure(self.tiered, entries, self.deadline)
+            elif entries:
+                copying.copy_down(self.tiered, entries, self.deadline, everywhere=False)
+        finally:
+            with self.tiered.index.changed:
+                for entry in entries:
+                    self.tiered.index.leave(entry)
+
+    def _whole(self, number: int, open_block: _Open) -> bool:
+        return not open_block.failed and len(open_block.written) == len(self.plans[number].planes)
 
     def __enter__(self) -> Self:
         return self
@@ -169,8 +302,20 @@ class LocalPut:
     def __exit__(self, *exception: object) -> None:
         self.abort()
 
-    def _size(self, plan: BlockPlan) -> int:
-        return header_bytes(len(plan.planes)) + sum(aligned(plane.raw_bytes) for plane in plan.planes)
+    def _layout(self, plan: BlockPlan) -> _Layout:
+        # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
+        layout = self._layouts.get(id(plan.planes))
+        if layout is None:
+            layout = self._layouts[id(plan.planes)] = _Layout(plan.planes)
+        return layout
+
+    def _hold(self) -> None:
+        with self.tiered.index.changed:
+            ready = self.tiered.index.ready(self.namespace, self.chain.fingerprint)
+            before = (self.after, *self.chain.keys) if self.after is not None else self.chain.keys
+            for entry in filter(None, map(ready.get, before)):
+                self.tiered.index.use(entry)
+                self._held.append(entry)
 
     def _elsewhere(self) -> dict[bytes, str]:
         """The keys that only a cold tier has, and which."""
@@ -183,6 +328,13 @@ class LocalPut:
                 if there:
                     found.setdefault(key, tier.name)
         return found
+
+    def _upgraded(self, elsewhere: dict[bytes, str]) -> dict[bytes, str]:
+        """Makes the blocks durable that are there already; by key, the tier that keeps each from now on."""
+        with self.tiered.index.changed:
+            ready = self.tiered.index.ready(self.namespace, self.chain.fingerprint)
+            keys = [key for key in self.chain.keys if key in ready or key in elsewhere]
+        return upgrade(self.tiered, self.namespace, keys, self.chain.fingerprint, self.deadline) if keys else {}
 
     def _known(self, number: int, plan: BlockPlan, elsewhere: dict[bytes, str]) -> PutAnswer | None:
         with self.tiered.index.changed:
@@ -200,17 +352,19 @@ class LocalPut:
         return self.plans[number - 1].key if number else self.after
 
     def _reserve(self, number: int, plan: BlockPlan) -> PutAnswer:
-        slot = self.tiered.take(self.namespace, self._size(plan), self.deadline)
+        layout = self._layout(plan)
+        slot = self.tiered.take(self.namespace, layout.nbytes, self.deadline)
+        if slot is None:
+            slot = self.tiered.stage(self.namespace, layout.nbytes)
         if slot is None:
             return PutAnswer(number, PutStatus.NOT_KEPT)
         name = Name(self.namespace, plan.key)
         with self.tiered.index.changed:
             if (known := self._known(number, plan, {})) is not None:
-                self.tiered.memory.give(slot)
+                self.tiered.give(slot)
                 return known
             entry = self.tiered.index.reserve(name, self.chain.fingerprint, slot, self._parent(number))
-            start = header_bytes(len(plan.planes))
-            self._open[number] = _Open(entry, start, slot.bytes[start:])
+            self._open[number] = _Open(entry, layout, slot.bytes[layout.start :], layout.table.copy())
         return PutAnswer(number, PutStatus.WANTED)
 
     def _writable(self, block: int, plane: int) -> _Open | None:
@@ -230,6 +384,16 @@ class LocalPut:
                 raise DeadlineExceeded("the put's deadline passed; nothing more of it is stored")
             raise Aborted("the put was aborted")
 
+    def _copy(self, open_block: _Open, run: _Run, data: Buffer) -> None:
+        """Appends planes as they are."""
+        with self._writing:
+            self._check_open()
+            start = open_block.end
+            sums = copy_planes(data, open_block.payload[start:], run.pieces)
+            open_block.runs.append((run, start, sums))
+            open_block.end = start + run.nbytes
+            open_block.written.update(run.planes)
+
     def _place(self, open_block: _Open, plane: int, encoded: Encoded) -> Buffer:
         """Appends a plane; its bytes in the slot."""
         codec, stored, _, stored_checksum, raw_checksum = encoded
@@ -239,16 +403,29 @@ class LocalPut:
             target = open_block.payload[offset : offset + size]
             np.copyto(target, stored)
             open_block.end = aligned(offset + size)
-            open_block.written[plane] = Stored(codec, offset, size, stored_checksum, raw_checksum)
+            row = Stored(codec, offset, size, stored_checksum, raw_checksum)
+            for name, value in zip(Stored._fields, row, strict=True):
+                open_block.table[name][plane] = value
+            open_block.written.add(plane)
             return target
 
     def _seal(self, number: int, open_block: _Open) -> None:
+        if open_block.sealed:
+            return
+        open_block.sealed = True
+        for run, start, sums in open_block.runs:
+            rows = open_block.table[run.planes.start : run.planes.stop]
+            rows["offset"] = run.offsets + start
+            rows["stored_bytes"] = rows["raw_bytes"]
+            rows["stored_checksum"] = rows["raw_checksum"] = np.array(sums, dtype="<u8")
         plan = self.plans[number]
-        table = table_of(plan.planes, [open_block.written[plane] for plane in range(len(plan.planes))])
         flags = (SHORT if plan.short else 0) | (OPAQUE if plan.planes[0].half is Half.OPAQUE else 0)
+        flags |= DURABLE if self.durability is Durability.DURABLE else 0
         header = Header(
-            self.namespace, plan.key, self.chain.fingerprint, plan.token_count, table,
+            self.namespace, plan.key, self.chain.fingerprint, plan.token_count, open_block.table,
             self.tiered.incarnation, self.tiered.next_sequence(), flags, open_block.end,
+            expires=0 if self.ttl is None else round((time.time() + self.ttl) * 1000),
+            parent=(self._parent(number) or bytes(PARENT_BYTES))[:PARENT_BYTES],
         )  # fmt: skip
         packed = header.pack()
         np.copyto(open_block.entry.slot.bytes[: len(packed)], np.frombuffer(packed, dtype=np.uint8))
@@ -260,31 +437,13 @@ class LocalPut:
             if open_block is None:
                 return
             self.tiered.index.remove(open_block.entry)
-            if status is None:
-                counters = self.tiered.counters(self.namespace)
-                counters.add("put_open", -1)
-                counters.add("put_aborted")
-                self._answers[number] = PutAnswer(number, PutStatus.FAILED)
-            else:
-                self._answer(PutAnswer(number, status))
+            self._answers[number] = PutAnswer(number, status or PutStatus.FAILED)
+            self._counters.add("put_open", -1)
+            self._counters.add(f"put_{status}" if status else "put_aborted")
 
-    def _first_answer(self, answer: PutAnswer) -> None:
+    def _count_first(self) -> None:
+        """Counts the answers there are, before any of them changes."""
         with self.tiered.index.changed:
-            self._answers.append(answer)
-            self.tiered.counters(self.namespace).add("put_blocks")
-            if answer.status is PutStatus.WANTED:
-                self.tiered.counters(self.namespace).add("put_open")
-            else:
-                self._count(answer)
-
-    def _answer(self, answer: PutAnswer) -> None:
-        self._answers[answer.block] = answer
-        self.tiered.counters(self.namespace).add("put_open", -1)
-        self._count(answer)
-
-    def _count(self, answer: PutAnswer) -> None:
-        counters = self.tiered.counters(self.namespace)
-        if answer.status is PutStatus.STORED:
-            counters.add("put_stored", tier=answer.tier)
-        else:
-            counters.add(f"put_{answer.status}")
+            self._counters.add("put_blocks", len(self._answers))
+            for status, blocks in Counter(answer.status for answer in self._answers).items():
+                self._counters.add("put_open" if status is PutStatus.WANTED else f"put_{status}", blocks)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
-from cachestore.block import Block, Buffer, Part
-from cachestore.codecs.planes import decode_plane
+from cachestore.block import Block, Buffer, Part, Views
+from cachestore.codecs.planes import decode_packed, packing_of
 from cachestore.deadline import Deadline
+from cachestore.errors import InvalidArgument
 from cachestore.index import Name
-from cachestore.seal import SHORT, CorruptBlock, Header
+from cachestore.seal import SHORT, CorruptBlock, Header, checksums
 from cachestore.store.base import Lease, Loaded
 from cachestore.store.inspection import opened
 from cachestore.store.leases import Held, Holding
+from cachestore.store.promotion import Arrival
 from cachestore.tiers.base import Found
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
+
+LOOK_AHEAD = 8
+"""Headers in memory that are parsed in one go: between two blocks' bytes no cache would still have what that takes."""
 
 FIRST_FETCH = 8
 """Blocks fetched from a cold tier before their size is known."""
@@ -29,16 +34,19 @@ def _nothing() -> None:
     """What to check after copying from memory that is the reader's own."""
 
 
-@dataclass(frozen=True, slots=True)
-class SealedBlock:
-    """One block as it is stored. Call `check` after copying from `payload`: CorruptBlock if it was reused meanwhile."""
+class SealedBlock(NamedTuple):
+    """One block as it is stored. Call `check` after copying from `payload`: CorruptBlock if it was reused meanwhile.
 
-    index: int
+    `own` says that the payload is memory of the reader's, which it may hand on.
+    """
+
+    number: int
     tier: str
     header: Header
     packed: bytes
     payload: Buffer
     check: Callable[[], None]
+    own: bool
 
 
 @dataclass(eq=False)
@@ -51,6 +59,7 @@ class SealedReading:
     part: Part
     deadline: Deadline
     count: int
+    _ahead: dict[int, SealedBlock] = field(default_factory=dict)
     _fetched: dict[bytes, Found] = field(default_factory=dict)
     _fetch: int = FIRST_FETCH
     _as_of: int = 0
@@ -70,7 +79,9 @@ class SealedReading:
             if self._cold is not None:
                 # only now: what its reader rejects must not come back as a copy in memory
                 name = Name(self.holding.namespace, block.header.key)
-                self.tiered.promote(name, block.header, self._cold, block.tier, self._as_of)
+                parent = self.holding.blocks[index - 1].key if index else None
+                arrival = Arrival(name, parent, block.header, self._cold, block.tier, self._as_of)
+                self.tiered.promotion.promote(arrival)
             index += 1
 
     def close(self) -> None:
@@ -79,7 +90,7 @@ class SealedReading:
 
     def reject(self, block: SealedBlock, reason: str) -> None:
         """The block just handed out is corrupt: its copy is dropped, and the next tier that has it is tried."""
-        self._drop(block.index, reason)
+        self._drop(block.number, reason)
         self._rejected = True
 
     def _open(self, index: int) -> SealedBlock | None:
@@ -87,25 +98,38 @@ class SealedReading:
         self._cold = None
         while not self.holding.over:
             try:
-                return self._from_memory(index, held) if held.entry is not None else self._from_cold(index, held)
+                return self._from_memory(index) if held.entry is not None else self._from_cold(index, held)
             except CorruptBlock as corrupt:
                 self._drop(index, corrupt.reason)
         return None
 
-    def _from_memory(self, index: int, held: Held) -> SealedBlock | None:
-        entry = held.entry
-        if entry is None:
-            return None
-        slot = entry.slot
+    def _from_memory(self, index: int) -> SealedBlock:
+        if index not in self._ahead:
+            self._ahead = {index: self._in_memory(index)}
+            for further in range(index + 1, min(index + LOOK_AHEAD, self.count)):
+                if self.holding.blocks[further].entry is None:
+                    break
+                try:
+                    self._ahead[further] = self._in_memory(further)
+                except CorruptBlock:
+                    break  # found again when it is its turn, if anybody reads so far
+        return self._ahead.pop(index)
+
+    def _in_memory(self, index: int) -> SealedBlock:
+        held = self.holding.blocks[index]
+        assert held.entry is not None
+        slot = held.entry.slot
         data = slot.bytes
-        header = opened(data, entry.name, self.holding.fingerprint)
+        header = opened(data, held.entry.name, self.holding.fingerprint)
         slot.check()
-        return SealedBlock(index, held.tier, header, header.packed, data[header.size :], slot.check)
+        return SealedBlock(index, held.tier, header, header.packed, data[len(header.packed) :], slot.check, False)
 
     def _from_cold(self, index: int, held: Held) -> SealedBlock | None:
         if not held.tier:
             return None
         if held.key not in self._fetched:
+            if self._came_up(held):
+                return self._from_memory(index)
             self._fetch_from(index, held.tier)
         data = self._fetched.pop(held.key)
         if data is None:
@@ -116,7 +140,17 @@ class SealedReading:
         header = opened(data, name, self.holding.fingerprint)
         self._fetch = max(1, self.tiered.settings.fetch_bytes // data.nbytes)
         self._cold = data
-        return SealedBlock(index, held.tier, header, header.packed, data[header.size :], _nothing)
+        return SealedBlock(index, held.tier, header, header.packed, data[header.size :], _nothing, True)
+
+    def _came_up(self, held: Held) -> bool:
+        """Whether a block that was cold when it was leased is in memory by now; it still counts where it was."""
+        with self.tiered.index.changed:
+            entry = self.tiered.index.ready(self.holding.namespace, self.holding.fingerprint).get(held.key)
+            if entry is None or self.holding.over:
+                return False
+            self.tiered.index.use(entry)
+            held.entry = entry
+            return True
 
     def _fetch_from(self, index: int, tier: str) -> None:
         keys = []
@@ -124,7 +158,7 @@ class SealedReading:
             if held.entry is not None or held.tier != tier:
                 break
             keys.append(held.key)
-        cold = next(cold for cold in self.tiered.cold if cold.name == tier)
+        cold = next(cold for cold in self.tiered.lower if cold.name == tier)
         self._as_of = self.tiered.removals(self.holding.namespace)
         self._fetched.update(zip(keys, cold.get_many(self.holding.namespace, keys, self.deadline), strict=True))
 
@@ -134,7 +168,7 @@ class SealedReading:
         with self.tiered.index.changed:
             if self.holding.over:
                 return  # nothing protected the copy any more, and the block is counted as expired
-            found_in = held.tier
+            found_in = held.tier if held.entry is None else self.tiered.memory.name
             self.holding.counters.add("corruptions", tier=found_in, reason=reason)
             if held.entry is None:
                 held.tier = ""
@@ -145,7 +179,7 @@ class SealedReading:
                 held.entry = None
             if not held.tier:
                 self.holding.settle(held, "corrupt")
-        for cold in self.tiered.cold:
+        for cold in self.tiered.lower:
             if cold.name == found_in:
                 cold.delete_many(self.holding.namespace, [held.key], self.deadline)
 
@@ -155,6 +189,7 @@ class LocalReading:
     """The verified blocks of one read in this process; follows `cachestore.store.base.Reading`."""
 
     sealed: SealedReading
+    into: Sequence[Buffer] | None = None
     _used: set[int] = field(default_factory=set)
 
     def __enter__(self) -> Self:
@@ -166,14 +201,15 @@ class LocalReading:
     def __iter__(self) -> Iterator[Loaded]:
         for sealed in self.sealed:
             try:
-                block = decoded(sealed.header, sealed.payload, self.sealed.part)
+                into = None if self.into is None else self.into[sealed.number]
+                block = decoded(sealed.header, sealed.payload, self.sealed.part, into, own=sealed.own)
                 sealed.check()
             except CorruptBlock as corrupt:
                 self.sealed.reject(sealed, corrupt.reason)
                 continue
             if self.sealed.holding.over:
                 return
-            self._used.add(sealed.index)
+            self._used.add(sealed.number)
             yield Loaded(block, sealed.tier)
 
     def close(self) -> None:
@@ -182,21 +218,29 @@ class LocalReading:
         tiered, holding = self.sealed.tiered, self.sealed.holding
         with tiered.index.changed:
             used = [held.key for index, held in enumerate(holding.blocks) if index in self._used]
-            tiered.index.touch(holding.namespace, used)
+            tiered.promotion.used(holding.namespace, used)
             for index, held in enumerate(holding.blocks):
                 holding.settle(held, "hits" if index in self._used else "misses")
             tiered.leases.end(holding)
 
 
-def decoded(header: Header, payload: Buffer, part: Part) -> Block:
-    """The planes of `part`, decoded into memory of their own and verified; CorruptBlock if one does not hold."""
-    chosen = header.select(part)
-    planes, rows = header.planes(chosen), header.stored(chosen)
-    whole: Buffer = np.empty(sum(plane.raw_bytes for plane in planes), dtype=np.uint8)
-    data, position = [], 0
-    for plane, row in zip(planes, rows, strict=True):
-        out = whole[position : position + plane.raw_bytes]
-        decode_plane(plane, row, payload[row.offset : row.offset + row.stored_bytes], out)
-        data.append(out)
-        position += plane.raw_bytes
-    return Block(header.key, header.token_count, planes, data, bool(header.flags & SHORT))
+def decoded(header: Header, payload: Buffer, part: Part, into: Buffer | None = None, *, own: bool = False) -> Block:
+    """The planes of `part`, decoded and verified; CorruptBlock if one does not hold.
+
+    They are laid one behind the other into `into`, or else into memory of their own. A payload that is the reader's
+    `own` is handed out itself where that needs no decoding. InvalidArgument if `into` has another size.
+    """
+    packing = packing_of(header.places, part)
+    nbytes = packing.nbytes
+    # a small part must not keep a whole block's memory
+    if own and into is None and packing.pieces is not None and payload.flags.writeable and 2 * nbytes > payload.nbytes:
+        data = Views(payload, packing.stored)
+        if checksums(payload, packing.stored) != header.raw_checksums(packing.chosen):
+            raise CorruptBlock("checksum")
+    else:
+        whole = np.empty(nbytes, dtype=np.uint8) if into is None else into
+        if whole.nbytes != nbytes:
+            raise InvalidArgument(f"into: the part asked for has {nbytes} bytes in this block, not {whole.nbytes}")
+        decode_packed(header, packing, payload, whole)
+        data = Views(whole, packing.packed)
+    return Block(header.key, header.token_count, packing.planes, data, bool(header.flags & SHORT))

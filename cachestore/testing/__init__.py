@@ -16,6 +16,8 @@ from cachestore.testing.blocks import (
 from cachestore.testing.blocks import write_blocks as write_blocks
 from cachestore.testing.codecs import CodecTests, bf16_normal
 from cachestore.testing.evictions import EvictionTests
+from cachestore.testing.lossy import LossyCodecTests
+from cachestore.testing.pins import PinTests
 from cachestore.testing.puts import PutTests
 from cachestore.testing.reads import ReadTests
 from cachestore.testing.sealed import sealed_block
@@ -23,13 +25,14 @@ from cachestore.testing.sums import check_sums
 from cachestore.testing.tiers import TierTests
 
 
-class StoreTests(ReadTests, PutTests):
+class StoreTests(ReadTests, PutTests, PinTests):
     """All that `cachestore.store.base.Store` promises. Subclasses give the fixture `store`."""
 
 
 __all__ = [
     "CodecTests",
     "EvictionTests",
+    "LossyCodecTests",
     "StoreTests",
     "TierTests",
     "bf16_normal",

@@ -1,13 +1,16 @@
 """What a store promises to those who put."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from cachestore.codecs import create
 from cachestore.errors import CacheStoreError, InvalidArgument
 from cachestore.metrics import total
 from cachestore.store.base import Lookup, PutStatus, Store, put_blocks
-from cachestore.testing.blocks import plans_of, same, write_blocks
+from cachestore.testing.blocks import plans_of, same, small_spec, write_blocks
 from cachestore.testing.suite import StoreSuite
 
 
@@ -84,6 +87,62 @@ class PutTests(StoreSuite):
         assert lease is not None and 0 < lease.ttl <= 5.0
         assert lease.blocks == sum(run.blocks for run in lease.runs) == 2
         assert all(map(same, (block for block, _ in self.read(store, keys, lease)), blocks))
+
+    @pytest.mark.parametrize("name", ["raw", "lz4"])
+    def test_planes_may_be_written_in_runs(self, store: Store, name: str) -> None:
+        keys, blocks = self.blocks(3)
+        flat = [np.concatenate(block.data) for block in blocks]
+        half = sum(data.nbytes for data in blocks[1].data[:3])
+        with store.put(keys.fingerprint, plans_of(blocks), codec=create(name)) as put:
+            put.write(0, 0, flat[0])
+            # the second half first, and its planes after those of another block
+            put.write(1, 3, flat[1][half:])
+            put.write(2, 0, flat[2])
+            put.write(1, 0, flat[1][:half])
+            for data in flat:
+                data[:] = 0  # the bytes may be reused
+            put.commit()
+            assert [answer.status for answer in put.answers] == [PutStatus.STORED] * 3
+        assert all(map(same, (block for block, _ in self.read(store, keys)), blocks))
+
+    def test_a_run_that_is_no_whole_planes_is_refused_whole(self, store: Store) -> None:
+        keys, blocks = self.blocks(1)
+        flat = np.concatenate(blocks[0].data)
+        size = blocks[0].data[0].nbytes
+        with store.put(keys.fingerprint, plans_of(blocks)) as put:
+            put.write(0, 2, blocks[0].data[2])
+            refused = [(0, flat[:-1]), (0, np.append(flat, flat[:1])), (0, flat[: size + 1]), (0, flat[:0]), (0, flat)]
+            refused += [(1, flat), (0, flat.view(np.int8)), (0, flat.reshape(2, -1)), (0, np.repeat(flat, 2)[::2])]
+            for plane, data in refused:
+                with pytest.raises(InvalidArgument):
+                    put.write(0, plane, data)
+            # of what was refused nothing was taken
+            put.write(0, 0, flat[: 2 * size])
+            put.write(0, 3, np.concatenate(blocks[0].data[3:]))
+            put.commit()
+        assert same(self.read(store, keys)[0].block, blocks[0])
+
+    def test_a_codec_may_be_chosen_for_one_put(self, store: Store) -> None:
+        keys, blocks = self.blocks(2, spec=small_spec(block_tokens=64))
+        plain = [replace(block, data=[np.zeros_like(data) for data in block.data]) for block in blocks]
+        for codec, smaller in ((create("raw"), False), (create("lz4"), True)):
+            with store.put(keys.fingerprint, plans_of(plain), codec=codec) as put:
+                write_blocks(put, plain)
+                put.commit()
+            assert (total(store.stats(), "tier_bytes") < sum(d.nbytes for b in plain for d in b.data)) is smaller
+            assert all(map(same, (block for block, _ in self.read(store, keys)), plain))
+            assert store.delete(keys) == 2
+
+    def test_blocks_may_follow_one_that_another_put_wrote(self, store: Store) -> None:
+        keys, blocks = self.blocks(4)
+        put_blocks(store, keys.fingerprint, blocks[:2])
+        with store.put(keys.fingerprint, plans_of(blocks[2:]), after=keys.keys[1]) as put:
+            write_blocks(put, blocks[2:])
+            put.commit()
+        assert all(map(same, (block for block, _ in self.read(store, keys)), blocks))
+        for wrong in (b"", keys.keys[0][:31], keys.keys[2], keys.keys[3]):
+            with pytest.raises(InvalidArgument, match="after"):
+                store.put(keys.fingerprint, plans_of(blocks[2:]), after=wrong)
 
     def test_what_cannot_be_written_is_refused(self, store: Store) -> None:
         keys, blocks = self.blocks(1)

@@ -3,9 +3,12 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import torch
 
-from cachestore.block import Block, Half, OpaqueSpec, Part
+from cachestore.block import WHOLE, Block, Buffer, Half, OpaqueSpec, Part
+from cachestore.codecs import create
 from cachestore.errors import InvalidArgument, LeaseExpired
 from cachestore.hashing import Chain, opaque_chain, tail_key
 from cachestore.metrics import total
@@ -67,6 +70,64 @@ class ReadTests(StoreSuite):
         keys, blocks = self.stored(store, 3)
         with store.read(keys, part=part) as reading:
             assert [same(block, wanted, part) for (block, _), wanted in zip(reading, blocks, strict=True)] == [True] * 3
+
+    @pytest.mark.parametrize("name", ["raw", "lz4"])
+    @pytest.mark.parametrize("part", [WHOLE, Part(slots=range(1, 2)), Part(halves=frozenset({Half.V}))])
+    def test_blocks_are_read_into_the_memory_given(self, store: Store, part: Part, name: str) -> None:
+        keys, blocks = self.blocks(3)
+        with store.put(keys.fingerprint, plans_of(blocks), codec=create(name)) as put:
+            write_blocks(put, blocks)
+            put.commit()
+        sizes = [plane.raw_bytes for plane in blocks[0].planes if part.holds(*plane[:3])]
+        tensor = torch.zeros(4, sum(sizes), dtype=torch.uint8)
+        into = [row.numpy() for row in tensor[:3]]
+        with store.read(keys, part=part, into=into) as reading:
+            for number, (block, _) in enumerate(reading):
+                assert same(block, blocks[number], part)
+                assert all(np.shares_memory(data, into[number]) for data in block.data)
+                assert np.array_equal(np.concatenate(block.data), into[number])
+                assert not tensor[number + 1].any()
+        assert number == 2
+
+    def test_memory_that_a_block_does_not_fit_is_refused(self, store: Store) -> None:
+        keys, blocks = self.stored(store, 2)
+        size = sum(data.nbytes for data in blocks[0].data)
+
+        def buffers(last: Buffer) -> list[Buffer]:
+            return [np.zeros(size, dtype=np.uint8), last]
+
+        frozen = np.zeros(size, dtype=np.uint8)
+        frozen.flags.writeable = False
+        right = np.zeros(size, dtype=np.uint8)
+        for into in (
+            buffers(right)[:1],
+            [*buffers(right), right],
+            buffers(frozen),
+            buffers(right.reshape(2, -1)),
+            buffers(np.zeros(2 * size, dtype=np.uint8)[::2]),
+            buffers(right.view(np.int8)),
+        ):
+            with pytest.raises(InvalidArgument, match="into"):
+                store.read(keys, into=into)
+        for wrong in (size - 1, size + 1, 0):
+            with store.read(keys, into=buffers(np.zeros(wrong, dtype=np.uint8))) as reading:
+                blocks_read = iter(reading)
+                assert same(next(blocks_read).block, blocks[0])
+                with pytest.raises(InvalidArgument, match="into"):
+                    next(blocks_read)
+        figures = store.stats()
+        assert total(figures, "read_hits") == 3 and total(figures, "read_misses") == 3
+        assert total(figures, "corruptions") == 0
+
+    def test_what_was_read_is_the_readers_to_change(self, store: Store) -> None:
+        keys, blocks = self.stored(store, 3)
+        for _ in range(3):
+            loaded = self.read(store, keys)
+            assert all(map(same, (block for block, _ in loaded), blocks))
+            for block, _ in loaded:
+                for data in block.data:
+                    data[:] = 0xFF
+        assert total(store.stats(), "corruptions") == 0
 
     def test_the_first_gap_ends_lookup_and_read(self, store: Store) -> None:
         keys, blocks = self.blocks(5)

@@ -1,13 +1,28 @@
 """The sums that must hold in every store's figures."""
 
+from itertools import pairwise
+
 from cachestore.metrics import PUT_OUTCOMES, READ_OUTCOMES, Figure, total
 from cachestore.store.base import Purpose
 
 
 def check_sums(figures: list[Figure]) -> None:
-    """Asserts that every block read or put is counted under exactly one outcome."""
+    """Asserts that whatever was read, put, or came into a tier is counted under exactly one outcome."""
     for purpose in Purpose:
         outcomes = {name: total(figures, name, purpose=purpose) for name in READ_OUTCOMES}
         assert total(figures, "read_blocks", purpose=purpose) == sum(outcomes.values()), outcomes
     outcomes = {name: total(figures, name) for name in PUT_OUTCOMES}
     assert total(figures, "put_blocks") == sum(outcomes.values()), outcomes
+    for tier in {figure.label("tier") for figure in figures if figure.name == "tier_blocks"}:
+        added, removed = total(figures, "tier_added", tier=tier), total(figures, "tier_removed", tier=tier)
+        blocks, nbytes = total(figures, "tier_blocks", tier=tier), total(figures, "tier_bytes", tier=tier)
+        assert added == removed + blocks and blocks >= 0 and (nbytes > 0) == (blocks > 0), (tier, added, removed, blocks)
+    check_times(figures)
+
+
+def check_times(figures: list[Figure]) -> None:
+    """Asserts that the time histograms are cumulative and count no more than was done."""
+    for count in (figure for figure in figures if figure.name == "time_count"):
+        buckets = [f for f in figures if f.name == "time_bucket" and f.label("op") == count.label("op")]
+        heights = [f.value for f in sorted(buckets, key=lambda f: int(f.label("le")))]
+        assert all(lower <= higher for lower, higher in pairwise([0, *heights, count.value])), heights

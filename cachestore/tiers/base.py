@@ -1,11 +1,12 @@
 """The contracts of tiers."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.seal import CorruptBlock
+from cachestore.tiers.ledger import Ledger
 
 
 class Usage(NamedTuple):
@@ -20,12 +21,13 @@ Found: TypeAlias = Buffer | CorruptBlock | None
 
 
 class Departure(NamedTuple):
-    """A block that a tier let go by itself. `why` is one word: evicted, ttl, corrupt, lost."""
+    """A block that a tier let go by itself. `why` is one word: evicted, demoted, ttl, corrupt, lost, withdrawn."""
 
     namespace: bytes
     key: bytes
     nbytes: int
     why: str
+    durable: bool = False
 
 
 Departed = Callable[[Sequence[Departure]], None]
@@ -52,8 +54,12 @@ class ColdTier(Protocol):
         """Whether it can keep a block so that it survives the kill of any one process."""
 
     @property
-    def counted(self) -> bool:
-        """Whether it reports every block that it lets go by itself; one whose medium evicts unseen does not."""
+    def hot(self) -> bool:
+        """Whether it stands above memory: it gets copies of what is read often, and nothing is written to it else."""
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What it holds and let go, by namespace; None for one whose medium evicts unseen."""
 
     def open(self, departed: Departed) -> None:
         """Acquires the medium. ConfigError or Unavailable, with the way out, if it cannot be used.
@@ -96,3 +102,10 @@ class ColdTier(Protocol):
 
     def usage(self) -> Usage:
         """What the medium holds now; zero in use while it is not healthy."""
+
+
+@runtime_checkable
+class Demoting(Protocol):
+    """A tier that evicts by itself and offers what must leave to the tier `below` it, if there is one."""
+
+    below: ColdTier | None

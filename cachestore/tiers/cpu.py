@@ -2,110 +2,197 @@
 
 1. The cap is on slabs, so it holds for memory taken, not only for bytes in use.
 2. A slab never changes its namespace. An empty one is kept for its namespace until another needs the room.
-3. Callers hold the store's lock for `take`, `shrink` and `give`; bytes are copied without it.
+3. A slab holds a whole number of blocks as large as the one that it was made for, and grows with what its namespace
+   has: little is left at its end, and a tenant of few blocks takes little from the others.
+4. Where free memory is in too many pieces, `compaction` says which blocks to move together.
+5. Callers hold the store's lock for everything but the copying of bytes.
 """
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Literal
 
 from cachestore.config import Bytes
 from cachestore.errors import ConfigError
 from cachestore.seal import MAX_PAYLOAD
+from cachestore.tiers.arena import Arena, Movable, Move
 from cachestore.tiers.base import Usage
-from cachestore.tiers.slab import UNIT, WORD_BYTES, Slab, Slot
+from cachestore.tiers.paging import Paging
+from cachestore.tiers.slab import SPAN, UNIT, WORD_BYTES, Slab, Slot, footprint
 
 MIB = 1 << 20
+
+GROWTH = 4
+"""A further slab is as large as this part of what its namespace has."""
+
+SLABS_EMPTIED = 16
+"""One compaction tries to empty this many slabs at most: it happens under the lock of all."""
+
+MOST_SLABS = 128
+"""Slabs of the usual size in a tier of any capacity: each is two open files, its own and the mapping's."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """`capacity` bytes at most, taken in slabs of `slab` bytes (0: an eighth of the capacity, at most 64 MiB)."""
+    """`capacity` bytes at most, taken in slabs of about `slab` bytes.
+
+    By default (0) that is an eighth of the capacity, but at most 64 MiB or, where that is more, a 128th of it; a
+    namespace's first slabs are smaller, down to a sixteenth. `huge_pages` "auto" asks for them where the system allows
+    them for shared memory (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`: advise, within_size or always).
+    `pinned` "auto" pins every slab where this process uses a CUDA device.
+    """
 
     capacity: Bytes
     slab: Bytes = 0
+    huge_pages: Literal["auto", "never"] = "auto"
+    pinned: Literal["auto", "never"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.capacity < UNIT:
-            raise ConfigError(f"tiers.cpu.capacity must be at least {UNIT} bytes, got {self.capacity}")
+        if not UNIT <= self.capacity < SPAN:
+            raise ConfigError(
+                f"tiers.cpu.capacity must be at least {UNIT} bytes and less than {SPAN >> 40} TiB, got {self.capacity}"
+            )
         if not 0 <= self.slab <= self.capacity:
             raise ConfigError(f"tiers.cpu.slab must lie between 0 and the capacity, got {self.slab}")
 
     def start(self) -> "CpuTier":
-        return CpuTier(self.capacity, self.slab or min(max(self.capacity // 8, MIB), 64 * MIB, self.capacity))
+        usual = min(max(self.capacity // 8, MIB), max(64 * MIB, self.capacity // MOST_SLABS), self.capacity)
+        return CpuTier(
+            self.capacity,
+            self.slab or usual,
+            self.slab or usual // 16,
+            Paging(self.huge_pages == "auto", self.pinned == "auto"),
+        )
 
 
 @dataclass(eq=False)
 class CpuTier:
-    """The slabs of one store."""
+    """The slabs of one store: of `slab_bytes` each, a namespace's first of `first_bytes` (default: as many)."""
 
     capacity: int
     slab_bytes: int
+    first_bytes: int = 0
+    paging: Paging = field(default_factory=Paging)
     name: str = "cpu"
-    _slabs: list[Slab] = field(default_factory=list)
-    _generation: int = 0
+    _arenas: dict[bytes, Arena] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=count)
+    _generations: Iterator[int] = field(default_factory=lambda: count(1))
+    _taken: int = 0
+    _closed: bool = False
 
     def largest(self) -> int:
         """Bytes of the largest block that could ever be held."""
         return min(self.capacity // UNIT * UNIT - WORD_BYTES, MAX_PAYLOAD)
 
     def take(self, namespace: bytes, nbytes: int) -> Slot | None:
-        """A slot of `nbytes` for a block of `namespace`, or None if that needs others to leave first."""
-        need = nbytes + WORD_BYTES
-        for slab in self._slabs:
-            if slab.namespace == namespace and (offset := slab.extents.take(need)) is not None:
-                return self._slot(slab, offset, nbytes)
-        size = -(-max(self.slab_bytes, need) // UNIT) * UNIT
-        self._drop_empty(size)
-        room = (self.capacity - self.taken) // UNIT * UNIT
-        if room < need:
-            return None
-        slab = Slab(namespace, min(size, room))
-        self._slabs.append(slab)
-        offset = slab.extents.take(need)
-        assert offset is not None
-        return self._slot(slab, offset, nbytes)
+        """A slot of `nbytes` for a block of `namespace`, or None if that needs others to move or to leave first."""
+        arena = self._arenas.get(namespace)
+        slot = arena.take(nbytes) if arena is not None else None
+        if slot is not None or not self._grow(namespace, footprint(nbytes)):
+            return slot
+        return self._arenas[namespace].take(nbytes)
 
     def shrink(self, slot: Slot, nbytes: int) -> None:
-        """Gives back what a slot has beyond `nbytes`."""
-        extents = slot.slab.extents
-        old, new = extents.rounded(slot.nbytes + WORD_BYTES), extents.rounded(nbytes + WORD_BYTES)
-        if new < old:
-            extents.give(slot.offset + new, old - new)
-        slot.nbytes = nbytes
+        """Gives back what a slot has beyond `nbytes`. Its place may change: only its writer may know it."""
+        if not self._closed:
+            self._arenas[slot.slab.namespace].shrink(slot, nbytes)
 
     def give(self, slot: Slot) -> None:
         """Takes a slot back. Its generation ends before its memory can be given out again."""
-        # what the word says is not asked: memory that others can reach must not decide what is free
-        assert slot.live
-        slot.live = False
-        slot.slab.words[slot.offset // 8] = 0
-        slot.slab.extents.give(slot.offset, slot.nbytes + WORD_BYTES)
+        # who is late finds that all memory has been given up
+        if not self._closed:
+            self._arenas[slot.slab.namespace].give(slot)
+
+    def compaction(self, namespace: bytes, nbytes: int, movable: Movable) -> list[Move] | None:
+        """The moves after which `take` of the same finds room; None if moving blocks cannot make any.
+
+        They clear a range within the namespace's own slabs, or else empty whole slabs of any namespace, the cheapest
+        first; no more bytes move than are asked for, or than a slab has. Only slots that have a key, and that
+        `movable` allows, are moved.
+
+        The new slots are taken already: for each move, call `copy` (the lock need not be held, but nobody may write
+        to or give back the old slot meanwhile), then hand the block over to the new slot and `give` back the old one,
+        or, where that turns out not to be possible, `give` back the new one. Somebody else may take the room first.
+        """
+        need = footprint(nbytes)
+        arena = self._arenas.get(namespace)
+        moves = arena.clear(need, movable) if arena is not None else None
+        return moves if moves is not None else self._emptied(need, movable)
 
     @property
     def taken(self) -> int:
         """Bytes of all slabs: never above the capacity."""
-        return sum(slab.size for slab in self._slabs)
+        return self._taken
 
     def usage(self) -> Usage:
         """Bytes given out in slots."""
-        return Usage(sum(slab.size - slab.extents.free for slab in self._slabs), self.capacity)
+        return Usage(sum(slab.used for slab in self._slabs()), self.capacity)
 
     def slabs(self, namespace: bytes) -> list[Slab]:
         """The slabs of one namespace."""
-        return [slab for slab in self._slabs if slab.namespace == namespace]
+        arena = self._arenas.get(namespace)
+        return [] if arena is None else list(arena.slabs.values())
 
     def close(self) -> None:
-        """Gives up all memory."""
-        while self._slabs:
-            self._slabs.pop().close()
+        """Gives up all memory; none is given out again. Closing twice is allowed."""
+        self._closed = True
+        for slab in self._slabs():
+            slab.close()
+        self._arenas.clear()
+        self._taken = 0
 
-    def _slot(self, slab: Slab, offset: int, nbytes: int) -> Slot:
-        self._generation += 1
-        slab.words[offset // 8] = self._generation
-        return Slot(slab, offset, nbytes, self._generation)
+    def _slabs(self) -> list[Slab]:
+        return [slab for arena in self._arenas.values() for slab in arena.slabs.values()]
+
+    def _grow(self, namespace: bytes, need: int) -> bool:
+        """Gives a namespace one more slab, with room for `need`; False if the cap or the system does not allow it."""
+        usual = min(self.slab_bytes, max(self.first_bytes or self.slab_bytes, self._held(namespace) // GROWTH))
+        size = max(1, usual // need) * need
+        self._drop_empty(size)
+        size = min(size, (self.capacity - self._taken) // UNIT * UNIT)
+        if size < need or self._closed:
+            return False
+        try:
+            slab = Slab(namespace, size, next(self._numbers), self.paging)
+        except OSError as error:
+            log.warning("cpu tier: no slab of %d bytes (%s)", size, error.strerror)
+            return False
+        self._arenas.setdefault(namespace, Arena(self._generations)).add(slab)
+        self._taken += size
+        return True
+
+    def _held(self, namespace: bytes) -> int:
+        return sum(slab.size for slab in self.slabs(namespace))
 
     def _drop_empty(self, wanted: int) -> None:
-        for slab in [slab for slab in self._slabs if slab.extents.empty]:
-            if self.capacity - self.taken >= wanted:
+        for slab in [slab for slab in self._slabs() if not slab.used]:
+            if self.capacity - self._taken >= wanted:
                 return
-            self._slabs.remove(slab)
-            slab.close()
+            self._arenas[slab.namespace].remove(slab)
+            self._taken -= slab.size
+            if not self._arenas[slab.namespace].slabs:
+                del self._arenas[slab.namespace]
+
+    def _emptied(self, need: int, movable: Movable) -> list[Move] | None:
+        """Moves that empty slabs until there is room for `need`; None if too few can be emptied."""
+        room, moves, left = self.capacity - self._taken, list[Move](), max(need, self.slab_bytes)
+        spared = [slab for slab in self._slabs() if self._arenas[slab.namespace].spares(slab)]
+        for slab in sorted(spared, key=lambda slab: slab.used / slab.size)[:SLABS_EMPTIED]:
+            if room >= need or slab.used > left:
+                break
+            used, emptied = slab.used, self._arenas[slab.namespace].empty(slab, movable)
+            if emptied is not None:
+                moves += emptied
+                room += slab.size
+                left -= used
+        for arena in self._arenas.values():
+            arena.release()
+        if moves and room >= need:
+            return moves
+        for move in moves:
+            self.give(move.new)
+        return None

@@ -1,4 +1,8 @@
-"""Free space inside one slab: first fit over extents, joined again when they are freed."""
+"""Free space as extents of addresses: best fit, joined again when they are freed.
+
+Best fit leaves large extents whole for large blocks, and takes from an empty slab only when nothing smaller will do,
+so that sparse slabs run empty.
+"""
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
@@ -6,49 +10,73 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Extents:
-    """The free extents of `size` bytes, all multiples of `unit`, sorted by offset; neighbours are always joined."""
+    """The free extents of an address space, all multiples of `unit`; neighbours are always joined.
 
-    size: int
+    It begins empty; `give` adds to it. What lies between two ranges that were given is never joined over.
+    """
+
     unit: int
-    _free: list[tuple[int, int]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        assert self.size % self.unit == 0
-        self._free = [(0, self.size)]
+    free: int = 0
+    """Bytes not taken, in however many pieces."""
+    _length: dict[int, int] = field(default_factory=dict)
+    """By where an extent begins."""
+    _start: dict[int, int] = field(default_factory=dict)
+    """By where an extent ends."""
+    _sizes: list[tuple[int, int]] = field(default_factory=list)
+    """(length, start) of each, sorted."""
 
     def rounded(self, nbytes: int) -> int:
         """`nbytes` as whole units."""
         return (nbytes + self.unit - 1) // self.unit * self.unit
 
     def take(self, nbytes: int) -> int | None:
-        """The offset of an extent of at least `nbytes`, or None if no single one is left."""
+        """The start of the tightest extent of at least `nbytes`, lowest first; None if no single one is left."""
         need = self.rounded(nbytes)
-        for index, (offset, length) in enumerate(self._free):
-            if length >= need:
-                if length == need:
-                    del self._free[index]
-                else:
-                    self._free[index] = (offset + need, length - need)
-                return offset
-        return None
+        index = bisect_left(self._sizes, (need, -1))
+        if index == len(self._sizes):
+            return None
+        length, start = self._sizes[index]
+        self._remove(index)
+        if length > need:
+            self._insert(start + need, length - need)
+        return start
 
-    def give(self, offset: int, nbytes: int) -> None:
-        """Frees what `take` gave, or the tail of it."""
+    def claim(self, start: int) -> int:
+        """Takes the whole extent that begins at `start`; its length."""
+        length = self._length[start]
+        self._remove(bisect_left(self._sizes, (length, start)))
+        return length
+
+    def before(self, end: int) -> int:
+        """The length of the extent that ends at `end`; 0 if none does."""
+        start = self._start.get(end)
+        return 0 if start is None else end - start
+
+    def give(self, start: int, nbytes: int) -> None:
+        """Frees what `take` or `claim` gave, or the tail of it, or adds a new range."""
         length = self.rounded(nbytes)
-        index = bisect_left(self._free, (offset, 0))
-        if index < len(self._free) and self._free[index][0] == offset + length:
-            length += self._free.pop(index)[1]
-        if index and sum(self._free[index - 1]) == offset:
-            before = self._free.pop(index - 1)
-            offset, length = before[0], before[1] + length
-        insort(self._free, (offset, length))
+        after = self._length.get(start + length)
+        if after is not None:
+            self.claim(start + length)
+            length += after
+        before = self._start.get(start)
+        if before is not None:
+            length += self.claim(before)
+            start = before
+        self._insert(start, length)
 
     @property
-    def free(self) -> int:
-        """Bytes not taken, in however many pieces."""
-        return sum(length for _, length in self._free)
+    def largest(self) -> int:
+        """Bytes of the largest extent."""
+        return self._sizes[-1][0] if self._sizes else 0
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is taken."""
-        return self.free == self.size
+    def _insert(self, start: int, length: int) -> None:
+        self._length[start] = length
+        self._start[start + length] = start
+        insort(self._sizes, (length, start))
+        self.free += length
+
+    def _remove(self, index: int) -> None:
+        length, start = self._sizes.pop(index)
+        del self._length[start], self._start[start + length]
+        self.free -= length

@@ -1,158 +1,201 @@
 """Sealed blocks in Redis, one string key a block.
 
-1. Redis evicts. Cache blocks carry a time to live under `volatile-lru`; any other policy is refused at start, because
-   it would drop what must stay, or refuse writes where old blocks should leave.
+1. Redis evicts. Cache blocks carry a time to live under `volatile-lru`; durable ones carry none, and end when their
+   sealed header says so.
 2. Redis decides what is present: the store keeps no list of what it wrote here.
-3. The library's own time-outs and retries stall a caller for 20 seconds and more; ours are short, and a breaker stands
-   before them.
+3. A library's time-outs and retries stall a caller for seconds; ours are short, and a breaker stands before each
+   server.
+4. What Redis answers is not trusted: a value that cannot be a sealed block takes no memory.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from cachestore.block import Buffer
 from cachestore.config import Bytes, Seconds
 from cachestore.deadline import Deadline
-from cachestore.errors import ConfigError, Unavailable
+from cachestore.errors import ConfigError
+from cachestore.eviction.base import Eviction
+from cachestore.tiers import redis_blocks, redis_durable
 from cachestore.tiers.base import Departed, Found, Usage
-from cachestore.tiers.breaker import Breaker
 from cachestore.tiers.embedded import EmbeddedRedis
+from cachestore.tiers.ledger import Ledger
+from cachestore.tiers.redis_blocks import cache_name, durable_name
+from cachestore.tiers.redis_condition import Condition
+from cachestore.tiers.redis_durable import Acknowledgement, Durability
+from cachestore.tiers.redis_map import Map
+from cachestore.tiers.redis_memory import Memory
+from cachestore.tiers.redis_node import Node, Unfit
+from cachestore.tiers.redis_open import opened
+from cachestore.tiers.redis_url import Place, parse
+from cachestore.tiers.resp import Broken
+from cachestore.tiers.resp_dial import Dialer, context
 
 T = TypeVar("T")
-BATCH_BYTES = 4 << 20
-POLICY = "volatile-lru"
-_ANY_KEY = b"[0-9a-f]" * 64
-SCHEMES = ("redis", "rediss", "unix")
 
-log = logging.getLogger(__name__)
+SPARE_BYTES = 32 << 20
+"""Memory that waits for the next read."""
+
+SECONDS_PER_NAME = 50e-6
+"""What a short question may take longer for each name in it."""
+
+LONGEST_SECONDS = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True)
 class Redis:
-    """`url` is `redis://`, `rediss://`, `unix://`, or "embedded": a server of our own, capped at `capacity` bytes.
+    """`url` is "embedded", a server of our own capped at `capacity` bytes, or a place as `redis_url` describes them.
 
-    Somebody else's server brings its own cap. Blocks live for `ttl` seconds from their last write.
+    Somebody else's server brings its own cap. `user` and `password` may stand in the URL or here; those for Sentinels
+    stand here. With TLS, chain and host name are always verified, against `ca_file` or else what the system trusts;
+    `cert_file` and `key_file` are what we show. Cache blocks live for `ttl` seconds from their last write; blocks of
+    more than `largest` bytes are neither written nor read.
+
+    `durable` says when Redis counts as having a block for good, as `redis_durable` describes it, and `replicas` how
+    many must have it with "wait" and "waitaof", asked for `ack_timeout` at most.
+
+    A connection is made in `connect_timeout`; a short question takes `timeout` at most, and blocks are given up when
+    none of their bytes moved for as long. A server's policy and persistence are looked at again after `check_after`.
     """
 
     url: str = field(default="embedded", repr=False)
+    user: str = ""
+    password: str = field(default="", repr=False)
+    sentinel_user: str = ""
+    sentinel_password: str = field(default="", repr=False)
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
     capacity: Bytes = 1 << 30
+    largest: Bytes = 256 << 20
     ttl: Seconds = 86400.0
     connect_timeout: Seconds = 0.1
     timeout: Seconds = 0.25
+    durable: Durability = "no"
+    replicas: int = 0
+    ack_timeout: Seconds = 1.0
+    check_after: Seconds = 2.0
 
     def __post_init__(self) -> None:
-        if self.url != "embedded" and not _usable(self.url):
-            raise ConfigError(
-                'tiers.redis.url must be "embedded", redis://host:port, rediss://host:port or unix:///path; '
-                "signs in a password other than letters and digits are written as %xx"
-            )
+        place = self.place
+        for name in ("ttl", "connect_timeout", "timeout", "ack_timeout", "check_after"):
+            if not 0 < getattr(self, name) < LONGEST_SECONDS:
+                raise ConfigError(f"tiers.redis.{name} must be more than 0 seconds and less than ten years")
         if self.capacity < 4 << 20:
             raise ConfigError(f"tiers.redis.capacity must be at least 4MiB, got {self.capacity}")
-        if not (self.ttl > 0 and self.connect_timeout > 0 and self.timeout > 0):
-            raise ConfigError("tiers.redis.ttl, connect_timeout and timeout must be more than 0 seconds")
+        if not 1 << 10 <= self.largest < 512 << 20:
+            raise ConfigError(f"tiers.redis.largest must be at least 1KiB and below 512MiB, got {self.largest}")
+        self._check_secrets(place)
+        for name in ("ca_file", "cert_file", "key_file"):
+            if getattr(self, name) and not (place and place.tls):
+                raise ConfigError(f"tiers.redis.{name} is for rediss://, sentinels:// and clusters://; url names none")
+        if bool(self.cert_file) < bool(self.key_file):
+            raise ConfigError("tiers.redis.key_file needs tiers.redis.cert_file beside it")
+        least = {"wait": 1}.get(self.durable, 0)
+        if self.replicas < least or (self.replicas and self.durable in ("no", "aof")):
+            raise ConfigError(
+                f'tiers.redis.replicas must be 1 or more with durable = "wait", 0 or more with "waitaof" and 0 '
+                f"otherwise, got {self.replicas}"
+            )
+        if place is not None and place.kind == "sentinel" and self.durable != "no" and not self.replicas:
+            raise ConfigError(
+                "tiers.redis.replicas must be 1 or more with sentinel://: a primary's disk is of no use once another "
+                'took over; write durable = "wait" or "waitaof" and replicas = 1'
+            )
+        if place is None and self.durable != "no":
+            raise ConfigError('tiers.redis.durable: url = "embedded" keeps nothing for good; name a server of yours')
 
-    def start(self) -> "RedisTier":
+    @property
+    def place(self) -> Place | None:
+        """Where the URL leads; None for a server of our own."""
+        return None if self.url == "embedded" else parse(self.url)
+
+    def _check_secrets(self, place: Place | None) -> None:
+        for name in ("user", "password"):
+            if getattr(self, name) and (place is None or place.user or place.password):
+                where = "of its own" if place is None else "in it"
+                raise ConfigError(f"tiers.redis.{name}: url has a user or password {where} already")
+            if getattr(self, f"sentinel_{name}") and (place is None or place.kind != "sentinel"):
+                raise ConfigError(f"tiers.redis.sentinel_{name} is for sentinel:// and sentinels://; url names none")
+
+    def start(self, eviction: Eviction) -> "RedisTier":
         return RedisTier(self)
-
-
-def _usable(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        place = parts.path if parts.scheme == "unix" else parts.hostname
-        return parts.scheme in SCHEMES and bool(place) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def _key(namespace: bytes, key: bytes) -> bytes:
-    return b"cachestore:block:" + namespace.hex().encode() + b":" + key.hex().encode()
 
 
 @dataclass(eq=False)
 class RedisTier:
-    """One connection pool, one breaker."""
+    """A map of servers, and memory for what they answer."""
 
     settings: Redis
     name: str = "redis"
-    durable: bool = False
-    counted: bool = False
+    hot: bool = False
+    ledger: Ledger | None = None
     _server: EmbeddedRedis | None = None
-    _client: Any = None
-    _breaker: Breaker = field(default_factory=Breaker)
+    _map: Map | None = None
+    _memory: Memory = field(default_factory=lambda: Memory(SPARE_BYTES))
 
     @property
     def healthy(self) -> bool:
-        return not self._breaker.open
+        """A cluster is healthy while any of its nodes is."""
+        return self._map is None or not all(node.breaker.open for node in self._map.nodes())
+
+    @property
+    def durable(self) -> bool:
+        """Whether it is to be. A server that cannot acknowledge anything now says so block by block."""
+        return self.settings.durable != "no"
 
     def open(self, departed: Departed) -> None:
-        url = self.settings.url
-        if url == "embedded":
-            self._server = EmbeddedRedis(self.settings.capacity)
+        settings = self.settings
+        if settings.url == "embedded":
+            self._server = EmbeddedRedis(settings.capacity)
             self._server.open()
-            url = self._server.url
         try:
-            self._client = redis.Redis.from_url(
-                url,
-                socket_connect_timeout=self.settings.connect_timeout,
-                socket_timeout=self.settings.timeout,
-                retry=Retry(NoBackoff(), 0),
-            )
-            policy = self._client.info("memory").get("maxmemory_policy", "unknown")
-        except redis.AuthenticationError as error:
+            place = parse(settings.url if self._server is None else self._server.url)
+            tls = context(settings.ca_file, settings.cert_file, settings.key_file) if place.tls else None
+            waits = settings.connect_timeout, settings.timeout
+            user, password = place.user or settings.user, place.password or settings.password
+            dialer = guide = Dialer(user, password, place.database, tls, *waits)
+            if place.kind == "sentinel":
+                guide = Dialer(settings.sentinel_user, settings.sentinel_password, 0, tls, *waits)
+            self._map = opened(place, dialer, guide, self._acknowledgement, settings.check_after)
+        except BaseException:
             self.close()
-            raise ConfigError(f"tiers.redis.url: {self._shown} refuses the user or password in it") from error
-        except (redis.RedisError, OSError, ValueError, TypeError) as error:
-            self.close()
-            raise Unavailable(
-                f"tiers.redis.url: cannot reach {self._shown} ({type(error).__name__}); "
-                'start that server, or write url = "embedded"'
-            ) from error
-        if policy != POLICY:
-            self.close()
-            raise ConfigError(
-                f"tiers.redis.url: {self._shown} runs maxmemory-policy {policy}; the store needs {POLICY} "
-                f"(redis-cli CONFIG SET maxmemory-policy {POLICY})"
-            )
+            raise
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        found, self._map = self._map, None
+        for node in found.nodes() if found is not None else ():
+            node.close()
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def leading(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> int:
-        names = [_key(namespace, key) for key in keys]
-        # one variadic EXISTS answers the common cases, all and none, in a seventh of a pipeline's time
-        count = self._try(lambda client: int(client.exists(*names)), 0, deadline) if names else 0
-        if count in (0, len(names)):
-            return count
         found = self.present(namespace, keys, deadline)
         return found.index(False) if False in found else len(found)
 
     def present(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool]:
-        def ask(client: Any) -> list[bool]:
-            pipeline = client.pipeline(transaction=False)
-            for key in keys:
-                pipeline.exists(_key(namespace, key))
-            return [bool(found) for found in pipeline.execute()]
-
-        return self._try(ask, [False] * len(keys), deadline) if keys else []
+        names = [cache_name(namespace, key) for key in keys]
+        return self._each(names, self._soon(len(keys), deadline), False, redis_blocks.present, self.durable)
 
     def get_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[Found]:
-        found = self._try(lambda client: client.mget([_key(namespace, key) for key in keys]), None, deadline)
-        if found is None:
-            return [None] * len(keys)
-        return [None if value is None else np.frombuffer(value, dtype=np.uint8) for value in found]
+        names = [cache_name(namespace, key) for key in keys]
+        found, all_asked = self._read(names, deadline)
+        if not self.durable or not all_asked:
+            return found
+        missing = [index for index, value in enumerate(found) if not isinstance(value, np.ndarray)]
+        durable, _ = self._read([durable_name(names[index]) for index in missing], deadline)
+        for index, value in zip(missing, durable, strict=True):
+            if isinstance(value, np.ndarray) and redis_blocks.over(value):
+                self._each([durable_name(names[index])], self._soon(1, deadline), False, redis_blocks.end)
+            elif value is not None:
+                found[index] = value
+        return found
 
     def put_many(
         self,
@@ -163,82 +206,112 @@ class RedisTier:
         *,
         durable: bool = False,
     ) -> list[bool]:
-        lifetime = int(1000 * (self.settings.ttl if ttl is None else ttl))
-        kept: list[bool] = []
-        for batch in _batches(blocks):
-
-            def send(client: Any, batch: list[tuple[bytes, Buffer]] = batch) -> list[bool]:
-                pipeline = client.pipeline(transaction=False)
-                for key, data in batch:
-                    pipeline.set(_key(namespace, key), data.data, px=lifetime)
-                return [answer is True for answer in pipeline.execute(raise_on_error=False)]
-
-            kept += self._try(send, [False] * len(batch), deadline)
-        return kept
+        fitting = {cache_name(namespace, key): data for key, data in blocks if data.nbytes <= self.settings.largest}
+        names = list(fitting)
+        if durable and not self.durable:
+            return [False] * len(blocks)
+        if durable:
+            kept = self._each(names, deadline.at, False, redis_durable.put, fitting, self._acknowledgement, deadline.at)
+        else:
+            lifetime = max(1, int(1000 * (self.settings.ttl if ttl is None else ttl)))
+            kept = self._each(names, deadline.at, False, redis_blocks.put, fitting, lifetime)
+        there = dict(zip(names, kept, strict=True))
+        return [there.get(cache_name(namespace, key), False) for key, _ in blocks]
 
     def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
-        def unlink(client: Any) -> list[bool] | None:
-            pipeline = client.pipeline(transaction=False)
-            for key in keys:
-                pipeline.unlink(_key(namespace, key))
-            return [bool(there) for there in pipeline.execute()]
-
-        return self._try(unlink, None, deadline) if keys else []
+        names = [cache_name(namespace, key) for key in keys]
+        removed = self._each(names, self._soon(len(keys), deadline), None, redis_blocks.unlink)
+        return None if None in removed else [bool(there) for there in removed]
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
         removed: set[bytes] = set()
-        cursor = 0
-        while True:
-
-            def sweep(client: Any, cursor: int = cursor) -> tuple[int, list[bytes]]:
-                following, names = client.scan(cursor, match=_key(namespace, b"") + _ANY_KEY, count=1000)
-                if names:
-                    client.unlink(*names)
-                return int(following), names
-
-            swept = self._try(sweep, None, deadline)
-            if swept is None:
-                return None
-            cursor, names = swept
-            removed.update(bytes.fromhex(name.rpartition(b":")[2].decode()) for name in names)
-            if not cursor:
-                return removed
+        nodes = self._nodes(deadline)
+        for node in nodes:
+            cursor = None
+            while cursor != 0:
+                swept = self._on(node, self._soon(0, deadline), redis_blocks.clear, namespace, cursor or 0)
+                if swept is None:
+                    return None
+                cursor, keys = swept
+                removed |= keys
+        return removed if nodes else None
 
     def usage(self) -> Usage:
-        def ask(client: Any) -> Usage:
-            memory = client.info("memory")
-            return Usage(int(memory["used_memory"]), int(memory["maxmemory"]))
-
-        return self._try(ask, Usage(0, 0), Deadline.after(self.settings.timeout))
+        deadline = Deadline.after(self.settings.timeout)
+        asked = [self._on(node, deadline.at, Condition.of) for node in self._nodes(deadline)]
+        answers = [condition for condition in asked if condition is not None]
+        return Usage(sum(answer.used for answer in answers), sum(answer.capacity for answer in answers))
 
     @property
-    def _shown(self) -> str:
-        """The URL without its password."""
-        parts = urlsplit(self.settings.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    def _acknowledgement(self) -> Acknowledgement:
+        return Acknowledgement(self.settings.durable, self.settings.replicas, self.settings.ack_timeout)
 
-    def _try(self, call: Callable[[Any], T], otherwise: T, deadline: Deadline) -> T:
-        client = self._client
-        if client is None or not deadline.remaining() or not self._breaker.allows():
-            return otherwise
+    def _read(self, names: Sequence[bytes], deadline: Deadline) -> tuple[list[Found], bool]:
+        """The values of these names, and whether all of them could be asked for."""
+        found: list[Found] = [None] * len(names)
+        all_asked = True
+        for node, indices in self._where(names, deadline).items():
+            chosen = [names[index] for index in indices]
+            values: list[Found] = []
+            read: int | None = 0
+            # a value that is not worth reading takes its connection with it; another one goes on behind it
+            while read is not None and read < len(chosen):
+                read = self._on(
+                    node, deadline.at, redis_blocks.read, chosen, values, self._memory, self.settings.largest
+                )
+            all_asked &= len(values) == len(chosen)
+            for index, value in zip(indices, values, strict=False):
+                found[index] = value
+        return found, all_asked
+
+    def _each(
+        self, names: Sequence[bytes], until: float, otherwise: T, call: Callable[..., Sequence[T]], *rest: Any
+    ) -> list[T]:
+        """What `call` says of each name on the server that holds it; `otherwise` where that cannot be asked."""
+        found = [otherwise] * len(names)
+        for node, indices in self._where(names, Deadline(until)).items():
+            answers = self._on(node, until, call, [names[index] for index in indices], *rest)
+            for index, answer in zip(indices, answers or (), strict=False):
+                found[index] = answer
+        return found
+
+    def _on(self, node: Node, until: float, call: Callable[..., T], *rest: Any) -> T | None:
+        """What `call` says over a connection to this server; None if it cannot be asked by `until`."""
         try:
-            answer = call(client)
-        except (redis.RedisError, OSError) as error:
-            self._breaker.failed()
-            log.warning("redis tier: %s", type(error).__name__)
-            return otherwise
-        self._breaker.succeeded()
+            with node.connection(until) as connection:
+                answer = call(connection, *rest)
+                stale = connection.strayed
+        except (Unfit, Broken):
+            answer, stale = None, True
+        if stale and self._map is not None:
+            self._map.stale = True
         return answer
 
+    def _where(self, names: Sequence[bytes], deadline: Deadline) -> dict[Node, list[int]]:
+        """The indices of the names by the server that holds them."""
+        found: dict[Node, list[int]] = {}
+        nodes = self._nodes(deadline)
+        held = self._map
+        if held is None or not nodes:
+            return found
+        if len(nodes) == 1:
+            return {nodes[0]: list(range(len(names)))}
+        for index, name in enumerate(names):
+            node = held.node_of(name)
+            if node is not None:
+                found.setdefault(node, []).append(index)
+        return found
 
-def _batches(blocks: Sequence[tuple[bytes, Buffer]]) -> Iterator[list[tuple[bytes, Buffer]]]:
-    batch: list[tuple[bytes, Buffer]] = []
-    size = 0
-    for block in blocks:
-        if batch and size + block[1].nbytes > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(block)
-        size += block[1].nbytes
-    if batch:
-        yield batch
+    def _nodes(self, deadline: Deadline) -> list[Node]:
+        """The servers, looked up again if they may have moved; none once the deadline is over."""
+        found = self._map
+        if found is None or not deadline.remaining():
+            return []
+        if found.old:
+            with contextlib.suppress(Broken):
+                found.look(self._soon(0, deadline))
+        return found.nodes()
+
+    def _soon(self, names: int, deadline: Deadline) -> float:
+        """When a short question about so many names must be answered."""
+        return min(deadline.at, time.monotonic() + self.settings.timeout + names * SECONDS_PER_NAME)

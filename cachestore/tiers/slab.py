@@ -15,39 +15,71 @@ from numpy.typing import NDArray
 
 from cachestore.block import Buffer
 from cachestore.seal import CorruptBlock
-from cachestore.tiers.extents import Extents
+from cachestore.tiers.paging import Paging
 
 UNIT = 512
 WORD_BYTES = 64
 """What the generation word takes in front of a slot's bytes, so that these stay aligned."""
 
+SPAN = 1 << 48
+"""How far apart slabs lie in the address space in which free space is kept; no slab is that long."""
+
+
+def footprint(nbytes: int) -> int:
+    """What a slot of `nbytes` takes of its slab."""
+    return (nbytes + WORD_BYTES + UNIT - 1) // UNIT * UNIT
+
 
 @dataclass(eq=False)
 class Slab:
-    """`size` bytes of shared memory of one namespace."""
+    """`size` bytes of shared memory of one namespace; `number` tells it from the others of its tier.
+
+    Nothing of it is resident before it is written to, unless it is pinned.
+    """
 
     namespace: bytes
     size: int
+    number: int = 0
+    paging: Paging = field(default_factory=Paging, repr=False)
     descriptor: int = field(init=False)
     bytes: Buffer = field(init=False, repr=False)
     words: NDArray[np.uint64] = field(init=False, repr=False)
-    extents: Extents = field(init=False)
+    slots: "dict[int, Slot]" = field(default_factory=dict, repr=False)
+    """What is given out, by offset."""
+    used: int = 0
+    """Bytes given out, words and rounding included."""
+    _pinned: bool = False
 
     def __post_init__(self) -> None:
         self.descriptor = os.memfd_create("cachestore", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.descriptor, self.size)
-        # nobody who holds the descriptor can cut the memory away under the others
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        self.bytes = np.frombuffer(mmap.mmap(self.descriptor, self.size), dtype=np.uint8)
+        try:
+            os.ftruncate(self.descriptor, self.size)
+            # nobody who holds the descriptor can cut the memory away under the others
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            memory = mmap.mmap(self.descriptor, self.size)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        self.paging.advise(memory)
+        self.bytes = np.frombuffer(memory, dtype=np.uint8)
         self.words = self.bytes.view(np.uint64)
-        self.extents = Extents(self.size, UNIT)
+        self._pinned = self.paging.pin(self.bytes)
+
+    @property
+    def base(self) -> int:
+        """Where it lies in the address space in which free space is kept."""
+        return self.number * SPAN
 
     def close(self) -> None:
         """Gives up the descriptor; the memory goes when the last view of it does."""
+        # slots know their slab: without this the two would hold each other, and the memory
+        self.slots.clear()
+        if self._pinned:
+            self.paging.unpin(self.bytes)
         os.close(self.descriptor)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Slot:
     """`nbytes` bytes of a slab, given out under one generation until they are taken back."""
 
@@ -56,12 +88,19 @@ class Slot:
     nbytes: int
     generation: int
     live: bool = True
+    key: bytes = b""
+    """Whose bytes these are, once somebody said so: who moves them finds the block, and what has none is not moved."""
 
     @property
     def bytes(self) -> Buffer:
         """The slot's memory, generation word excluded."""
         start = self.offset + WORD_BYTES
         return self.slab.bytes[start : start + self.nbytes]
+
+    @property
+    def size(self) -> int:
+        """What it takes of its slab."""
+        return footprint(self.nbytes)
 
     def check(self) -> None:
         """CorruptBlock if the slot was taken back since it was given out: what was copied may be anything."""

@@ -248,7 +248,7 @@ class Layout(_message.Message):
     def __init__(self, planes: _Optional[_Iterable[_Union[PlaneId, _Mapping]]] = ...) -> None: ...
 
 class Reserve(_message.Message):
-    __slots__ = ("fingerprint", "layouts", "blocks", "durability", "ttl_ms")
+    __slots__ = ("fingerprint", "layouts", "blocks", "durability", "ttl_ms", "after")
     class Block(_message.Message):
         __slots__ = ("key", "token_count", "layout", "short")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -265,12 +265,14 @@ class Reserve(_message.Message):
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
     fingerprint: bytes
     layouts: _containers.RepeatedCompositeFieldContainer[Layout]
     blocks: _containers.RepeatedCompositeFieldContainer[Reserve.Block]
     durability: Durability
     ttl_ms: int
-    def __init__(self, fingerprint: _Optional[bytes] = ..., layouts: _Optional[_Iterable[_Union[Layout, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Reserve.Block, _Mapping]]] = ..., durability: _Optional[_Union[Durability, str]] = ..., ttl_ms: _Optional[int] = ...) -> None: ...
+    after: bytes
+    def __init__(self, fingerprint: _Optional[bytes] = ..., layouts: _Optional[_Iterable[_Union[Layout, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Reserve.Block, _Mapping]]] = ..., durability: _Optional[_Union[Durability, str]] = ..., ttl_ms: _Optional[int] = ..., after: _Optional[bytes] = ...) -> None: ...
 
 class PlaneFrame(_message.Message):
     __slots__ = ("block", "segments", "data")

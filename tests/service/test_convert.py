@@ -87,7 +87,7 @@ def test_reservations_come_back_as_they_went() -> None:
         BlockPlan(KEYS[1], 4, small_spec().planes()),
         BlockPlan(KEYS[2], 3, small_spec().planes(3), short=True),
     )
-    wanted = convert_put.Reservation(bytes(32), plans, Durability.DURABLE, 60.0)
+    wanted = convert_put.Reservation(bytes(32), plans, Durability.DURABLE, 60.0, after=bytes(range(32)))
     message = convert_put.reserve_message(wanted)
     assert len(message.layouts) == 2
     assert convert_put.reservation(message) == wanted
@@ -106,6 +106,7 @@ PART_FAULTS: list[tuple[wire.Part, str]] = [
 ]
 RESERVE_FAULTS: list[tuple[Callable[[], wire.Reserve], str]] = [
     (lambda: reserve(fingerprint=b""), r"reserve\.fingerprint"),
+    (lambda: reserve(after=b"short"), r"reserve\.after"),
     (lambda: reserve(durability=7), "durability"),
     (lambda: reserve(ttl_ms=1 << 63), "milliseconds"),
     (lambda: block(key=b"x" * 31), r"blocks\[1\]\.key"),

@@ -21,7 +21,7 @@ from cachestore.testing import plans_of, random_blocks, random_prompt, random_to
 from cachestore.wire import store_pb2 as wire
 
 METHODS = wire.DESCRIPTOR.services_by_name["CacheStore"].methods
-NOT_YET = {"Pin", "Unpin", "ListPins", "Watch", "Attach"}
+NOT_YET = {"Watch", "Attach"}
 
 
 def called(channel: grpc.Channel, method: str, *requests: bytes) -> grpc.RpcError:

@@ -24,9 +24,9 @@ def check_everything(tiered: TieredStore) -> None:
         check_tier(figures)
         assert [total(figures, name) for name in ("read_open", "put_open", "puts_open", "leases_open")] == [0] * 4
         held += total(figures, "tier_blocks", tier="cpu")
-    entries = tiered.index._entries.values()
+    entries = tiered.index.everything()
     assert len(entries) == held and all(entry.ready and not entry.users for entry in entries)
-    assert tiered._promoting == tiered._moving == 0
+    assert tiered.promotion.idle and not tiered.moving
     if not held:
         assert tiered.memory.usage().used == 0
 
@@ -39,15 +39,12 @@ def check_tier(figures: list[Figure]) -> None:
 
 
 @pytest.fixture
-def open_store() -> Iterator[Callable[..., TieredStore]]:
-    """Opens stores: of `memory` bytes, with `redis` of these settings, `store` of these."""
+def open_tiers() -> Iterator[Callable[..., TieredStore]]:
+    """Opens stores of these tiers, with `store` of these settings and this codec."""
     stores: list[TieredStore] = []
 
-    def start(memory: str | int = "4MiB", redis: dict[str, Any] | str | None = None, **tables: Any) -> TieredStore:
-        tiers: list[dict[str, Any]] = [{"name": "cpu", "capacity": memory, **tables.pop("cpu", {})}]
-        if redis is not None:
-            tiers.append({"name": "redis", **({"url": redis} if isinstance(redis, str) else redis)})
-        tiered = compose({"tiers": tiers, "codecs": {"name": tables.pop("codec", "raw")}, "store": tables})
+    def start(tiers: list[dict[str, Any]], store: dict[str, Any], codec: str = "raw") -> TieredStore:
+        tiered = compose({"tiers": tiers, "codecs": {"name": codec}, "store": store})
         tiered.open()
         stores.append(tiered)
         return tiered
@@ -60,6 +57,19 @@ def open_store() -> Iterator[Callable[..., TieredStore]]:
         for tiered in stores:
             tiered.close()
             tiered.close()
+
+
+@pytest.fixture
+def open_store(open_tiers: Callable[..., TieredStore]) -> Callable[..., TieredStore]:
+    """Opens stores: of `memory` bytes, with `redis` of these settings, `store` of these."""
+
+    def start(memory: str | int = "4MiB", redis: dict[str, Any] | str | None = None, **tables: Any) -> TieredStore:
+        tiers: list[dict[str, Any]] = [{"name": "cpu", "capacity": memory, **tables.pop("cpu", {})}]
+        if redis is not None:
+            tiers.append({"name": "redis", **({"url": redis} if isinstance(redis, str) else redis)})
+        return open_tiers(tiers, tables, tables.pop("codec", "raw"))
+
+    return start
 
 
 @pytest.fixture

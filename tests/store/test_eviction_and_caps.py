@@ -46,15 +46,16 @@ def test_one_block_takes_what_these_tests_reckon_with(open_store: Opener) -> Non
     assert tiered.memory.usage().used == BLOCK
 
 
-def test_the_block_not_read_for_longest_leaves_first(open_store: Opener) -> None:
+def test_the_prompt_not_read_for_longest_leaves_first_from_its_end(open_store: Opener) -> None:
     tiered = open_store(8 * BLOCK)
     store = tiered.namespace("a")
-    keys, blocks = blocks_of(10)
-    assert put(store, keys.first(8), blocks[:8]) == ["stored"] * 8
-    read(store, Chain(keys.fingerprint, keys.keys[:2]))
-    assert store.lookup(keys).ready == 8  # looking renews nothing
-    assert put(store, keys, [*blocks[8:]]) == ["stored"] * 2
-    assert ready(store, keys) == [True, True, False, False, *[True] * 6]
+    (old, old_blocks), (new, new_blocks), (newest, newest_blocks) = (blocks_of(count, count) for count in (4, 3, 2))
+    assert put(store, old, old_blocks) == ["stored"] * 4 and put(store, new, new_blocks) == ["stored"] * 3
+    read(store, old)
+    assert store.lookup(new).ready == 3  # looking renews nothing
+    assert put(store, newest, newest_blocks) == ["stored"] * 2
+    assert ready(store, old) == [True] * 4 and ready(store, new) == [True, True, False]
+    assert put(store, *blocks_of(1, 9)) == ["stored"] and ready(store, new) == [True, False, False]
     figures = store.stats()
     assert total(figures, "evicted", tier="cpu") == total(figures, "dropped") == 2
     assert total(figures, "tier_removed", tier="cpu", why="evicted") == 2
@@ -75,7 +76,9 @@ def test_what_leaves_memory_is_in_redis_and_comes_back_when_it_is_read(open_stor
     assert all(map(same, read(store, keys), blocks)) and tiered.settle()
     figures = store.stats()
     assert total(figures, "read_hits", tier="redis") == 12 and total(figures, "read_hits", tier="cpu") == 8
-    assert total(figures, "promoted") > 0
+    # while all of memory was leased nothing could come up
+    assert all(map(same, read(store, keys.first(12)), blocks)) and tiered.settle()
+    assert total(store.stats(), "promoted") > 0
     assert len(read(store, keys)) == 20 and tiered.settle()
     assert put(store, keys, blocks) == ["already_exists"] * 20
 
@@ -96,6 +99,42 @@ def test_a_block_is_refused_when_nothing_may_leave(open_store: Opener) -> None:
         statuses = [answer.status for answer in open_put.answers]
         assert statuses.count(PutStatus.WANTED) + statuses.count(PutStatus.ALREADY_EXISTS) == 4
         assert put(store, *blocks_of(4, seed=9)) == ["not_kept"] * 4
+
+
+def test_a_block_does_not_leave_for_those_behind_it(open_store: Opener) -> None:
+    tiered = open_store(4 * BLOCK)
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(6)
+    put(store, keys.first(3), blocks[:3])
+    assert put(store, keys, blocks) == ["already_exists"] * 3 + ["stored"] + ["not_kept"] * 2
+    with store.put(keys.fingerprint, plans_of(blocks[4:5]), after=keys.keys[3]) as behind:
+        assert [answer.status for answer in behind.answers] == ["not_kept"]
+    assert store.lookup(keys).ready == 4
+
+
+def test_who_holds_most_gives_first(open_store: Opener) -> None:
+    tiered = open_store(12 * BLOCK, cpu={"slab": BLOCK})
+    large, small = tiered.namespace("large"), tiered.namespace("small")
+    put(small, *blocks_of(2))
+    keys, blocks = blocks_of(10)
+    put(large, keys, blocks)
+    # the small one was used before the large one, and is spared
+    assert put(tiered.namespace("third"), *blocks_of(4)) == ["stored"] * 4
+    assert small.lookup(blocks_of(2)[0]).ready == 2 and large.lookup(keys).ready == 6
+
+
+def test_a_namespace_stays_within_its_quota_and_evicts_its_own(open_store: Opener) -> None:
+    tiered = open_store(32 * BLOCK, cpu={"slab": BLOCK}, quota=4 * BLOCK, quotas={"rich": 8 * BLOCK})
+    for name, quota in (("poor", 4), ("rich", 8)):
+        store = tiered.namespace(name)
+        for seed in range(4):
+            put(store, *blocks_of(3, seed))
+        figures = store.stats()
+        assert quota - 3 < total(figures, "tier_blocks", tier="cpu") <= quota
+        assert total(figures, "tier_bytes", tier="cpu") <= quota * BLOCK
+    poor = tiered.namespace("poor")
+    assert put(poor, *blocks_of(8, seed=9)).count("stored") == 4
+    assert total(tiered.namespace("rich").stats(), "evicted") == 4
 
 
 def test_a_block_larger_than_memory_is_too_large_and_leaves_nothing(open_store: Opener) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from cachestore.block import Block
+from cachestore.block import Block, Half, Part
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, LeaseExpired
 from cachestore.hashing import Chain, chain
+from cachestore.index import Name
 from cachestore.metrics import total
 from cachestore.seal import CorruptBlock
+from cachestore.store import room
 from cachestore.store.base import Purpose, Store, Verdict, put_blocks
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import random_blocks, random_tokens, same, small_spec
@@ -114,7 +116,7 @@ def test_a_read_taken_up_again_is_counted_once(open_store: Opener) -> None:
     lease = store.lease(keys)
     for _ in range(3):
         reading = store.open(keys.first(2), lease=lease)
-        assert next(iter(reading)).index == 0
+        assert next(iter(reading)).number == 0
         reading.close()
     assert total(store.stats(), "read_blocks") == 2
     for asked in (3, 1):
@@ -205,10 +207,10 @@ def test_a_copy_that_arrives_behind_its_deletion_is_taken_back(
     store, (redis,) = tiered.namespace("a"), tiered.cold
     on_its_way, gate, put_many = threading.Event(), threading.Event(), redis.put_many
 
-    def late(*arguments: Any) -> list[bool]:
+    def late(*arguments: Any, **options: Any) -> list[bool]:
         on_its_way.set()
         assert gate.wait(10)
-        return put_many(*arguments)
+        return put_many(*arguments, **options)
 
     monkeypatch.setattr(redis, "put_many", late)
     keys, blocks = blocks_of(3)
@@ -263,3 +265,67 @@ def test_readers_and_writers_of_the_same_blocks(open_store: Opener) -> None:
         jobs: list[Any] = [threads.submit(work, worker) for worker in range(8)]
         assert sum(job.result(60) for job in jobs) > 100
     assert all(total(tiered.namespace(name).stats(), "corruptions") == 0 for name in names)
+
+
+def test_a_reader_may_write_into_what_it_read_while_that_is_promoted(
+    open_store: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiered = open_store(redis={})
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(3)
+    put_blocks(store, keys.fingerprint, blocks)
+    assert tiered.settle() and store.clear("cpu") == 3
+    loaded: list[Block] = []
+    reading_is_over, take = threading.Event(), room.take
+
+    def late(*arguments: Any) -> Any:
+        assert reading_is_over.wait(10)
+        for block in loaded:
+            for data in block.data:
+                data[:] = 0
+        return take(*arguments)
+
+    monkeypatch.setattr(room, "take", late)
+    loaded += read(store, keys)
+    assert all(map(same, loaded, blocks))
+    reading_is_over.set()
+    assert tiered.settle()
+    assert all(map(same, read(store, keys), blocks))
+    assert total(store.stats(), "corruptions") == 0
+
+
+def test_what_a_cold_tier_fetched_is_handed_out_itself(open_store: Opener) -> None:
+    tiered = open_store(redis={})
+    store, (redis,) = tiered.namespace("a"), tiered.cold
+    keys, blocks = blocks_of(1)
+    put_blocks(store, keys.fingerprint, blocks)
+    assert tiered.settle() and store.clear("cpu") == 1
+    one_plane = Part(slots=range(1), halves=frozenset({Half.K}), groups=range(1))
+    with store.read(keys) as reading:
+        ((block, tier),) = reading
+    assert tier == redis.name and same(block, blocks[0])
+    fetched = [data.base for data in block.data]
+    # the header is in front of it
+    assert all(base is fetched[0] and base.nbytes > sum(data.nbytes for data in block.data) for base in fetched)
+    assert all(data.flags.writeable for data in block.data)
+    assert tiered.settle() and store.clear("cpu") == 1
+    with store.read(keys, part=one_plane) as reading:
+        ((block, _),) = reading
+    base = block.data[0].base
+    assert same(block, blocks[0], one_plane)
+    assert base is None or base.nbytes == block.data[0].nbytes, "one plane keeps a whole block's memory"
+
+
+def test_a_read_ahead_counts_no_corruption_of_a_block_that_nobody_reads(open_store: Opener) -> None:
+    tiered = open_store()
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(4)
+    put_blocks(store, keys.fingerprint, blocks)
+    entry = tiered.index.get(Name(store.namespace, keys.keys[2]))
+    assert entry is not None
+    entry.slot.bytes[20] ^= 1
+    with store.read(keys) as reading:
+        assert same(next(iter(reading)).block, blocks[0])
+    assert total(store.stats(), "corruptions") == 0 and outcome(store) == {"hits": 1, "misses": 3}
+    assert all(map(same, read(store, keys), blocks[:2]))
+    assert total(store.stats(), "corruptions") == 1

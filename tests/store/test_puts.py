@@ -1,23 +1,36 @@
 """Two-phase puts: kept order, deadlines, aborts from other threads, and answers that say what became of a block."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cachestore.block import Block
+from cachestore.block import Block, Half, PlaneId
+from cachestore.codecs.lossy import codec_for
 from cachestore.codecs.planes import encode_plane
 from cachestore.codecs.raw import Raw
 from cachestore.errors import Aborted, CacheStoreError, DeadlineExceeded, DurabilityUnmet, InvalidArgument, TooLarge
 from cachestore.hashing import Chain, chain
 from cachestore.index import Name
 from cachestore.metrics import total
+from cachestore.seal import ALIGN, PARENT_BYTES, Header
 from cachestore.store.base import Durability, PutStatus, Store, put_blocks
 from cachestore.store.tiered import TieredStore
-from cachestore.testing import plans_of, random_blocks, random_tokens, same, small_spec, write_blocks
+from cachestore.testing import (
+    plans_of,
+    random_blocks,
+    random_planes,
+    random_prompt,
+    random_tokens,
+    same,
+    small_spec,
+    write_blocks,
+)
 
 SPEC = small_spec()
 Opener = Callable[..., TieredStore]
@@ -72,7 +85,9 @@ def test_planes_may_come_in_any_order_and_their_memory_be_used_again(open_store:
         lambda data: data.view(np.float32),
         lambda data: data.reshape(2, -1),
         lambda data: np.repeat(data, 2)[::2],
-        lambda data: np.concatenate([data, data]),
+        lambda data: np.concatenate([data, data[:1]]),
+        lambda data: data.view(np.bool_),
+        lambda data: data[:0],
     ],
 )
 def test_bytes_that_are_not_the_plane_are_refused_and_the_put_goes_on(open_store: Opener, spoil: Any) -> None:
@@ -285,3 +300,70 @@ def test_no_room_ever_is_told_at_once(open_store: Opener) -> None:
     keys, blocks = blocks_of(1)
     with pytest.raises(TooLarge):
         store.put(keys.fingerprint, plans_of(blocks))
+
+
+def sealed(tiered: TieredStore, store: Any, key: bytes) -> Header:
+    entry = tiered.index.get(Name(store.namespace, key))
+    assert entry is not None
+    return Header.parse(entry.slot.bytes)
+
+
+def test_the_header_says_what_came_before_and_how_long_it_lasts(open_store: Opener) -> None:
+    tiered = open_store()
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(4)
+    before = time.time()
+    for start, after, ttl in ((0, None, None), (2, keys.keys[1], 60.0)):
+        with store.put(keys.fingerprint, plans_of(blocks[start : start + 2]), after=after, ttl=ttl) as put:
+            write_blocks(put, blocks[start : start + 2])
+            put.commit()
+    headers = [sealed(tiered, store, key) for key in keys.keys]
+    parents = [bytes(PARENT_BYTES), *(key[:PARENT_BYTES] for key in keys.keys[:3])]
+    assert [header.parent for header in headers] == parents
+    assert [header.expires for header in headers[:2]] == [0, 0] and not any(header.flags for header in headers)
+    for header in headers[2:]:
+        assert before + 60.0 <= header.expires / 1000 + 1e-3 <= time.time() + 60.0 + 1e-2
+    # and so the block in front is no leaf, and does not leave before those behind it
+    entries = [tiered.index.get(Name(store.namespace, key)) for key in keys.keys]
+    assert [entry and entry.parent for entry in entries] == [None, *keys.keys[:3]]
+
+
+@pytest.mark.parametrize("name", ["raw", "lz4"])
+def test_runs_and_planes_of_any_size_make_the_same_block(open_store: Opener, name: str) -> None:
+    """Planes that are no multiple of their alignment, written one by one, in runs, and in one piece."""
+    tiered = open_store(codec=name)
+    store = tiered.namespace("a")
+    planes = tuple(PlaneId(slot, Half.K, 0, 1, size) for slot, size in enumerate((64, 1, 63, 65, 128, 7, 300_000, 64)))
+    data = random_planes(planes, 5)
+    flat = np.concatenate(data)
+    ways = [[*range(8)], [0, 3, 4], [0], [7, 2, 0], [6, 0]]
+    blocks = [Block(bytes([number]) * 32, 3, planes, data) for number in range(len(ways))]
+    starts = np.cumsum([0, *(plane.raw_bytes for plane in planes)])
+    with store.put(bytes(32), plans_of(blocks)) as put:
+        for number, firsts in enumerate(ways):
+            ends = [min([other for other in firsts if other > first], default=8) for first in firsts]
+            for first, end in zip(firsts, ends, strict=True):
+                put.write(number, first, flat[starts[first] : starts[end]])
+        put.commit()
+    keys = Chain(bytes(32), tuple(block.key for block in blocks))
+    assert all(map(same, read(store, keys), blocks)) and len(read(store, keys)) == len(ways)
+    for key in keys.keys:
+        header = sealed(tiered, store, key)
+        assert not any(row.offset % ALIGN for row in header.stored(range(8)))
+
+
+def test_a_lossy_put_hands_out_what_decoding_gives(open_store: Opener) -> None:
+    store = open_store().namespace("a")
+    spec = replace(small_spec(), recipe="quantisation=int8,group=32")
+    keys, blocks = random_prompt(spec, 2)
+    codec = codec_for(spec)
+    assert codec is not None and codec.lossy
+    with store.put(keys.fingerprint, plans_of(blocks), codec=codec) as put:
+        write_blocks(put, blocks)
+        put.commit()
+    loaded = read(store, keys)
+    assert len(loaded) == 2 and total(store.stats(), "corruptions") == 0
+    assert not any(map(same, loaded, blocks))
+    for block, wanted in zip(loaded, blocks, strict=True):
+        for data, raw in zip(block.data, wanted.data, strict=True):
+            assert np.allclose(data.view(np.float32), raw.view(np.float32), atol=0.05)

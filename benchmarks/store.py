@@ -1,0 +1,77 @@
+"""How near is one node's store to what its machine can do?
+
+Each row is a figure beside what bounds it, with the bar it must pass and what we reach for. Both sides of a ratio are
+measured in turn, round after round, so that what else the machine does falls on both alike; the figure is the median
+of the rounds' ratios. A row that needs what is not there is skipped, and says so: `--data` names a directory with
+traces, `--peers` a Python environment with LMCache (see peers/README.md), `--model` a model whose KV is coded.
+
+    python benchmarks/store.py [--quick] [--json] [--only PREFIX] [--data DIR] [--peers DIR] [--model DIR]
+
+To add rows: a file with functions that take a `Report` and `Options`, and a line in `ROWS`.
+"""
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import store_codecs
+import store_disk
+import store_memory
+import store_redis
+import store_replay
+from report import Report
+
+
+@dataclass(frozen=True)
+class Options:
+    """`quick` measures fewer rounds of less data, for a look and for tests."""
+
+    quick: bool = False
+    data: Path | None = None
+    peers: Path | None = None
+    model: Path = store_codecs.NEEDLE_MODEL
+
+
+ROWS: dict[str, Callable[[Report, Options], None]] = {
+    "store.read": store_memory.measure_read_and_put,
+    "store.rss": store_memory.measure_resident,
+    "store.match_us": store_memory.measure_match,
+    "store.keys": store_memory.measure_keys,
+    "redis.read": store_redis.measure_read,
+    "redis.lmcache": store_redis.measure_beside_lmcache,
+    "redis.lookup_ms": store_redis.measure_lookup,
+    "disk.restart": store_disk.measure_restart,
+    "disk.read": store_disk.measure_read,
+    "entropy.ratio": store_codecs.measure_entropy,
+    "replay.gap_3000": store_replay.measure_gaps,
+    "replay.speed": store_replay.measure_speed,
+}
+"""What measures which rows, by the first of them."""
+
+
+def run(options: Options, only: str = "") -> Report:
+    """Measures all rows, or those whose name starts with `only`."""
+    report = Report("store")
+    for name, measure in ROWS.items():
+        if name.startswith(only):
+            measure(report, options)
+    return report
+
+
+def main() -> None:
+    """The command line."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds of less data")
+    parser.add_argument("--only", default="", help="only rows whose name starts with this")
+    parser.add_argument("--data", type=Path, default=os.environ.get("CACHESTORE_DATA"), help="directory of data files")
+    parser.add_argument("--peers", type=Path, default=os.environ.get("CACHESTORE_PEERS"), help="environment of LMCache")
+    parser.add_argument("--model", type=Path, default=Options.model, help="directory of a model")
+    given = parser.parse_args()
+    run(Options(given.quick, given.data, given.peers, given.model), given.only).print(given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""All figures of one namespace, from everything that counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachestore.metrics import Figure
+
+if TYPE_CHECKING:
+    from cachestore.store.local import LocalStore
+
+
+def figures(local: LocalStore) -> list[Figure]:
+    """Every figure counted in this namespace, sorted; what they mean is in docs/statistics.md."""
+    tiered, namespace = local.tiered, local.namespace
+    with tiered.index.changed:
+        found = list(tiered.counters(namespace).figures())
+        found += tiered.ledger.figures(namespace)
+        found.append(Figure("leases_open", (), tiered.leases.count(namespace)))
+        found.append(Figure("puts_open", (), local.puts_open))
+        pins = tiered.pins.of(namespace)
+        found += [Figure("pins", (), len(pins)), Figure("pinned_bytes", (), sum(pin.nbytes for pin in pins))]
+        usages = {tiered.memory.name: tiered.memory.usage()}
+    for tier in tiered.lower:
+        if tier.ledger is not None:
+            found += tier.ledger.figures(namespace)
+        found.append(Figure("tier_healthy", (("tier", tier.name),), int(tier.healthy)))
+        usages[tier.name] = tier.usage()
+    for name, usage in usages.items():
+        found.append(Figure("tier_used_bytes", (("tier", name),), usage.used))
+        found.append(Figure("tier_capacity_bytes", (("tier", name),), usage.capacity))
+    return sorted(found)

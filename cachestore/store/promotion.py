@@ -1,0 +1,169 @@
+"""Blocks on their way up: from a cold tier into memory, from memory into a hot tier."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cachestore.block import Buffer
+from cachestore.deadline import Deadline
+from cachestore.index import Name
+from cachestore.seal import DURABLE, CorruptBlock, Header
+from cachestore.store import room
+from cachestore.store.copying import MOVE_SECONDS
+from cachestore.store.inspection import intact, opened
+from cachestore.store.leases import Holding
+from cachestore.store.popularity import Popularity
+from cachestore.tiers.base import ColdTier
+
+if TYPE_CHECKING:
+    from cachestore.store.tiered import TieredStore
+
+PROMOTION_BYTES = 64 << 20
+"""Blocks on their way back into memory may hold this much; further ones stay where they are."""
+
+FETCH = 8
+"""Blocks that are fetched at once."""
+
+
+class Arrival(NamedTuple):
+    """A block that was read from the tier `tier`; `parent` is the key before it in its chain, if it has one.
+
+    `as_of` is what `removals` said before it was read: a removal since then may mean this block.
+    """
+
+    name: Name
+    parent: bytes | None
+    header: Header
+    sealed: Buffer
+    tier: str
+    as_of: int
+
+
+@dataclass(eq=False)
+class Promotion:
+    """Decides by how often a block was read lately, and moves in the background."""
+
+    tiered: TieredStore
+    popularity: Popularity = field(default_factory=Popularity)
+    _underway: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way into memory."""
+        return not self._underway
+
+    def used(self, namespace: bytes, keys: Sequence[bytes]) -> None:
+        """The leading blocks of a chain were read: they count as used, and popular ones go up. Under the lock."""
+        tiered = self.tiered
+        tiered.index.touch(namespace, keys)
+        counts = self.popularity.read(namespace, keys)
+        popular = [key for key, count in zip(keys, counts, strict=True) if count >= tiered.settings.hot_after]
+        for tier in tiered.hot:
+            there = tier.present(namespace, popular, Deadline.after(MOVE_SECONDS))
+            missing = [key for key, present in zip(popular, there, strict=True) if not present]
+            if missing:
+                tiered.mover.submit(partial(self._heat, tier, namespace, missing))
+
+    def promote(self, arrival: Arrival) -> None:
+        """Brings a block that was read from a cold tier into memory, in the background, if it is popular."""
+        tiered = self.tiered
+        with tiered.index.changed:
+            # the read that brings it here is counted when it ends
+            popular = self.popularity.reads(arrival.name) + 1 >= tiered.settings.promote_after
+            if not popular or not self._admit(arrival):
+                return
+        if tiered.mover.submit(lambda: self._promote(arrival)) is None:
+            with tiered.index.changed:
+                self._underway -= arrival.sealed.nbytes
+
+    def prefetch(self, holding: Holding) -> None:
+        """Brings the cold blocks under a lease into memory in the background, before they are read."""
+        cold = [held for held in holding.blocks if held.entry is None]
+        if cold and self.tiered.settings.prefetch:
+            self.tiered.mover.submit(lambda: self.fetch(holding, Deadline.after(MOVE_SECONDS)))
+
+    def fetch(self, holding: Holding, deadline: Deadline) -> None:
+        """Brings the cold blocks under a lease into memory now, as far as it can be done in time."""
+        tiered, namespace = self.tiered, holding.namespace
+        parents = dict(pairwise(held.key for held in reversed(holding.blocks)))
+        for tier in tiered.lower:
+            keys = [held.key for held in holding.blocks if held.entry is None and held.tier == tier.name]
+            for start in range(0, len(keys), FETCH):
+                if holding.over or not deadline.remaining():
+                    return
+                batch = keys[start : start + FETCH]
+                as_of = tiered.removals(namespace)
+                for key, data in zip(batch, tier.get_many(namespace, batch, deadline), strict=True):
+                    name = Name(namespace, key)
+                    try:
+                        if data is not None and not isinstance(data, CorruptBlock):
+                            header = opened(data, name, holding.fingerprint)
+                            self._fetched(Arrival(name, parents.get(key), header, data, tier.name, as_of))
+                    except CorruptBlock:
+                        continue  # whoever reads it finds out what is wrong with it, and counts it
+
+    def _admit(self, arrival: Arrival) -> bool:
+        nbytes = arrival.sealed.nbytes
+        if self._underway + nbytes > PROMOTION_BYTES or self.tiered.index.get(arrival.name) is not None:
+            return False
+        self._underway += nbytes
+        return True
+
+    def _fetched(self, arrival: Arrival) -> None:
+        with self.tiered.index.changed:
+            if not self._admit(arrival):
+                return
+        self._promote(arrival)
+
+    def _promote(self, arrival: Arrival) -> None:
+        tiered, (name, parent, header, sealed, tier, as_of) = self.tiered, arrival
+        try:
+            left = header.expires / 1000 - time.time() if header.expires else math.inf
+            if left <= 0:
+                return
+            slot = room.take(tiered, name.namespace, sealed.nbytes, Deadline.after(MOVE_SECONDS))
+            if slot is None:
+                return
+            np.copyto(slot.bytes, sealed)
+            # looked at only now: the memory is its reader's, who may have written into it
+            sound = slot.bytes[: header.size].tobytes() == header.packed and intact(header, slot.bytes[header.size :])
+            with tiered.index.changed:
+                if not sound or tiered.index.get(name) is not None or tiered.removals(name.namespace) != as_of:
+                    tiered.give(slot)
+                    return
+                entry = tiered.index.reserve(name, header.fingerprint, slot, parent)
+                if tier not in {hot.name for hot in tiered.hot}:
+                    entry.cold.add(tier)
+                entry.durable = bool(header.flags & DURABLE)
+                tiered.publish(entry, None if left == math.inf else left)
+                tiered.counters(name.namespace).add("promoted", tier=tiered.memory.name)
+        finally:
+            with tiered.index.changed:
+                self._underway -= sealed.nbytes
+
+    def _heat(self, tier: ColdTier, namespace: bytes, keys: Sequence[bytes]) -> None:
+        tiered = self.tiered
+        with tiered.index.changed:
+            as_of = tiered.removals(namespace)
+            found = [tiered.index.get(Name(namespace, key)) for key in keys]
+            entries = [entry for entry in found if entry is not None and entry.ready]
+            for entry in entries:
+                tiered.index.use(entry)
+        try:
+            blocks = [(entry.name.key, entry.slot.bytes) for entry in entries]
+            kept = tier.put_many(namespace, blocks, None, Deadline.after(MOVE_SECONDS))
+        finally:
+            with tiered.index.changed:
+                for entry in entries:
+                    tiered.index.leave(entry)
+        tiered.counters(namespace).add("promoted", sum(kept), tier=tier.name)
+        if tiered.removals(namespace) != as_of:
+            tier.delete_many(namespace, [key for key, _ in blocks], Deadline.after(MOVE_SECONDS))

@@ -1,0 +1,71 @@
+"""Blocks that somebody wants gone: from every tier, or from one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachestore.deadline import Deadline
+from cachestore.errors import InvalidArgument, Unavailable
+from cachestore.hashing import Chain
+from cachestore.index import Entry, Name
+
+if TYPE_CHECKING:
+    from cachestore.store.tiered import TieredStore
+
+
+def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline) -> int:
+    """Removes these blocks from every tier; how many there were."""
+    removed = set()
+    with tiered.index.changed:
+        tiered.removing(namespace)
+        for key in chain.keys:
+            entry = tiered.index.get(Name(namespace, key))
+            if entry is not None and entry.ready:
+                _withdraw(tiered, entry, "deleted")
+                removed.add(key)
+    for tier in tiered.lower:
+        gone = tier.delete_many(namespace, chain.keys, deadline)
+        if gone is None:
+            raise _unreached(tier.name)
+        if tier.ledger is None:
+            tiered.counters(namespace).add("tier_removed", sum(gone), tier=tier.name, why="deleted")
+        removed.update(key for key, there in zip(chain.keys, gone, strict=True) if there)
+    return len(removed)
+
+
+def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) -> int:
+    """Removes all blocks of a namespace from the tier of this name, or from all; how many there were."""
+    names = [tiered.memory.name, *(lower.name for lower in tiered.lower)]
+    if tier and tier not in names:
+        raise InvalidArgument(f"tier {tier!r} is not one of this store's: {', '.join(names)}")
+    removed: set[bytes] = set()
+    with tiered.index.changed:
+        tiered.removing(namespace)
+        for entry in tiered.index.entries(namespace):
+            if not tier:
+                _withdraw(tiered, entry, "cleared")
+            elif tier == tiered.memory.name:
+                tiered.forget(entry, "cleared")
+            else:
+                entry.cold.discard(tier)
+                entry.withdrawn = True
+                continue
+            removed.add(entry.name.key)
+    for lower in tiered.lower:
+        if tier in ("", lower.name):
+            gone = lower.clear(namespace, deadline)
+            if gone is None:
+                raise _unreached(lower.name)
+            if lower.ledger is None:
+                tiered.counters(namespace).add("tier_removed", len(gone), tier=lower.name, why="cleared")
+            removed |= gone
+    return len(removed)
+
+
+def _withdraw(tiered: TieredStore, entry: Entry, why: str) -> None:
+    entry.withdrawn = True
+    tiered.forget(entry, why)
+
+
+def _unreached(tier: str) -> Unavailable:
+    return Unavailable(f"tier {tier} could not be asked in time and may still have blocks; repeat the call")

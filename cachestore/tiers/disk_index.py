@@ -1,0 +1,248 @@
+"""What is on the disk, in memory: presence without a system call, room under the cap, and who leaves first."""
+
+import heapq
+import math
+import time
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+
+from cachestore.eviction.base import Eviction, Order
+from cachestore.seal import DURABLE, PARENT_BYTES, CorruptBlock, Header
+from cachestore.tiers.base import Departure
+from cachestore.tiers.disk_files import UNIT
+from cachestore.tiers.ledger import Ledger
+
+
+def room(nbytes: int) -> int:
+    """What a file of `nbytes` takes."""
+    return -(-nbytes // UNIT) * UNIT
+
+
+@dataclass(eq=False, slots=True)
+class DiskEntry:
+    """One block. `ends` is in seconds since 1970; `users` read it just now."""
+
+    namespace: bytes
+    key: bytes
+    nbytes: int
+    ends: float = math.inf
+    durable: bool = False
+    parent: bytes | None = None
+    name: Hashable = None
+    users: int = 0
+    settled: bool = True
+    """False for a durable block that may not survive a loss of power yet."""
+
+    @property
+    def short(self) -> bytes:
+        """What a child's header calls it."""
+        return self.key[:PARENT_BYTES]
+
+    def departure(self, why: str) -> Departure:
+        """That it left."""
+        return Departure(self.namespace, self.key, self.nbytes, why, self.durable)
+
+    @classmethod
+    def of(cls, namespace: bytes, key: bytes, nbytes: int, header: Header) -> "DiskEntry":
+        """The entry of a sealed block of `nbytes`; CorruptBlock if it is another one, or not all of it."""
+        if (header.namespace, header.key) != (namespace, key):
+            raise CorruptBlock("identity")
+        if header.size + header.payload_bytes != nbytes:
+            raise CorruptBlock("truncated")
+        return cls(
+            namespace,
+            key,
+            nbytes,
+            header.expires / 1000 if header.expires else math.inf,
+            bool(header.flags & DURABLE),
+            header.parent if any(header.parent) else None,
+        )
+
+
+@dataclass(eq=False)
+class _Namespace:
+    order: Order
+    entries: dict[bytes, DiskEntry] = field(default_factory=dict)
+    names: dict[Hashable, DiskEntry] = field(default_factory=dict)
+    used: int = 0
+
+    def stays(self, name: Hashable) -> bool:
+        """Whether a block may not be evicted now."""
+        entry = self.names[name]
+        return entry.durable or entry.users > 0
+
+
+@dataclass(eq=False)
+class DiskIndex:
+    """Every block of the folder. Locks itself; no system call is made under its lock."""
+
+    eviction: Eviction
+    capacity: int
+    ledger: Ledger
+    used: int = 0
+    """Bytes of files that are there, being written, or not removed yet: at most `capacity`."""
+    _staying: int = 0
+    _namespaces: dict[bytes, _Namespace] = field(default_factory=dict)
+    _ending: list[tuple[float, bytes, bytes]] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock)
+
+    def entries(self, namespace: bytes) -> Mapping[bytes, DiskEntry]:
+        """The blocks of one namespace, as they change. Asking for one key needs no lock: a dict answers whole."""
+        held = self._namespaces.get(namespace)
+        return held.entries if held is not None else {}
+
+    def snapshot(self, namespace: bytes) -> list[DiskEntry]:
+        """The blocks of one namespace now."""
+        with self._lock:
+            return list(self.entries(namespace).values())
+
+    def some(self) -> DiskEntry | None:
+        """Any block, if there is one."""
+        with self._lock:
+            return next((entry for held in self._namespaces.values() for entry in held.entries.values()), None)
+
+    def use(self, namespace: bytes, keys: Sequence[bytes]) -> list[DiskEntry | None]:
+        """The blocks of these keys; none of them is evicted until `leave`."""
+        now = time.time()
+        with self._lock:
+            held = self._namespaces.get(namespace)
+            if held is None:
+                return [None] * len(keys)
+            found = [entry if entry and entry.ends > now else None for entry in map(held.entries.get, keys)]
+            for entry in found:
+                if entry is not None:
+                    entry.users += 1
+            return found
+
+    def touch(self, entries: Sequence[DiskEntry | None]) -> None:
+        """These blocks of one namespace were read."""
+        with self._lock:
+            # of blocks that do not know each other the first is the one that stays longest, as in a chain
+            for chain in reversed(list(_chains(entries))):
+                held = self._namespaces.get(chain[0].namespace)
+                if held is not None:
+                    held.order.touch([entry.name for entry in chain])
+
+    def leave(self, entries: Sequence[DiskEntry | None]) -> None:
+        """Ends what `use` began."""
+        with self._lock:
+            for entry in entries:
+                if entry is not None:
+                    entry.users -= 1
+
+    def reserve(self, nbytes: int) -> bool:
+        """Takes room for a file, if there is enough."""
+        with self._lock:
+            if self.used + room(nbytes) > self.capacity:
+                return False
+            self.used += room(nbytes)
+            return True
+
+    def release(self, nbytes: int) -> None:
+        """Gives back the room of a file that was not written after all."""
+        with self._lock:
+            self.used -= room(nbytes)
+
+    def could_hold(self, nbytes: int) -> bool:
+        """Whether there is room for a file once all has left that ever may."""
+        return room(nbytes) + self._staying <= self.capacity
+
+    def add(self, entry: DiskEntry) -> None:
+        """A file got its block's name; its room is reserved, and that of the one it replaced is given back."""
+        with self._lock:
+            old = self.entries(entry.namespace).get(entry.key)
+            if old is not None:
+                self._take(old)
+                self._gone(old, "replaced")
+            self._put(entry)
+            self._came(entry)
+
+    def found(self, entries: Sequence[DiskEntry]) -> None:
+        """Files found at the start, the one to leave first first: they may take more than there is room for."""
+        with self._lock:
+            for entry in entries:
+                self.used += room(entry.nbytes)
+                self._put(entry)
+                self._came(entry)
+
+    def take(self, entry: DiskEntry) -> bool:
+        """Takes a block out, if it is there; it holds its room until it is `gone`."""
+        with self._lock:
+            there = self.entries(entry.namespace).get(entry.key) is entry
+            if there:
+                self._take(entry)
+            return there
+
+    def gone(self, entry: DiskEntry, why: str) -> None:
+        """The file of a block taken out is gone."""
+        with self._lock:
+            self._gone(entry, why)
+
+    def restore(self, entry: DiskEntry) -> None:
+        """Puts a block back whose file would not go."""
+        with self._lock:
+            self._put(entry)
+
+    def overdue(self) -> DiskEntry | None:
+        """A block whose time is over, to be taken out; None if there is none."""
+        now = time.time()
+        with self._lock:
+            while self._ending and self._ending[0][0] <= now:
+                ends, namespace, key = heapq.heappop(self._ending)
+                # another block of this key may have come since
+                entry = self.entries(namespace).get(key)
+                if entry is not None and entry.ends == ends:
+                    return entry
+            return None
+
+    def evict(self) -> DiskEntry | None:
+        """The block that should leave first, to be taken out: of the namespace that holds most, where one may leave."""
+        with self._lock:
+            for held in sorted(self._namespaces.values(), key=lambda held: -held.used):
+                name = held.order.evict(held.stays)
+                if name is not None:
+                    return held.names[name]
+            return None
+
+    def _came(self, entry: DiskEntry) -> None:
+        self.ledger.came(entry.namespace, entry.nbytes, durable=entry.durable)
+
+    def _gone(self, entry: DiskEntry, why: str) -> None:
+        self.used -= room(entry.nbytes)
+        self.ledger.went(entry.namespace, entry.nbytes, why, durable=entry.durable)
+
+    def _put(self, entry: DiskEntry) -> None:
+        held = self._namespaces.get(entry.namespace)
+        if held is None:
+            held = self._namespaces[entry.namespace] = _Namespace(self.eviction.start())
+        # two keys that begin alike are no accident, but neither may be lost to the order
+        entry.name = entry.short if entry.short not in held.names else entry.key
+        held.entries[entry.key] = held.names[entry.name] = entry
+        held.order.insert(entry.name, entry.nbytes, entry.parent)
+        held.used += room(entry.nbytes)
+        self._staying += room(entry.nbytes) if entry.durable else 0
+        if entry.ends != math.inf:
+            heapq.heappush(self._ending, (entry.ends, entry.namespace, entry.key))
+
+    def _take(self, entry: DiskEntry) -> None:
+        held = self._namespaces[entry.namespace]
+        del held.entries[entry.key], held.names[entry.name]
+        held.order.remove(entry.name)
+        held.used -= room(entry.nbytes)
+        self._staying -= room(entry.nbytes) if entry.durable else 0
+        if not held.entries:
+            del self._namespaces[entry.namespace]
+
+
+def _chains(found: Sequence[DiskEntry | None]) -> Iterator[list[DiskEntry]]:
+    """The runs of blocks of which each is by its own word the child of the one before."""
+    chain: list[DiskEntry] = []
+    for entry in found:
+        if chain and (entry is None or entry.parent != chain[-1].short):
+            yield chain
+            chain = []
+        if entry is not None:
+            chain.append(entry)
+    if chain:
+        yield chain

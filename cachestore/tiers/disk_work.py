@@ -1,0 +1,206 @@
+"""What is read and removed on the disk, on threads that the disk may hold up.
+
+What the index says and what the folder has change together, under `changes`. Readers wait for it only if what they
+found does not fit the index.
+"""
+
+import errno
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+
+from cachestore.deadline import Deadline
+from cachestore.seal import CorruptBlock
+from cachestore.tiers.base import ColdTier, Departed, Departure, Found
+from cachestore.tiers.disk_cached import Cached
+from cachestore.tiers.disk_files import Files, folder_of, place_of
+from cachestore.tiers.disk_index import DiskEntry, DiskIndex
+from cachestore.tiers.disk_lane import Call
+from cachestore.tiers.redis_memory import Memory
+
+SPARE_BYTES = 32 << 20
+"""Memory that waits for the next read."""
+
+_MISSING = (FileNotFoundError, NotADirectoryError)
+
+
+@dataclass(eq=False)
+class DiskWork:
+    """The folder and its index."""
+
+    files: Files
+    index: DiskIndex
+    departed: Departed
+    patience: float
+    """Seconds that a reader waits for `changes`."""
+    cached: Cached = field(init=False)
+    changes: Lock = field(default_factory=Lock)
+    memory: Memory = field(default_factory=lambda: Memory(SPARE_BYTES))
+    below: ColdTier | None = None
+    """Who is offered what must leave."""
+
+    def __post_init__(self) -> None:
+        self.cached = Cached(self.files.root)
+
+    def read_cached(self, namespace: bytes, keys: Sequence[bytes], found: list[Found], deadline: Deadline) -> int:
+        """Reads leading blocks that are in the kernel's memory into `found`; how many of the keys are dealt with."""
+        entries = self.index.use(namespace, keys)
+        try:
+            self.index.touch(entries)
+            for place, entry in enumerate(entries):
+                if entry is None:
+                    continue
+                buffer = self.memory.take(entry.nbytes)
+                if not deadline.remaining() or not self.cached.read(place_of(namespace, entry.key), buffer):
+                    return place
+                found[place] = buffer
+            return len(entries)
+        finally:
+            self.index.leave(entries)
+
+    def read(self, call: Call, namespace: bytes, keys: Sequence[bytes], first: int, found: list[Found]) -> bool:
+        """Reads the blocks from the `first` on into `found`."""
+        gone: list[Departure] = []
+        trouble: OSError | None = None
+        entries = self.index.use(namespace, keys[first:])
+        try:
+            for place, entry in enumerate(entries, first):
+                if entry is None or not call.goes_on():
+                    continue
+                try:
+                    found[place] = self._read(call, entry, gone)
+                except OSError as error:
+                    trouble = error
+        finally:
+            self.index.leave(entries)
+            self.tell(gone)
+        if trouble is not None:
+            raise trouble
+        return any(entry is not None for entry in entries)
+
+    def remove(self, call: Call, entries: Sequence[DiskEntry], why: str, removed: set[bytes]) -> bool:
+        """Removes blocks; in `removed` the keys of those there were."""
+        gone: list[Departure] = []
+        folders = set()
+        try:
+            for entry in entries:
+                if not call.goes_on():
+                    return False
+                with self.changes:
+                    if entry.ends <= time.time():
+                        self.drop(entry, "ttl", gone)
+                    elif self.drop(entry, why, []):
+                        removed.add(entry.key)
+                if entry.durable:
+                    folders.add(folder_of(entry.namespace, entry.key))
+            if folders:
+                # or it would be there again after a loss of power
+                self.files.sync(folders)
+            call.finish()
+        finally:
+            self.tell(gone)
+        return bool(entries)
+
+    def collect(self) -> bool:
+        """Removes the blocks whose time is over; whether there were any."""
+        gone: list[Departure] = []
+        try:
+            with self.changes:
+                while (entry := self.index.overdue()) is not None:
+                    self.drop(entry, "ttl", gone)
+        finally:
+            self.tell(gone)
+        return bool(gone)
+
+    def probe(self) -> bool:
+        """Reads a byte of some block: whether reading works."""
+        entry = self.index.some()
+        if entry is not None:
+            with suppress(*_MISSING, CorruptBlock):
+                self.files.front(entry.namespace, entry.key, 1)
+        return True
+
+    def make_room(self, nbytes: int, gone: list[Departure]) -> bool:
+        """Reserves room for a file of `nbytes`, others leaving for it as far as they may."""
+        if not self.index.could_hold(nbytes):
+            return False
+        if self.index.reserve(nbytes):
+            return True
+        with self.changes:
+            while not self.index.reserve(nbytes):
+                overdue = self.index.overdue()
+                entry = overdue or self.index.evict()
+                if entry is None:
+                    return False
+                self.drop(entry, "ttl" if overdue else self._demoted(entry), gone)
+        return True
+
+    def _demoted(self, entry: DiskEntry) -> str:
+        """Offers a block that must leave to the tier below; why it leaves."""
+        if self.below is None:
+            return "evicted"
+        try:
+            data, _ = self.files.front(entry.namespace, entry.key, entry.nbytes)
+        except (OSError, CorruptBlock):
+            return "evicted"
+        block = (entry.key, np.frombuffer(data, dtype=np.uint8))
+        (taken,) = self.below.put_many(entry.namespace, [block], None, Deadline.after(self.patience))
+        return "demoted" if taken else "evicted"
+
+    def drop(self, entry: DiskEntry, why: str, gone: list[Departure]) -> bool:
+        """Takes a block out of the folder and the index, unless another has its place by now. Under `changes`."""
+        if not self.index.take(entry):
+            return False
+        try:
+            self.files.remove(entry.namespace, entry.key)
+        except OSError:
+            self.index.restore(entry)
+            raise
+        self.index.gone(entry, why)
+        gone.append(entry.departure(why))
+        return True
+
+    def tell(self, gone: Sequence[Departure]) -> None:
+        """Reports blocks that left. No lock is held."""
+        if gone:
+            self.departed(gone)
+
+    def _read(self, call: Call, entry: DiskEntry, gone: list[Departure]) -> Found:
+        try:
+            return self._bytes(call, entry)
+        except (*_MISSING, CorruptBlock):
+            return self._read_again(call, entry, gone)
+        except OSError as error:
+            if error.errno == errno.EIO and not entry.durable and self.changes.acquire(timeout=self.patience):
+                # so that nobody asks for it again
+                try:
+                    self.drop(entry, "lost", gone)
+                finally:
+                    self.changes.release()
+            raise
+
+    def _read_again(self, call: Call, entry: DiskEntry, gone: list[Departure]) -> Found:
+        """What was found did not fit the index: unless it was just changing, the file is wrong."""
+        if not self.changes.acquire(timeout=self.patience):
+            return None
+        try:
+            now = self.index.entries(entry.namespace).get(entry.key)
+            if now is None:
+                return None
+            try:
+                return self._bytes(call, now)
+            except _MISSING:
+                self.drop(now, "lost", gone)
+                return None
+            except CorruptBlock as corrupt:
+                return corrupt
+        finally:
+            self.changes.release()
+
+    def _bytes(self, call: Call, entry: DiskEntry) -> Found:
+        buffer = self.memory.take(entry.nbytes)
+        return buffer if self.files.read(entry.namespace, entry.key, buffer, call.goes_on) else None

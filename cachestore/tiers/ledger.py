@@ -1,0 +1,86 @@
+"""What one tier holds of each namespace, and what came and went.
+
+In every namespace and at any moment, `tier_added` = `tier_blocks` + the sum of `tier_removed` over its reasons.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import NamedTuple
+
+from cachestore.metrics import Figure
+
+
+class Content(NamedTuple):
+    """How much a tier holds of one namespace; `durable` bytes of it leave by Delete, Clear or their time only."""
+
+    blocks: int = 0
+    nbytes: int = 0
+    durable: int = 0
+
+
+@dataclass(eq=False)
+class _Account:
+    added: int = 0
+    blocks: int = 0
+    nbytes: int = 0
+    durable: int = 0
+    removed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+@dataclass(eq=False)
+class Ledger:
+    """The accounts of one tier, whose name is `tier`. Thread-safe."""
+
+    tier: str
+    _accounts: dict[bytes, _Account] = field(default_factory=lambda: defaultdict(_Account))
+    _lock: Lock = field(default_factory=Lock)
+
+    def came(self, namespace: bytes, nbytes: int, *, durable: bool = False) -> None:
+        """A block came, or was found at the start."""
+        with self._lock:
+            account = self._accounts[namespace]
+            account.added += 1
+            account.blocks += 1
+            account.nbytes += nbytes
+            account.durable += nbytes if durable else 0
+
+    def went(self, namespace: bytes, nbytes: int, why: str, *, durable: bool = False) -> None:
+        """A block went; `why` is one word: evicted, demoted, ttl, deleted, cleared, corrupt, lost,
+        replaced (by another value), withdrawn (never acknowledged)."""
+        with self._lock:
+            account = self._accounts[namespace]
+            account.removed[why] += 1
+            account.blocks -= 1
+            account.nbytes -= nbytes
+            account.durable -= nbytes if durable else 0
+
+    def content(self, namespace: bytes) -> Content:
+        """What the tier holds of this namespace."""
+        with self._lock:
+            account = self._accounts.get(namespace)
+            return Content(account.blocks, account.nbytes, account.durable) if account else Content()
+
+    def contents(self) -> Mapping[bytes, Content]:
+        """What the tier holds, by namespace."""
+        with self._lock:
+            return {
+                name: Content(account.blocks, account.nbytes, account.durable)
+                for name, account in self._accounts.items()
+            }
+
+    def figures(self, namespace: bytes) -> list[Figure]:
+        """The namespace's figures of this tier."""
+        tier = ("tier", self.tier)
+        with self._lock:
+            account = self._accounts.get(namespace)
+            if account is None:
+                return []
+            figures = [
+                Figure("tier_added", (tier,), account.added),
+                Figure("tier_blocks", (tier,), account.blocks),
+                Figure("tier_bytes", (tier,), account.nbytes),
+                Figure("tier_durable_bytes", (tier,), account.durable),
+            ]
+            return figures + [Figure("tier_removed", (tier, ("why", why)), n) for why, n in account.removed.items()]

@@ -1,0 +1,179 @@
+"""When blocks move between the tiers: down with a put, after it or at the end; up when they are read or leased."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cachestore.block import Block
+from cachestore.hashing import Chain
+from cachestore.metrics import total
+from cachestore.store.base import Store, put_blocks
+from cachestore.store.tiered import TieredStore
+from cachestore.testing import plans_of, random_prompt, same, small_spec, write_blocks
+
+SPEC = small_spec()
+BLOCK = 2560
+Opener = Callable[..., TieredStore]
+
+
+def stored(store: Store, count: int, seed: int = 1) -> tuple[Chain, list[Block]]:
+    keys, blocks = random_prompt(SPEC, count, seed)
+    assert {answer.status for answer in put_blocks(store, keys.fingerprint, blocks)} == {"stored"}
+    return keys, blocks
+
+
+def tiers(store: Store, keys: Chain) -> list[tuple[int, str]]:
+    return [(run.blocks, run.tier) for run in store.lookup(keys).runs]
+
+
+def read(tiered: TieredStore, store: Store, keys: Chain) -> list[Block]:
+    with store.read(keys) as reading:
+        blocks = [block for block, _ in reading]
+    assert tiered.settle()
+    return blocks
+
+
+def copies(store: Store) -> int:
+    return total(store.stats(), "tier_added", tier="redis")
+
+
+def test_written_through_a_copy_is_there_with_the_put(open_store: Opener) -> None:
+    tiered = open_store("1MiB", {}, write="through")
+    store = tiered.namespace("a")
+    stored(store, 4)
+    assert tiered.settle() and copies(store) == 4
+
+
+def test_written_back_a_copy_is_there_after_a_while(open_store: Opener) -> None:
+    tiered = open_store("1MiB", {}, write="back", write_delay=0.5)
+    store = tiered.namespace("a")
+    stored(store, 4)
+    assert tiered.settle() and copies(store) == 0
+    until = time.monotonic() + 10
+    while copies(store) < 4 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert copies(store) == 4
+
+
+def test_written_back_a_block_that_must_leave_is_copied_first(open_store: Opener) -> None:
+    tiered = open_store(4 * BLOCK, {}, write="back", write_delay=60)
+    store = tiered.namespace("a")
+    old, blocks = stored(store, 4)
+    stored(store, 4, seed=2)
+    assert tiers(store, old) == [(4, "redis")] and total(store.stats(), "dropped") == 0
+    assert all(map(same, read(tiered, store, old), blocks))
+
+
+def test_written_back_closing_copies_what_is_due(open_store: Opener, redis_server: Callable[..., object]) -> None:
+    url = redis_server().url  # type: ignore[attr-defined]
+    tiered = open_store("1MiB", url, write="back", write_delay=60)
+    keys, blocks = stored(tiered.namespace("a"), 4)
+    tiered.close()
+    again = open_store("1MiB", url)
+    assert tiers(again.namespace("a"), keys) == [(4, "redis")]
+    assert all(map(same, read(again, again.namespace("a"), keys), blocks))
+
+
+def test_a_block_that_is_deleted_before_its_copy_is_due_gets_none(open_store: Opener) -> None:
+    tiered = open_store("1MiB", {}, write="back", write_delay=0.2)
+    store = tiered.namespace("a")
+    keys, _ = stored(store, 2)
+    assert store.delete(keys) == 2
+    time.sleep(0.5)
+    assert tiered.settle() and copies(store) == 0
+
+
+def cold(tiered: TieredStore, store: Store, count: int) -> tuple[Chain, list[Block]]:
+    """Blocks that only Redis has."""
+    keys, blocks = stored(store, count)
+    assert tiered.settle() and store.clear("cpu") == count
+    assert tiers(store, keys) == [(count, "redis")]
+    return keys, blocks
+
+
+@pytest.mark.parametrize("reads", [1, 2, 3])
+def test_a_block_comes_up_with_the_read_that_makes_it_popular(open_store: Opener, reads: int) -> None:
+    tiered = open_store("1MiB", {}, promote_after=reads)
+    store = tiered.namespace("a")
+    keys, blocks = cold(tiered, store, 4)
+    for _ in range(reads):
+        assert tiers(store, keys) == [(4, "redis")]
+        assert all(map(same, read(tiered, store, keys), blocks))
+    assert tiers(store, keys) == [(4, "cpu")] and total(store.stats(), "promoted") == 4
+    assert total(store.stats(), "read_hits", tier="redis") == 4 * reads
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_a_lease_brings_its_cold_blocks_up_before_they_are_read(open_store: Opener, prefetch: bool) -> None:
+    tiered = open_store("1MiB", {}, prefetch=prefetch)
+    store = tiered.namespace("a")
+    keys, blocks = cold(tiered, store, 20)
+    lease = store.lease(keys)
+    assert tiered.settle()
+    assert tiers(store, keys) == [(20, "cpu" if prefetch else "redis")]
+    with store.read(keys, lease=lease) as reading:
+        found = list(reading)
+    # what counts is where a block was when it was leased
+    assert [tier for _, tier in found] == ["redis"] * 20 and all(map(same, (block for block, _ in found), blocks))
+    assert total(store.stats(), "read_hits", tier="redis") == 20
+
+
+def test_a_prefetch_ends_with_its_lease(open_store: Opener) -> None:
+    tiered = open_store("1MiB", {})
+    store = tiered.namespace("a")
+    keys, _ = cold(tiered, store, 4)
+    store.release(store.lease(keys))
+    assert tiered.settle() and tiered.promotion.idle
+
+
+def test_a_copy_that_redis_lost_is_made_again_when_the_block_must_leave(
+    open_store: Opener, redis_server: Callable[..., object]
+) -> None:
+    server = redis_server()
+    tiered = open_store(4 * BLOCK, server.url)  # type: ignore[attr-defined]
+    store = tiered.namespace("a")
+    keys, blocks = stored(store, 4)
+    assert tiered.settle()
+    with server.client() as client:  # type: ignore[attr-defined]
+        client.flushall()
+    stored(store, 4, seed=2)
+    assert tiers(store, keys) == [(4, "redis")] and total(store.stats(), "dropped") == 0
+    assert all(map(same, read(tiered, store, keys), blocks))
+
+
+def test_a_block_that_comes_up_keeps_its_time_to_live(open_store: Opener) -> None:
+    tiered = open_store("1MiB", {})
+    store = tiered.namespace("a")
+    keys, blocks = random_prompt(SPEC, 2)
+    with store.put(keys.fingerprint, plans_of(blocks), ttl=1.5) as put:
+        write_blocks(put, blocks)
+        put.commit()
+    assert tiered.settle() and store.clear("cpu") == 2
+    assert all(map(same, read(tiered, store, keys), blocks)) and tiers(store, keys) == [(2, "cpu")]
+    until = time.monotonic() + 10
+    while store.lookup(keys).ready and time.monotonic() < until:
+        time.sleep(0.05)
+    assert store.lookup(keys).ready == 0 and total(store.stats(), "tier_removed", tier="cpu", why="ttl") == 2
+
+
+@pytest.mark.parametrize("write", ["through", "eviction"])
+def test_what_must_leave_the_disk_goes_to_redis(
+    open_tiers: Callable[..., TieredStore], tmp_path: Path, write: str
+) -> None:
+    tiers_ = [
+        {"name": "cpu", "capacity": 16 * BLOCK},
+        {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "1MiB"},
+        {"name": "redis", "capacity": "16MiB"},
+    ]
+    tiered = open_tiers(tiers_, {"write": write})
+    store = tiered.namespace("a")
+    prompts = [stored(store, 16, seed) for seed in range(2, 26) if tiered.settle()]
+    assert tiered.settle()
+    figures = store.stats()
+    left = total(figures, "tier_removed", tier="disk")
+    assert left == total(figures, "tier_removed", tier="disk", why="demoted" if write == "eviction" else "evicted") > 0
+    for keys, blocks in prompts:
+        assert store.lookup(keys).ready == 16
+        assert all(map(same, read(tiered, store, keys), blocks))
