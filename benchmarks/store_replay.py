@@ -38,9 +38,11 @@ def measure_gaps(report: Report, options: Options) -> None:
     place = _trace(report, options, [f"replay.gap_{capacity}" for capacity in BARS])
     if place is not None:
         for row in compare(read_trace(str(place)), [POLICY], list(BARS), Alone(), lambda blocks: None):
-            assert row.gap is not None
             bar, reach = BARS[row.capacity]
-            report.add(f"replay.gap_{row.capacity}", row.gap, "of gap", bar=bar, reach=reach)
+            if row.gap is None:
+                report.skip(f"replay.gap_{row.capacity}", "LRU hits all that can be hit")
+            else:
+                report.add(f"replay.gap_{row.capacity}", row.gap, "of gap", bar=bar, reach=reach)
 
 
 def measure_speed(report: Report, options: Options) -> None:

@@ -4,8 +4,8 @@
 
 writes OUT/<name>.jsonl, one file per function below that has `@trace`; `sharegpt` needs DIR/sharegpt.json (DIR is
 $CACHESTORE_DATA unless given) and is skipped without it. The same seed gives the same files. A line is one request:
-`timestamp` in ms, `input_length`, `output_length` in tokens, and `hash_ids`, one id per block of its prompt, where an id
-stands for the whole prefix up to that block.
+`timestamp` in ms, `input_length` and `output_length` in tokens, and `hash_ids`, one id per block of its prompt, where
+an id stands for the whole prefix up to that block.
 """
 
 import json
@@ -104,7 +104,7 @@ def rag(random: Random) -> Iterator[Request]:
     for number in range(6000):
         document = random.choices(range(1500), cum_weights=weights)[0]
         head = [("system", block) for block in range(3)] + [(document, block) for block in range(lengths[document])]
-        yield Request(number, [*head, ("question", number)])
+        yield Request(number, [*head, (("question", number), 0)])
 
 
 @trace
@@ -124,7 +124,7 @@ def agents(random: Random) -> Iterator[Request]:
     at = 0.0
     for agent in range(260):
         at += random.expovariate(1 / 20)
-        opening = [(("tools", agent % 5), block) for block in range(20)]
+        opening: list[Hashable] = [(("tools", agent % 5), block) for block in range(20)]
         opening += [(agent, -block) for block in range(int(between(random, 15, 0.6)))]
         yield from talk(random, agent, at, opening, turns(random, 12), 8)
 

@@ -26,15 +26,16 @@ in any order.
                    offset in the payload, stored bytes, raw bytes, xxh3-64 of stored bytes, xxh3-64 of raw bytes
   header_bytes-8   8  xxh3-64 of all header bytes before it
 
-In the encrypted form a plane's stored bytes are ciphertext and tag, and the associated data is the header with its
-stored checksums and header checksum zeroed, followed by the plane's index as u32.
+In the encrypted form a plane's stored bytes are ciphertext and tag, and the associated data is the SHA-256 of the
+header up to its checksum, stored checksums zeroed, followed by the plane's index as u32; the keys are in
+`cachestore.sealing`.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import xxhash
@@ -49,6 +50,9 @@ PARENT_BYTES = 16
 ALIGN = 64
 MAX_PLANES = 1 << 16
 MAX_PAYLOAD = 1 << 32
+MOST_EXPANSION = 1 << 15
+"""No codec makes more of a stored byte: what claims to be more must not be given memory."""
+
 
 TABLE = np.dtype(
     [
@@ -73,6 +77,24 @@ _PLACE = np.dtype(f"V{PLACES.itemsize}")
 KNOWN_TABLES = 64
 """How many tables are remembered, checksums aside: all raw blocks of a spec have the same, its tails one a length."""
 
+MOST_PLANES_KNOWN = 2048
+"""Longer tables are worked out anew: remembered ones of many planes would fill memory."""
+
+_Result = TypeVar("_Result")
+
+
+def remembered(follows: Callable[[bytes, Any], _Result]) -> Callable[[bytes, Any], _Result]:
+    """Remembers what follows from `Header.places` and one thing more."""
+    known = lru_cache(maxsize=KNOWN_TABLES)(follows)
+    longest = MOST_PLANES_KNOWN * PLACES.itemsize
+
+    @wraps(follows)
+    def call(places: bytes, more: Any) -> _Result:
+        return (known if len(places) <= longest else follows)(places, more)
+
+    return call
+
+
 _HALVES = tuple(Half)
 _FIXED = struct.Struct("<4sHHII32s32s32sII12sIQ16sQQ16s")
 assert _FIXED.size == 192 and TABLE.itemsize == 48
@@ -81,7 +103,8 @@ assert _FIXED.size == 192 and TABLE.itemsize == 48
 class CorruptBlock(Exception):
     """These bytes are not the block that was asked for. Inside the store only: it becomes a miss and a counter.
 
-    `reason` is one word of: truncated, foreign, header, identity, checksum, codec, stale.
+    `reason` is one word of: truncated, foreign, header, identity, checksum, codec, stale; of a lower
+    tier also size, type, and of sealing tag, epoch, plain.
     """
 
     def __init__(self, reason: str) -> None:
@@ -111,7 +134,8 @@ class Stored(NamedTuple):
 
 def table_of(planes: Sequence[PlaneId], stored: Sequence[Stored] = ()) -> NDArray[np.void]:
     """The plane table of these planes; without `stored`, which goes with them in order, of nothing stored yet."""
-    table = _blank(tuple(planes)).copy()
+    # a client may name any number of planes: what is remembered must stay small
+    table = _blank(tuple(planes)).copy() if len(planes) <= MOST_PLANES_KNOWN else _fresh(planes)
     for name, column in zip(Stored._fields, zip(*stored, strict=True), strict=False):
         table[name] = np.array(column, dtype=TABLE[name])
     return table
@@ -119,14 +143,18 @@ def table_of(planes: Sequence[PlaneId], stored: Sequence[Stored] = ()) -> NDArra
 
 @lru_cache(maxsize=KNOWN_TABLES)
 def _blank(planes: tuple[PlaneId, ...]) -> NDArray[np.void]:
+    return _fresh(planes)
+
+
+def _fresh(planes: Sequence[PlaneId]) -> NDArray[np.void]:
     table = np.zeros(len(planes), dtype=TABLE)
     for name, column in zip(PlaneId._fields, zip(*planes, strict=True), strict=False):
         table[name] = np.array(column, dtype=TABLE[name])
     return table
 
 
-@lru_cache(maxsize=KNOWN_TABLES)
-def _planes(places: bytes) -> tuple[PlaneId, ...]:
+@remembered
+def _planes(places: bytes, _: None) -> tuple[PlaneId, ...]:
     table = np.frombuffer(places, dtype=PLACES)
     columns: list[list[Any]] = [table[name].tolist() for name in PlaneId._fields]
     columns[1] = [_HALVES[half] for half in columns[1]]
@@ -135,17 +163,17 @@ def _planes(places: bytes) -> tuple[PlaneId, ...]:
 
 def planes_at(places: bytes, chosen: Sequence[int]) -> tuple[PlaneId, ...]:
     """The planes at these indices of a table given as `Header.places`."""
-    planes = _planes(places)
+    planes = _planes(places, None)
     return planes if len(chosen) == len(planes) else tuple(planes[index] for index in chosen)
 
 
-@lru_cache(maxsize=KNOWN_TABLES)
+@remembered
 def selected(places: bytes, part: Part) -> tuple[int, ...]:
     """The indices of the planes of `part` in a table given as `Header.places`."""
-    return tuple(index for index, plane in enumerate(_planes(places)) if part.holds(*plane[:3]))
+    return tuple(index for index, plane in enumerate(_planes(places, None)) if part.holds(*plane[:3]))
 
 
-@lru_cache(maxsize=KNOWN_TABLES)
+@remembered
 def _sound(places: bytes, payload: int) -> bool:
     """Whether every plane lies within the payload, and none claims to be what no block of ours can be."""
     table = np.frombuffer(places, dtype=PLACES)
@@ -158,7 +186,7 @@ def _sound(places: bytes, payload: int) -> bool:
         and (offsets + stored).max() <= payload
         and min(least[1], least[2]) >= 1
         and most[2] <= MAX_PAYLOAD
-        and raw.sum() <= MAX_PAYLOAD
+        and raw.sum() <= min(MAX_PAYLOAD, MOST_EXPANSION * payload)
         and table["half"].max() < len(_HALVES)
         and table["item_bytes"].min() >= 1
     )

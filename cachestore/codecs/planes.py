@@ -5,7 +5,6 @@ each piece is hashed while the processor's cache still has it.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,17 @@ from numpy.typing import NDArray
 from cachestore.block import Buffer, Part, PlaneId
 from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW, Codec, Encoded
-from cachestore.seal import KNOWN_TABLES, PLACES, CorruptBlock, Header, Stored, checksum, checksums, planes_at, selected
+from cachestore.seal import (
+    PLACES,
+    CorruptBlock,
+    Header,
+    Stored,
+    checksum,
+    checksums,
+    planes_at,
+    remembered,
+    selected,
+)
 
 PIECE = 256 << 10
 """Bytes copied at once: little enough for a core's own cache, and so many that a copy's fixed cost does not show."""
@@ -86,13 +95,13 @@ class Packing(NamedTuple):
     pieces: tuple[Piece, ...] | None
 
 
-@lru_cache(maxsize=KNOWN_TABLES)
+@remembered
 def packing_of(places: bytes, part: Part) -> Packing:
     """How the planes of `part` are stored and packed, of a table given as `Header.places`."""
     return _packing(places, selected(places, part))
 
 
-@lru_cache(maxsize=KNOWN_TABLES)
+@remembered
 def _packing(places: bytes, chosen: tuple[int, ...]) -> Packing:
     rows = np.frombuffer(places, dtype=PLACES)[list(chosen)]
     sizes = rows["raw_bytes"].tolist()

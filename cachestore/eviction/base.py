@@ -11,7 +11,10 @@ class Order(Protocol):
     """
 
     def insert(self, name: Hashable, nbytes: int, parent: Hashable | None = None) -> None:
-        """A block came into the tier; `parent` is the block before it in its chain, there or not, None if unknown."""
+        """A block came into the tier; `parent` is the block before it in its chain, there or not, None if unknown.
+
+        One that is there already counts as read. A parent that would close a circle counts as unknown.
+        """
 
     def touch(self, names: Sequence[Hashable]) -> None:
         """The leading blocks of one chain were read, in its order. Unknown names are ignored: they may just have left.

@@ -9,17 +9,19 @@ Least recently used is right surprisingly often, and what was learnt may be wron
 way lost to the other: which blocks LRU would hold follows from the ages alone. While LRU is ahead, it decides.
 """
 
-import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import cast
 
 import numpy as np
 
 from cachestore.errors import ConfigError
+from cachestore.eviction.past import Past, PrefixRun
 from cachestore.eviction.reuse import EDGES, Reuse, bucket
-from cachestore.eviction.runs import Run, Runs
+from cachestore.eviction.rival import Rival
+from cachestore.eviction.runs import Runs
 
 _USES = 4
 _LAST = _USES
@@ -28,9 +30,6 @@ _LEARN_AFTER = 2000
 """Blocks put or read from one time that something is learnt to the next, or as many as there are if that is more."""
 _RANKED_AFTER = 16
 """One in so many blocks leaves before the leaves are ranked anew."""
-_LITTLE = 0.01
-_KEEP = 0.9
-"""What is left of the counts after each time that something is learnt: the rivals are judged by what they do now."""
 
 
 @dataclass(frozen=True)
@@ -54,42 +53,6 @@ class Prefix:
         return PrefixOrder(self)
 
 
-class Past:
-    """When blocks were used last, what kind they were then, and where they are counted until they are used again."""
-
-    __slots__ = ("kind", "since", "uses", "waiting")
-
-    def __init__(self, kind: int, uses: int, since: int, waiting: list[int]) -> None:
-        self.kind = kind
-        self.uses = uses
-        self.since = since
-        self.waiting = waiting
-
-
-class PrefixRun(Run):
-    """A run, with what is known of it. `past` is unknown while its prompt may still be growing."""
-
-    __slots__ = ("depth", "nbytes", "past", "since", "uses", "whole")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.uses = 1
-        self.since = 0
-        self.depth = 0
-        """Blocks before its first."""
-        self.nbytes = 0.0
-        """Mean size of its blocks."""
-        self.whole = True
-        """Whether its last block is the last of a prompt, never read."""
-        self.past: Past | None = None
-
-    def front(self) -> Self:
-        front = super().front()
-        front.uses, front.since, front.depth, front.nbytes = self.uses, self.since, self.depth, self.nbytes
-        front.whole, front.past = False, self.past
-        return front
-
-
 class PrefixOrder(Runs[PrefixRun]):
     """Runs, what became of those like them, and a ranking of the leaves that is renewed now and then."""
 
@@ -106,16 +69,11 @@ class PrefixOrder(Runs[PrefixRun]):
         self._waiting: list[tuple[int, list[int]]] = []
         self._now: list[int] = []
         self._now_until = 0
+        self._pruned_at = 64
         # evicted blocks: the newer half, the older half
         self._newer: dict[Hashable, Past] = {}
         self._older: dict[Hashable, Past] = {}
-        # LRU holds what is younger than this
-        self._lru_age = 0
-        self._won = self._lost = 0.0
-        self._found = self._returned = 0.0
-        # how many more times LRU decides, and how many the next time it does
-        self._resting = 0
-        self._rest = 2
+        self._rival = Rival()
         # the worst one last
         self._ranking: list[tuple[float, int, int, PrefixRun]] = []
         self._left = 0
@@ -146,8 +104,8 @@ class PrefixOrder(Runs[PrefixRun]):
         uses = 1
         if known is not None:
             self._ended(known, 1, self._reuse.read)
-            self._returned += 1
-            self._lost += self._clock - known.since < self._lru_age
+            self._rival.back += 1
+            self._rival.lost += self._clock - known.since < self._rival.age
             uses = known.uses + 1
         above = self._of.get(parent)
         if above is not None and above.past is None and above.uses != uses:
@@ -172,9 +130,9 @@ class PrefixOrder(Runs[PrefixRun]):
         for run in found:
             past = self._past(run)
             count = len(run.blocks)
-            self._found += count
-            if self._clock - past.since >= self._lru_age:
-                self._won += count
+            self._rival.found += count
+            if self._clock - past.since >= self._rival.age:
+                self._rival.won += count
             if run.whole:
                 self._ended(self._tip(past), 1, self._reuse.read)
                 run.whole = False
@@ -238,7 +196,7 @@ class PrefixOrder(Runs[PrefixRun]):
 
     def _compare(self, leaf: PrefixRun) -> None:
         """Ranks a new leaf if it is to leave next; others wait until all are ranked again."""
-        worth = self._worth(leaf)
+        worth = self._worths([leaf])[0]
         if self._ranking and worth <= self._ranking[-1][0]:
             self._ranking.append((worth, leaf.since, -1, leaf))
 
@@ -277,13 +235,20 @@ class PrefixOrder(Runs[PrefixRun]):
     def _begin(self, run: PrefixRun) -> Past:
         if self._clock >= self._now_until:
             self._now = [0] * (2 * _USES)
+            if len(self._waiting) >= self._pruned_at:
+                self._prune()
             self._waiting.append((self._clock, self._now))
-            self._now_until = self._clock + max(16, len(self._of) // 16)
+            self._now_until = self._clock + max(4, len(self._of) // 16)
         kind = min(run.uses, _USES) - 1
         past = run.past = Past(kind, run.uses, run.since, self._now)
         self._now[kind] += len(run.blocks) - run.whole
         self._now[kind + _LAST] += run.whole
         return past
+
+    def _prune(self) -> None:
+        """Drops the times of which no block is left, so that there are never many more than blocks are known."""
+        self._waiting = [(at, counts) for at, counts in self._waiting if any(counts)]
+        self._pruned_at = 2 * len(self._waiting) + 64
 
     def _tip(self, past: Past) -> Past:
         return Past(past.kind + _LAST, past.uses, past.since, past.waiting)
@@ -292,13 +257,23 @@ class PrefixOrder(Runs[PrefixRun]):
         table[past.kind][bucket(self._clock - past.since)] += count
         past.waiting[past.kind] -= count
 
-    def _worth(self, run: PrefixRun) -> float:
-        past = self._past(run)
-        if self._resting:
-            return past.since
-        kind = past.kind + _LAST if run.whole else past.kind
-        cost = 1 + (run.depth + len(run.blocks)) / self._settings.deep
-        return self._reuse.worth(kind, self._clock - past.since) * cost / max(run.nbytes, 1)
+    def _worths(self, leaves: Sequence[PrefixRun]) -> list[float]:
+        """What the last blocks of these runs are worth per byte: the chance of a read, times what it saves."""
+        worths: list[float] = []
+        clock, deep, table, edges = self._clock, self._settings.deep, self._reuse.worth, EDGES
+        for run in leaves:
+            past = run.past or self._begin(run)
+            since = past.since
+            if self._rival.decides:
+                worths.append(float(since))
+                continue
+            age = clock - since
+            at = bisect_right(edges, age) - 1
+            row = table[past.kind + _LAST if run.whole else past.kind]
+            low, start = row[at], edges[at]
+            worth = low + (row[at + 1] - low) * (age - start) / (edges[at + 1] - start)
+            worths.append(worth * (1 + (run.depth + len(run.blocks)) / deep) / (run.nbytes or 1))
+        return worths
 
     def _rank(self) -> None:
         self._close()
@@ -307,36 +282,25 @@ class PrefixOrder(Runs[PrefixRun]):
             self._learn()
         inner = self._inner
         leaves = [run for run in self._runs if run.blocks[-1] not in inner]
-        self._ranking = [(self._worth(run), run.since, at, run) for at, run in enumerate(leaves)]
+        self._ranking = [
+            (worth, run.since, at, run)
+            for at, (worth, run) in enumerate(zip(self._worths(leaves), leaves, strict=True))
+        ]
         self._ranking.sort(reverse=True)
         self._left = max(1, len(self._of) // _RANKED_AFTER, len(leaves) // 2)
 
     def _learn(self) -> None:
         size = len(self._of)
         self._learn_at = self._clock + max(_LEARN_AFTER, size)
-        self._waiting = [(at, counts) for at, counts in self._waiting if any(counts)]
+        self._prune()
         self._now_until = 0
         waiting = np.zeros((2 * _USES, len(EDGES)))
-        younger, self._lru_age = 0, self._clock
+        younger, later, self._rival.age = 0, self._clock, float(self._clock)
         for at, counts in reversed(self._waiting):
             waiting[:, bucket(self._clock - at)] += counts
-            younger += sum(counts)
-            if younger >= size:
-                self._lru_age = min(self._lru_age, self._clock - at)
+            here = sum(counts)
+            if younger < size <= younger + here:
+                self._rival.age = self._clock - later + (later - at) * (size - younger) / here
+            younger, later = younger + here, at
         self._reuse.learn(waiting)
-        self._trust()
-
-    def _trust(self) -> None:
-        """LRU decides while it is ahead, and where hardly anything that left comes back, so that little can be won."""
-        if self._resting:
-            self._resting -= 1
-            self._won = self._lost = 0.0
-        elif self._returned < _LITTLE * self._found:
-            self._resting = 1
-        elif self._lost - self._won > _LITTLE * len(self._of) + 2 * math.sqrt(self._lost + self._won):
-            # twice as long each time
-            self._resting, self._rest = self._rest, self._rest * 2
-        self._won *= _KEEP
-        self._lost *= _KEEP
-        self._found *= _KEEP
-        self._returned *= _KEEP
+        self._rival.judge()

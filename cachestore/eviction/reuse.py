@@ -33,14 +33,9 @@ class Reuse:
         """Blocks read again, by kind and age."""
         self.lost = [[0.0] * len(EDGES) for _ in range(kinds)]
         """Blocks of which nothing will be known any more, by kind and age."""
-        self._worth = [[0.0] * len(EDGES) for _ in range(kinds)]
-
-    def worth(self, kind: int, age: int) -> float:
-        """Reads per block put or read that a block of this kind and age is worth; all alike before `learn`."""
-        at = bisect_right(EDGES, age) - 1
-        row = self._worth[kind]
-        low = row[at]
-        return low + (row[at + 1] - low) * (age - EDGES[at]) / (EDGES[at + 1] - EDGES[at])
+        self.worth = [[0.0] * len(EDGES) for _ in range(kinds)]
+        """Reads per block put or read meanwhile that a block is worth, by kind, where each bucket of ages
+        begins; straight lines between. All alike until something is learnt."""
 
     def learn(self, waiting: NDArray[np.float64]) -> None:
         """Works out the worth of all blocks; `waiting` are those not read yet, by kind and age."""
@@ -59,6 +54,6 @@ class Reuse:
             alive = np.cumprod(np.hstack([np.ones((len(rate), 1)), 1 - chance[:, at : reached - 1]]), axis=1)
             reads = (alive * chance[:, at:reached]).cumsum(axis=1)
             worth[:, at] = (reads / (alive * stay[:, at:reached]).cumsum(axis=1)).max(axis=1)
-        self._worth = worth.tolist()
+        self.worth = worth.tolist()
         self.read = (read * _KEEP).tolist()
         self.lost = (lost * _KEEP).tolist()

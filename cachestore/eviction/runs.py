@@ -1,4 +1,4 @@
-"""The prefix tree over the blocks of one order, kept as runs, so that a chain costs little more than its first block."""
+"""The prefix tree over the blocks of one order, kept as runs: a chain costs little more than its first block."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Generic, Self, TypeVar

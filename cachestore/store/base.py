@@ -288,12 +288,12 @@ def is_flat(data: Buffer) -> bool:
 
 
 def check_write(planes: Sequence[PlaneId], block: int, first: int, data: Buffer) -> range:
-    """The planes of block `block` that `data` is from plane `first` on; InvalidArgument if it is no whole planes."""
+    """Which planes of block `block` `data` is, from plane `first` on; InvalidArgument if they are not whole ones."""
     chosen = covered(planes, first, data.nbytes) if is_flat(data) else range(0)
     if not chosen:
         raise InvalidArgument(
-            f"plane {first} of block {block} wants {planes[first].raw_bytes} bytes in one piece, or with them all those "
-            f"of the planes right behind it; got {data.dtype} of shape {data.shape}"
+            f"plane {first} of block {block} wants {planes[first].raw_bytes} bytes in one piece, or these and all of "
+            f"the planes right behind it; got {data.dtype} of shape {data.shape}"
         )
     return chosen
 

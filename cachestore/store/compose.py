@@ -1,4 +1,4 @@
-"""A store from the tables of a configuration: `[[tiers]]`, `[codecs]`, `[eviction]`, `[store]`."""
+"""A store from the tables of a configuration: `[[tiers]]`, `[codecs]`, `[eviction]`, `[sealing]`, `[store]`."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -9,13 +9,15 @@ from cachestore.config import Table, build, build_named
 from cachestore.errors import ConfigError
 from cachestore.eviction import EVICTIONS
 from cachestore.eviction.base import Eviction
+from cachestore.sealing import SealingSettings
 from cachestore.store.settings import StoreSettings
 from cachestore.store.tiered import TieredStore
 from cachestore.tiers import TIERS
 from cachestore.tiers.base import ColdTier, Demoting
 from cachestore.tiers.cpu import Cpu
+from cachestore.tiers.encrypted import EncryptedTier
 
-SECTIONS = ("tiers", "codecs", "eviction", "store")
+SECTIONS = ("tiers", "codecs", "eviction", "sealing", "store")
 DEFAULT_TIERS: Sequence[Table] = ({"name": "cpu", "capacity": "1GiB"},)
 
 
@@ -38,6 +40,9 @@ def compose(tables: Table) -> TieredStore:
         for upper, below in pairwise(cold):
             if isinstance(upper, Demoting):
                 upper.below = below
+    if "sealing" in tables:
+        sealer = build(SealingSettings, tables["sealing"], "sealing").start()
+        cold = [EncryptedTier(tier, sealer) for tier in cold]
     return TieredStore(
         memory=settings[0].start(),
         cold=cold,

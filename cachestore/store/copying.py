@@ -104,16 +104,30 @@ def copy_to(
         ttl = None if ends == math.inf else max(1e-3, ends - time.monotonic())
         blocks = [(entry.name.key, entry.slot.bytes) for entry in group]
         kept = tier.put_many(namespace, blocks, ttl, deadline, durable=durable)
-        _copied(tiered, tier, namespace, [entry for entry, ok in zip(group, kept, strict=True) if ok], deadline)
+        there = [entry for entry, ok in zip(group, kept, strict=True) if ok]
+        _copied(tiered, tier, namespace, there, deadline, durable)
+
+
+def still_there(tier: ColdTier, name: Name) -> bool:
+    """Whether a copy that the tier had just now is not known to have left. Under the lock.
+
+    A block that others drive out meanwhile, of the same batch even, is told of before anybody remembers the copy.
+    """
+    return tier.ledger is None or tier.present(name.namespace, [name.key], Deadline.after(MOVE_SECONDS)) == [True]
 
 
 def _copied(
-    tiered: TieredStore, tier: ColdTier, namespace: bytes, entries: Sequence[Entry], deadline: Deadline
+    tiered: TieredStore,
+    tier: ColdTier,
+    namespace: bytes,
+    entries: Sequence[Entry],
+    deadline: Deadline,
+    durable: bool,
 ) -> None:
     with tiered.index.changed:
         stale = [entry for entry in entries if entry.withdrawn]
         for entry in entries:
-            if not entry.withdrawn:
+            if not entry.withdrawn and (durable or still_there(tier, entry.name)):
                 entry.cold.add(tier.name)
     if tier.ledger is None:
         tiered.counters(namespace).add("tier_added", len(entries) - len(stale), tier=tier.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,18 +13,24 @@ from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.errors import DurabilityUnmet, Overloaded
 from cachestore.index import Entry, Name
-from cachestore.seal import DURABLE, CorruptBlock
-from cachestore.store.copying import copy_to
-from cachestore.store.inspection import intact, opened
-from cachestore.tiers.base import ColdTier, Found
+from cachestore.seal import DURABLE, CorruptBlock, Header, aligned, header_bytes
+from cachestore.store.base import BlockPlan
+from cachestore.store.copying import MOVE_SECONDS, copy_to
+from cachestore.store.inspection import decodes, intact, opened
+from cachestore.tiers.base import ColdTier, Departure, Found
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
 
 
+def durable_ones(tiered: TieredStore) -> list[ColdTier]:
+    """The tiers that keep blocks for good."""
+    return [tier for tier in tiered.cold if tier.durable]
+
+
 def durable_tiers(tiered: TieredStore) -> list[ColdTier]:
     """The tiers that can acknowledge now; DurabilityUnmet if there is none."""
-    tiers = [tier for tier in tiered.cold if tier.durable]
+    tiers = durable_ones(tiered)
     if not tiers:
         raise DurabilityUnmet(
             "no configured tier survives a killed process, so DURABLE cannot be acknowledged; put with CACHE"
@@ -34,15 +41,27 @@ def durable_tiers(tiered: TieredStore) -> list[ColdTier]:
     return healthy
 
 
-def check_quota(tiered: TieredStore, namespace: bytes, nbytes: int) -> None:
-    """Overloaded if `nbytes` more durable ones are beyond what the namespace may keep."""
+def promise(tiered: TieredStore, namespace: bytes, plans: Sequence[BlockPlan]) -> int:
+    """Bytes at most by which these blocks will make more of the namespace durable, taken out of its quota.
+
+    Overloaded if that is beyond what it may keep. Who asks gives them back once the blocks are held as durable.
+    """
     quota = tiered.settings.durable_quota
-    held = max((tier.ledger.content(namespace).durable for tier in tiered.cold if tier.ledger is not None), default=0)
-    if held + nbytes > quota:
-        raise Overloaded(
-            f"{nbytes} bytes beside the {held} durable ones of this namespace are more than store.durable_quota = "
-            f"{quota}; delete some, or raise it"
-        )
+    with tiered.index.changed:
+        held = tiered.promised[namespace]
+        ledgers = [tier.ledger for tier in tiered.cold if tier.ledger is not None]
+        held += max((ledger.content(namespace).durable for ledger in ledgers), default=0)
+        entries = [tiered.index.get(Name(namespace, plan.key)) for plan in plans]
+        # what is durable already takes nothing more: a put that is repeated must not fail for that
+        new = [plan for plan, entry in zip(plans, entries, strict=True) if entry is None or not entry.durable]
+        nbytes = sum(header_bytes(len(plan.planes)) + sum(aligned(p.raw_bytes) for p in plan.planes) for plan in new)
+        if nbytes and held + nbytes > quota:
+            raise Overloaded(
+                f"{nbytes} bytes beside the {held} durable ones of this namespace are more than store.durable_quota = "
+                f"{quota}; delete some, or raise it"
+            )
+        tiered.promised[namespace] += nbytes
+        return nbytes
 
 
 def secure(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> list[Entry]:
@@ -80,11 +99,60 @@ def upgrade(
     return done
 
 
-def _whole(tiered: TieredStore, name: Name, fingerprint: bytes, deadline: Deadline) -> Buffer | None:
-    """The sealed block, marked durable; None if there is no good copy."""
+def discard(tiered: TieredStore, tier: ColdTier, name: Name, fingerprint: bytes, deadline: Deadline) -> None:
+    """Removes a copy in a lower tier that a reader found corrupt, unless a good one has taken its place."""
+    (data,) = tier.get_many(name.namespace, [name.key], deadline)
+    durable = False
+    if data is None:
+        return
+    if not isinstance(data, CorruptBlock):
+        with suppress(CorruptBlock):
+            header = opened(data, name, fingerprint)
+            durable = bool(header.flags & DURABLE)
+            if decodes(header, data[header.size :]):
+                return
+    removed = tier.delete_many(name.namespace, [name.key], deadline, why="corrupt")
+    if removed and tier.ledger is None:
+        tiered.counters(name.namespace).add("tier_removed", sum(removed), tier=tier.name, why="corrupt")
+        # it cannot say itself that the block was durable; where another tier keeps such blocks, that one says so
+        durable &= removed == [True] and tier.durable and all(other.ledger is None for other in durable_ones(tiered))
+        tiered.departed(tier.name, [Departure(*name, 0, "corrupt", durable)])
     with tiered.index.changed:
-        entry = tiered.index.ready(name.namespace, fingerprint).get(name.key)
+        entry = tiered.index.get(name)
         if entry is not None:
+            entry.cold.discard(tier.name)
+
+
+def repair(tiered: TieredStore, lost: Departure, tier: str, as_of: int) -> None:
+    """A durable copy in `tier` went bad: makes another of any good one, or counts the block as lost.
+
+    `as_of` is what `removals` said then: what was removed since is no loss, and must not come back.
+    """
+    name, deadline = Name(lost.namespace, lost.key), Deadline.after(MOVE_SECONDS)
+    data = _whole(tiered, name, None, deadline)
+    if tiered.removals(name.namespace) != as_of:
+        return
+    if data is None:
+        tiered.counters(name.namespace).add("data_loss", tier=tier)
+        return
+    for kept in tiered.cold:
+        if kept.durable and kept.put_many(name.namespace, [(name.key, data)], None, deadline, durable=True) == [True]:
+            with tiered.index.changed:
+                entry = tiered.index.get(name)
+                if entry is not None and entry.ready:
+                    entry.cold.add(kept.name)
+            if tiered.removals(name.namespace) != as_of:
+                kept.delete_many(name.namespace, [name.key], deadline)
+            return
+
+
+def _whole(tiered: TieredStore, name: Name, fingerprint: bytes | None, deadline: Deadline) -> Buffer | None:
+    """The sealed block of this spec, or of whichever it has, marked durable; None if there is no good copy."""
+    with tiered.index.changed:
+        entry = tiered.index.get(name)
+        if entry is None or not entry.ready or fingerprint not in (None, entry.fingerprint):
+            entry = None
+        else:
             tiered.index.use(entry)
     try:
         if entry is not None and (marked := _marked(entry.slot.bytes, name, fingerprint)) is not None:
@@ -100,11 +168,11 @@ def _whole(tiered: TieredStore, name: Name, fingerprint: bytes, deadline: Deadli
     return None
 
 
-def _marked(data: Found, name: Name, fingerprint: bytes) -> Buffer | None:
+def _marked(data: Found, name: Name, fingerprint: bytes | None) -> Buffer | None:
     if data is None or isinstance(data, CorruptBlock):
         return None
     try:
-        header = opened(data, name, fingerprint)
+        header = opened(data, name, fingerprint or Header.parse(data).fingerprint)
     except CorruptBlock:
         return None
     if not intact(header, data[header.size :]):

@@ -48,8 +48,9 @@ def copy_is_good(
     lower: Sequence[ColdTier], entry: Entry | None, tier: str, name: Name, fingerprint: bytes, deadline: Deadline
 ) -> bool | None:
     """Whether the copy that a reader saw, in memory or in the cold tier named, can be read; None if it is gone."""
-    if entry is not None:
-        data: Found = entry.slot.bytes
+    slot = entry.slot if entry is not None else None
+    if slot is not None:
+        data: Found = slot.bytes
     else:
         data = next((c.get_many(name.namespace, [name.key], deadline)[0] for c in lower if c.name == tier), None)
     if data is None:
@@ -58,6 +59,12 @@ def copy_is_good(
         return False
     try:
         header = opened(data, name, fingerprint)
+        good = decodes(header, data[header.size :])
     except CorruptBlock:
-        return False
-    return decodes(header, data[header.size :])
+        good = False
+    try:
+        if slot is not None:
+            slot.check()
+    except CorruptBlock:
+        return None  # memory that was taken back meanwhile says nothing of the block
+    return good

@@ -30,7 +30,7 @@ from cachestore.store.base import (
     check_into,
     runs_of,
 )
-from cachestore.store.durability import check_quota, durable_tiers
+from cachestore.store.durability import discard, durable_tiers, promise
 from cachestore.store.granting import grant, locate
 from cachestore.store.inspection import copy_is_good
 from cachestore.store.leases import Held, Holding
@@ -151,7 +151,6 @@ class LocalStore:
     ) -> LocalPut:
         if durability is Durability.DURABLE:
             durable_tiers(self.tiered)
-            check_quota(self.tiered, self.namespace, sum(plan.raw_bytes for plan in plans))
         if ttl is not None and not 1e-3 <= ttl <= LONGEST_TTL:
             raise InvalidArgument(f"ttl must lie between a millisecond and {LONGEST_TTL} seconds, got {ttl}")
         chain = Chain(fingerprint, tuple(plan.key for plan in plans))
@@ -159,11 +158,13 @@ class LocalStore:
         put = LocalPut(
             self, chain, list(plans), codec or self.tiered.codec, ttl, Deadline.after(timeout), after, durability
         )
-        put.on_end = partial(self._ended, put.id, time.monotonic())
+        promised = promise(self.tiered, self.namespace, plans) if durability is Durability.DURABLE else 0
+        put.on_end = partial(self._ended, put.id, time.monotonic(), promised)
         try:
             put.reserve()
         except BaseException:
             put.abort()
+            self._kept(promised)
             raise
         self._puts[put.id] = put
         return put
@@ -251,9 +252,15 @@ class LocalStore:
             raise InvalidArgument(f"a lease lasts more than 0 and at most {longest} seconds, got {ttl}")
         return ttl
 
-    def _ended(self, put_id: bytes, began: float) -> None:
+    def _ended(self, put_id: bytes, began: float, promised: int) -> None:
         if self._puts.pop(put_id, None) is not None:
             self.tiered.counters(self.namespace).took("put", time.monotonic() - began)
+            self._kept(promised)
+
+    def _kept(self, promised: int) -> None:
+        """Durable bytes that were promised are held by now, or never will be."""
+        with self.tiered.index.changed:
+            self.tiered.promised[self.namespace] -= promised
 
     def _examine(self, holding: Holding, block: Held, deadline: Deadline) -> None:
         """A reader found this block corrupt: drops the copy it read, unless it broke on the way or is gone since."""
@@ -269,7 +276,7 @@ class LocalStore:
         else:
             for tier in self.tiered.lower:
                 if tier.name == block.tier:
-                    tier.delete_many(self.namespace, [block.key], deadline)
+                    discard(self.tiered, tier, name, holding.fingerprint, deadline)
 
 
 _USED = Verdict.USED

@@ -42,11 +42,13 @@ class Pins:
 
     def left(self, namespace: bytes) -> int:
         """Bytes that the namespace may still pin."""
+        self.expire()
         held = sum(pin.entry.slot.nbytes for name, pin in self._pins.items() if name.namespace == namespace)
         return max(0, self.quota - held)
 
     def of(self, namespace: bytes) -> list[Pin]:
         """The namespace's pins, by key."""
+        self.expire()
         now = time.monotonic()
         return sorted(
             Pin(name.key, max(0.0, pin.ends - now), pin.entry.slot.nbytes)

@@ -17,7 +17,7 @@ from cachestore.deadline import Deadline
 from cachestore.index import Name
 from cachestore.seal import DURABLE, CorruptBlock, Header
 from cachestore.store import room
-from cachestore.store.copying import MOVE_SECONDS
+from cachestore.store.copying import MOVE_SECONDS, still_there
 from cachestore.store.inspection import intact, opened
 from cachestore.store.leases import Holding
 from cachestore.store.popularity import Popularity
@@ -140,8 +140,7 @@ class Promotion:
                     tiered.give(slot)
                     return
                 entry = tiered.index.reserve(name, header.fingerprint, slot, parent)
-                if tier not in {hot.name for hot in tiered.hot}:
-                    entry.cold.add(tier)
+                entry.cold.update(cold.name for cold in tiered.cold if cold.name == tier and still_there(cold, name))
                 entry.durable = bool(header.flags & DURABLE)
                 tiered.publish(entry, None if left == math.inf else left)
                 tiered.counters(name.namespace).add("promoted", tier=tiered.memory.name)

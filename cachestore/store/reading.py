@@ -15,6 +15,7 @@ from cachestore.errors import InvalidArgument
 from cachestore.index import Name
 from cachestore.seal import SHORT, CorruptBlock, Header, checksums
 from cachestore.store.base import Lease, Loaded
+from cachestore.store.durability import discard
 from cachestore.store.inspection import opened
 from cachestore.store.leases import Held, Holding
 from cachestore.store.promotion import Arrival
@@ -164,24 +165,27 @@ class SealedReading:
 
     def _drop(self, index: int, reason: str) -> None:
         """Drops the copy of a block that was found corrupt, and says in `held` where to look next."""
-        held = self.holding.blocks[index]
+        held, behind = self.holding.blocks[index], list(self.tiered.lower)
+        name = Name(self.holding.namespace, held.key)
         with self.tiered.index.changed:
             if self.holding.over:
                 return  # nothing protected the copy any more, and the block is counted as expired
             found_in = held.tier if held.entry is None else self.tiered.memory.name
             self.holding.counters.add("corruptions", tier=found_in, reason=reason)
-            if held.entry is None:
-                held.tier = ""
-            else:
+            if held.entry is not None:
                 self.tiered.forget(held.entry, "corrupt")
                 self.tiered.index.leave(held.entry)
-                held.tier = min(held.entry.cold, default="")
                 held.entry = None
-            if not held.tier:
+        while found_in != self.tiered.memory.name and behind:
+            tier = behind.pop(0)
+            if tier.name == found_in:
+                discard(self.tiered, tier, name, self.holding.fingerprint, self.deadline)
+                break
+        there = (tier.name for tier in behind if tier.present(name.namespace, [name.key], self.deadline) == [True])
+        held.tier = next(there, "")
+        if not held.tier:
+            with self.tiered.index.changed:
                 self.holding.settle(held, "corrupt")
-        for cold in self.tiered.lower:
-            if cold.name == found_in:
-                cold.delete_many(self.holding.namespace, [held.key], self.deadline)
 
 
 @dataclass(eq=False)

@@ -49,6 +49,8 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
             else:
                 entry.cold.discard(tier)
                 entry.withdrawn = True
+                # what is to be durable again is written again, and counted
+                entry.durable = False
                 continue
             removed.add(entry.name.key)
     for lower in tiered.lower:

@@ -18,10 +18,14 @@ from cachestore.tiers.slab import Slot
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
 
+COMPACTIONS = 2
+"""How often blocks are moved together for one block before others leave for it."""
+
 
 def take(tiered: TieredStore, namespace: bytes, nbytes: int, deadline: Deadline) -> Slot | None:
     """Memory for a block, others leaving for it as far as they may; None if too little may leave in time."""
     index = tiered.index
+    rounds = 0
     while True:
         with index.changed:
             if index.over_quota(namespace, nbytes) <= 0:
@@ -30,7 +34,9 @@ def take(tiered: TieredStore, namespace: bytes, nbytes: int, deadline: Deadline)
                     return slot
             if not deadline.remaining():
                 return None
-            moves = _moves(tiered, namespace, nbytes)
+            # what was moved together others may have taken first
+            moves = _moves(tiered, namespace, nbytes) if rounds < COMPACTIONS else []
+            rounds = rounds + 1 if moves else 0
             leaving = [] if moves else index.evict(nbytes, namespace)
             if not leaving and not moves and not tiered.moving:
                 return None

@@ -4,6 +4,7 @@ import heapq
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ from cachestore.metrics import Counters
 from cachestore.mover import Mover
 from cachestore.store import room
 from cachestore.store.copying import MOVE_SECONDS, WriteBack, write_due
+from cachestore.store.durability import repair
 from cachestore.store.leases import Leases
 from cachestore.store.local import LocalStore
 from cachestore.store.pins import Pins
@@ -51,6 +53,8 @@ class TieredStore:
     write_back: WriteBack = field(init=False)
     ledger: Ledger = field(init=False)
     staging: CpuTier = field(init=False)
+    promised: Counter[bytes] = field(default_factory=Counter)
+    """Bytes by namespace that open puts may still make durable."""
     moving: int = 0
     """Copies under way that keep blocks in use; after them more may leave."""
     _staged: set[Slot] = field(default_factory=set)
@@ -83,7 +87,7 @@ class TieredStore:
         opened: list[ColdTier] = []
         try:
             for tier in self.lower:
-                tier.open(partial(self._departed, tier.name))
+                tier.open(partial(self.departed, tier.name))
                 opened.append(tier)
         except BaseException:
             for tier in opened:
@@ -117,7 +121,10 @@ class TieredStore:
     def counters(self, namespace: bytes) -> Counters:
         """The counters of one namespace."""
         with self.index.changed:
-            return self._counters.setdefault(namespace, Counters())
+            counters = self._counters.get(namespace)
+            if counters is None:
+                counters = self._counters[namespace] = Counters()
+            return counters
 
     def next_sequence(self) -> int:
         """The number of the next block that this store seals."""
@@ -205,7 +212,7 @@ class TieredStore:
     def _quota(self, namespace: bytes) -> float:
         return self._quotas.get(namespace, self.settings.quota or math.inf)
 
-    def _departed(self, tier: str, departures: Sequence[Departure]) -> None:
+    def departed(self, tier: str, departures: Sequence[Departure]) -> None:
         """A lower tier let blocks go by itself: memory must not rely on copies there any more."""
         with self.index.changed:
             for departure in departures:
@@ -213,4 +220,6 @@ class TieredStore:
                 if entry is not None:
                     entry.cold.discard(tier)
                 if departure.durable and departure.why in ("corrupt", "lost"):
-                    self.counters(departure.namespace).add("data_loss", tier=tier)
+                    # later, and elsewhere: this is a thread of a tier that has just failed
+                    as_of = self.removals(departure.namespace)
+                    self.mover.submit(partial(repair, self, departure, tier, as_of))

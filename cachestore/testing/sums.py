@@ -16,7 +16,12 @@ def check_sums(figures: list[Figure]) -> None:
     for tier in {figure.label("tier") for figure in figures if figure.name == "tier_blocks"}:
         added, removed = total(figures, "tier_added", tier=tier), total(figures, "tier_removed", tier=tier)
         blocks, nbytes = total(figures, "tier_blocks", tier=tier), total(figures, "tier_bytes", tier=tier)
-        assert added == removed + blocks and blocks >= 0 and (nbytes > 0) == (blocks > 0), (tier, added, removed, blocks)
+        assert added == removed + blocks and blocks >= 0 and (nbytes > 0) == (blocks > 0), (
+            tier,
+            added,
+            removed,
+            blocks,
+        )
     check_times(figures)
 
 

@@ -94,8 +94,13 @@ class ColdTier(Protocol):
         by `delete_many` or by `clear` only. Without, a block that is there as a durable one stays one.
         """
 
-    def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
-        """Removes these blocks; which of them there were. None if some may still be there."""
+    def delete_many(
+        self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, *, why: str = "deleted"
+    ) -> list[bool] | None:
+        """Removes these blocks; which of them there were. None if some may still be there.
+
+        `why` is what the ledger says. A durable block that is removed as "corrupt" is told of as a departure.
+        """
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
         """Removes all blocks of the namespace; the keys of those there were. None if some may still be there."""

@@ -170,14 +170,16 @@ class DiskTier:
             self._writing.run(lambda call: DiskPut(work, call, kept).run(namespace, blocks, ends, durable), deadline)
         return kept
 
-    def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
+    def delete_many(
+        self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, *, why: str = "deleted"
+    ) -> list[bool] | None:
         work = self._work
         if work is None or not deadline.remaining():
             return None if keys else []
         entries = work.index.entries(namespace)
         wanted = [entry for entry in map(entries.get, dict.fromkeys(keys)) if entry is not None]
         removed: set[bytes] = set()
-        if wanted and not self._writing.run(lambda call: work.remove(call, wanted, "deleted", removed), deadline):
+        if wanted and not self._writing.run(lambda call: work.remove(call, wanted, why, removed), deadline):
             return None
         return [key in removed for key in keys]
 

@@ -43,21 +43,28 @@ class Cached:
         self._owner = os.geteuid()
         self.works = nothing and _pages(self.root) >= 0
 
-    def read(self, place: str, into: Buffer) -> bool:
-        """Fills `into` with a file of just that length; False if there is more to it than that."""
+    def open(self, place: str, nbytes: int) -> int:
+        """A descriptor of a file of just `nbytes`, all in memory; negative if there is more to it than that."""
         descriptor = self._open(place) if self.works else -1
-        if descriptor < 0:
-            return False
+        if descriptor >= 0 and not self._whole(descriptor, nbytes):
+            os.close(descriptor)
+            return -1
+        return descriptor
+
+    def fill(self, into: Buffer, descriptor: int) -> bool:
+        """Fills `into` from a file that `open` opened; False if it is in memory no more."""
         try:
-            # what is no plain file cannot be read at an offset, or has no length
-            seen = os.fstat(descriptor)
-            if seen.st_size != into.nbytes or seen.st_uid != self._owner or _pages(descriptor) * _PAGE < into.nbytes:
-                return False
             return os.preadv(descriptor, (into.data,), 0, os.RWF_NOWAIT) == into.nbytes
         except OSError:
             return False
-        finally:
-            os.close(descriptor)
+
+    def _whole(self, descriptor: int, nbytes: int) -> bool:
+        try:
+            seen = os.fstat(descriptor)
+        except OSError:
+            return False
+        # what is no plain file cannot be read at an offset, or has no length
+        return seen.st_size == nbytes and seen.st_uid == self._owner and _pages(descriptor) * _PAGE >= nbytes
 
     def _open(self, place: str) -> int:
         opened: int = _syscall(_OPENAT2, self.root, place.encode(), _HOW, _HOW_BYTES)

@@ -5,6 +5,7 @@ found does not fit the index.
 """
 
 import errno
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from threading import Lock
 
 import numpy as np
 
+from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.seal import CorruptBlock
 from cachestore.tiers.base import ColdTier, Departed, Departure, Found
@@ -20,10 +22,13 @@ from cachestore.tiers.disk_cached import Cached
 from cachestore.tiers.disk_files import Files, folder_of, place_of
 from cachestore.tiers.disk_index import DiskEntry, DiskIndex
 from cachestore.tiers.disk_lane import Call
-from cachestore.tiers.redis_memory import Memory
+from cachestore.tiers.spare import Memory
 
 SPARE_BYTES = 32 << 20
 """Memory that waits for the next read."""
+
+TOGETHER = 8
+"""Files that are opened before the first is read: behind a block's bytes no cache would still have what that takes."""
 
 _MISSING = (FileNotFoundError, NotADirectoryError)
 
@@ -49,18 +54,39 @@ class DiskWork:
     def read_cached(self, namespace: bytes, keys: Sequence[bytes], found: list[Found], deadline: Deadline) -> int:
         """Reads leading blocks that are in the kernel's memory into `found`; how many of the keys are dealt with."""
         entries = self.index.use(namespace, keys)
+        there = [(place, entry) for place, entry in enumerate(entries) if entry is not None]
         try:
             self.index.touch(entries)
-            for place, entry in enumerate(entries):
-                if entry is None:
-                    continue
-                buffer = self.memory.take(entry.nbytes)
-                if not deadline.remaining() or not self.cached.read(place_of(namespace, entry.key), buffer):
-                    return place
-                found[place] = buffer
+            for first in range(0, len(there), TOGETHER):
+                batch = there[first : first + TOGETHER]
+                filled = self._in_memory([entry for _, entry in batch], deadline)
+                for (place, _), buffer in zip(batch, filled, strict=False):
+                    found[place] = buffer
+                if len(filled) < len(batch):
+                    return batch[len(filled)][0]
             return len(entries)
         finally:
             self.index.leave(entries)
+
+    def _in_memory(self, entries: Sequence[DiskEntry], deadline: Deadline) -> list[Buffer]:
+        """The leading ones of these blocks, as far as the kernel has them in memory and there is time."""
+        opened: list[tuple[Buffer, int]] = []
+        filled: list[Buffer] = []
+        try:
+            for entry in entries:
+                buffer = self.memory.take(entry.nbytes)
+                descriptor = self.cached.open(place_of(entry.namespace, entry.key), entry.nbytes)
+                if descriptor < 0:
+                    break
+                opened.append((buffer, descriptor))
+            for buffer, descriptor in opened:
+                if not deadline.remaining() or not self.cached.fill(buffer, descriptor):
+                    break
+                filled.append(buffer)
+        finally:
+            for _, descriptor in opened:
+                os.close(descriptor)
+        return filled
 
     def read(self, call: Call, namespace: bytes, keys: Sequence[bytes], first: int, found: list[Found]) -> bool:
         """Reads the blocks from the `first` on into `found`."""
@@ -93,7 +119,7 @@ class DiskWork:
                 with self.changes:
                     if entry.ends <= time.time():
                         self.drop(entry, "ttl", gone)
-                    elif self.drop(entry, why, []):
+                    elif self.drop(entry, why, gone if why == "corrupt" and entry.durable else []):
                         removed.add(entry.key)
                 if entry.durable:
                     folders.add(folder_of(entry.namespace, entry.key))

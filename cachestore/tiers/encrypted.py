@@ -81,8 +81,10 @@ class EncryptedTier:
             kept += [data is not None and next(answers) for data in sealed]
         return kept
 
-    def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
-        return self.inner.delete_many(namespace, keys, deadline)
+    def delete_many(
+        self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, *, why: str = "deleted"
+    ) -> list[bool] | None:
+        return self.inner.delete_many(namespace, keys, deadline, why=why)
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
         return self.inner.clear(namespace, deadline)

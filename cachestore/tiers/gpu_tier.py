@@ -127,14 +127,16 @@ class GpuTier:
     ) -> list[bool]:
         return [not durable and self._put(namespace, key, sealed, ttl, deadline) for key, sealed in blocks]
 
-    def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
+    def delete_many(
+        self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, *, why: str = "deleted"
+    ) -> list[bool] | None:
         with self._locked():
             if self._room is None or not deadline.remaining():
                 return None
             found = [self._blocks.find(namespace, key) for key in keys]
             for block in found:
                 if block is not None and not block.gone:
-                    self._blocks.remove(block, "deleted")
+                    self._blocks.remove(block, why)
             return [block is not None for block in found]
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:

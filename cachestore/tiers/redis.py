@@ -29,12 +29,12 @@ from cachestore.tiers.redis_blocks import cache_name, durable_name
 from cachestore.tiers.redis_condition import Condition
 from cachestore.tiers.redis_durable import Acknowledgement, Durability
 from cachestore.tiers.redis_map import Map
-from cachestore.tiers.redis_memory import Memory
 from cachestore.tiers.redis_node import Node, Unfit
 from cachestore.tiers.redis_open import opened
 from cachestore.tiers.redis_url import Place, parse
 from cachestore.tiers.resp import Broken
 from cachestore.tiers.resp_dial import Dialer, context
+from cachestore.tiers.spare import Memory
 
 T = TypeVar("T")
 
@@ -180,6 +180,8 @@ class RedisTier:
         return found.index(False) if False in found else len(found)
 
     def present(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool]:
+        if not keys:
+            return []
         names = [cache_name(namespace, key) for key in keys]
         return self._each(names, self._soon(len(keys), deadline), False, redis_blocks.present, self.durable)
 
@@ -218,7 +220,9 @@ class RedisTier:
         there = dict(zip(names, kept, strict=True))
         return [there.get(cache_name(namespace, key), False) for key, _ in blocks]
 
-    def delete_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
+    def delete_many(
+        self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, *, why: str = "deleted"
+    ) -> list[bool] | None:
         names = [cache_name(namespace, key) for key in keys]
         removed = self._each(names, self._soon(len(keys), deadline), None, redis_blocks.unlink)
         return None if None in removed else [bool(there) for there in removed]

@@ -14,8 +14,8 @@ from typing import Any
 from cachestore.block import Buffer
 from cachestore.seal import MAGIC, CorruptBlock, header_bytes
 from cachestore.tiers.base import Found
-from cachestore.tiers.redis_memory import Memory
 from cachestore.tiers.resp import Broken, Connection, Refused, checked
+from cachestore.tiers.spare import Memory
 
 BATCH_BYTES = 4 << 20
 PREFIX = b"cachestore:block:"

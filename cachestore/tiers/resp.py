@@ -138,7 +138,9 @@ class Connection:
 
     def send(self, pieces: Sequence[bytes | Buffer]) -> None:
         """Sends these bytes."""
-        views = deque(piece.data if isinstance(piece, np.ndarray) else memoryview(piece) for piece in pieces)
+        whole = (piece.data if isinstance(piece, np.ndarray) else memoryview(piece) for piece in pieces)
+        # to send no bytes at all looks like a connection that is gone
+        views = deque(view for view in whole if view.nbytes)
         while views:
             sent = self._moved(self._gather, views)
             while views and sent >= views[0].nbytes:
@@ -300,8 +302,9 @@ class Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, direction, struct.pack("@ll", seconds, micros))
 
 
+# lists, and the kinds of them that came with RESP3
 _HUGE_DIGITS = 6
-_HUGE_LIST = re.compile(rb"\*\d{%d}" % _HUGE_DIGITS)
+_HUGE_LIST = re.compile(rb"[*%%~>|]\d{%d}" % _HUGE_DIGITS)
 
 # its type stub means tuples of any length and says tuples of one
 _packed: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]

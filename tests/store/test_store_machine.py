@@ -46,7 +46,7 @@ BLOCK = 66048
 COUNT = 6
 PROMPTS = {
     seed: (chain(SPEC, tokens := random_tokens(COUNT * SPEC.block_tokens, seed)), random_blocks(SPEC, tokens, seed))
-    for seed in range(3)
+    for seed in range(2)
 }
 NAMES = "ab"
 QUOTA = 4 * BLOCK
@@ -209,14 +209,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.calm = calm
 
     @rule(name=names, prompt=prompts, count=counts, durability=durabilities, ttl=ttls, lease=st.booleans())
-    def put(
-        self, name: str, prompt: int, count: int, durability: Durability, ttl: float | None, lease: bool
-    ) -> None:
+    def put(self, name: str, prompt: int, count: int, durability: Durability, ttl: float | None, lease: bool) -> None:
         keys, self.versions = self.keys(prompt, count), self.versions + 1
         blocks = self.blocks(prompt, count, self.versions)
-        with suppress(Overloaded), self.store(name).put(
-            keys.fingerprint, plans_of(blocks), durability=durability, ttl=ttl
-        ) as put:
+        with (
+            suppress(Overloaded),
+            self.store(name).put(keys.fingerprint, plans_of(blocks), durability=durability, ttl=ttl) as put,
+        ):
             for plan, answer in zip(put.plans, put.answers, strict=True):
                 known = (name, plan.key) in self.stored
                 assert known or answer.status != PutStatus.ALREADY_EXISTS
@@ -230,9 +229,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.leased(name, prompt, granted, math.inf)
 
     @rule(name=names, prompt=prompts, count=counts, wrote=st.booleans(), durability=durabilities, after=st.booleans())
-    def begin_put(
-        self, name: str, prompt: int, count: int, wrote: bool, durability: Durability, after: bool
-    ) -> None:
+    def begin_put(self, name: str, prompt: int, count: int, wrote: bool, durability: Durability, after: bool) -> None:
         if len(self.puts) == 2:
             return
         self.versions += 1
@@ -385,6 +382,7 @@ class StoreMachine(RuleBasedStateMachine):
         before = store.stats()
         with store.read(Chain(self.keys(prompt).fingerprint, (copies.key,))) as reading:
             got = list(reading)
+        assert self.tiered.settle()
         figures = store.stats()
         self.counted["spoiled"] += len(chosen)
         for tier in chosen:

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from cachestore.tiers.redis_memory import GRAIN, Memory
+from cachestore.tiers.spare import GRAIN, Memory
 
 
 def place(array: "np.ndarray") -> int:

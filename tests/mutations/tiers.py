@@ -1,0 +1,195 @@
+"""Mutations of the tiers: memory, disk, Redis."""
+
+from tests.mutations.mutation import Mutation
+
+_ARENA, _FILES, _DISK_PUT = (
+    "cachestore/tiers/arena.py",
+    "cachestore/tiers/disk_files.py",
+    "cachestore/tiers/disk_put.py",
+)
+_DURABLE, _BLOCKS, _BREAKER = (f"cachestore/tiers/{name}.py" for name in ("redis_durable", "redis_blocks", "breaker"))
+
+TIERS = (
+    Mutation(
+        "generation of a slot not zeroed when it is taken back",
+        _ARENA,
+        "        slab = slot.slab\n        slab.words[slot.offset // 8] = 0\n",
+        "        slab = slot.slab\n",
+        ("tests/tiers/test_memory.py::test_a_slot_is_stale_once_it_is_taken_back",),
+    ),
+    Mutation(
+        "generation not new when a slot is given out again",
+        _ARENA,
+        "        slab, generation = self.slabs[number], next(self.generations)\n",
+        "        slab, generation = self.slabs[number], 1\n",
+        ("tests/store/test_teeth.py::test_memory_given_out_again_has_another_generation",),
+    ),
+    Mutation(
+        "generation word not compared",
+        "cachestore/tiers/slab.py",
+        "        if not self.live or int(self.slab.words[self.offset // 8]) != self.generation:\n",
+        "        if not self.live:\n",
+        ("tests/store/test_corruption.py::test_a_flipped_generation_word_is_a_miss",),
+    ),
+    Mutation(
+        "one name for all files that are being written",
+        _FILES,
+        '        name = f"{WRITING}/{self._unique}-{next(self._numbers)}"\n',
+        '        name = f"{WRITING}/block"\n',
+        ("tests/tiers/test_disk.py::test_a_restart_finds_every_block",),
+    ),
+    Mutation(
+        "file named before it is flushed",
+        _DISK_PUT,
+        "        for step in (self._write_aside, _flush, self._install):\n",
+        "        for step in (self._write_aside, self._install, _flush):\n",
+        ("tests/tiers/test_disk_faults.py::test_names_come_after_contents_and_acknowledgements_after_names",),
+    ),
+    Mutation(
+        "durable file not flushed",
+        _DISK_PUT,
+        "        if item.entry.durable:\n            os.fsync(item.descriptor)\n",
+        "        pass\n",
+        ("tests/tiers/test_disk_faults.py::test_names_come_after_contents_and_acknowledgements_after_names",),
+    ),
+    Mutation(
+        "name of a durable file not flushed",
+        _DISK_PUT,
+        "            self.work.files.sync({folder_of(item.entry.namespace, item.entry.key) for item in items})\n",
+        "            folder_of(b'', b'')\n",
+        ("tests/tiers/test_disk_faults.py::test_names_come_after_contents_and_acknowledgements_after_names",),
+    ),
+    Mutation(
+        "symbolic link followed",
+        _FILES,
+        "_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK",
+        "_READ = os.O_RDONLY | os.O_NONBLOCK",
+        (
+            "tests/tiers/test_disk.py::test_what_is_no_file_of_ours_is_neither_followed_nor_believed",
+            "tests/tiers/test_disk.py::test_folders_that_are_links_are_not_entered",
+        ),
+    ),
+    Mutation(
+        "file of another length believed",
+        _FILES,
+        "            if seen.st_size != into.nbytes:\n",
+        "            if seen.st_size < into.nbytes:\n",
+        ("tests/tiers/test_disk.py::test_a_file_of_another_length_is_truncated",),
+    ),
+    Mutation(
+        "block of another name kept after a restart",
+        "cachestore/tiers/disk_index.py",
+        "        if (header.namespace, header.key) != (namespace, key):\n",
+        "        if header.key != key:\n",
+        ("tests/tiers/test_disk.py::test_what_is_not_the_block_is_removed_at_the_start",),
+    ),
+    Mutation(
+        "block served from disk after its end",
+        "cachestore/tiers/disk_index.py",
+        "[entry if entry and entry.ends > now else None for entry in map(held.entries.get, keys)]",
+        "[entry for entry in map(held.entries.get, keys)]",
+        ("tests/store/test_teeth.py::test_the_disk_serves_no_block_after_its_end",),
+    ),
+    Mutation(
+        "block evicted from disk while it is read",
+        "cachestore/tiers/disk_index.py",
+        "        return entry.durable or entry.users > 0\n",
+        "        return entry.durable\n",
+        ("tests/tiers/test_disk.py::test_a_block_that_is_being_read_does_not_leave",),
+    ),
+    Mutation(
+        "durable block evicted from disk",
+        "cachestore/tiers/disk_index.py",
+        "        return entry.durable or entry.users > 0\n",
+        "        return entry.users > 0\n",
+        ("tests/tiers/test_disk.py::test_durable_blocks_do_not_leave_and_the_rest_is_refused",),
+    ),
+    Mutation(
+        "block served from Redis after its end",
+        "cachestore/tiers/redis.py",
+        "            if isinstance(value, np.ndarray) and redis_blocks.over(value):\n",
+        "            if False:\n",
+        ("tests/tiers/test_redis_durable.py::test_it_ends_when_its_header_says_so",),
+    ),
+    Mutation(
+        "name in Redis without the namespace",
+        _BLOCKS,
+        'return b"%b%b:%b" % (PREFIX, namespace.hex().encode(), key.hex().encode())',
+        'return b"%b%b:%b" % (PREFIX, bytes(32).hex().encode(), key.hex().encode())',
+        ("tests/tiers/test_redis.py::TestEmbedded::test_namespaces_never_see_each_other",),
+    ),
+    Mutation(
+        "answer of WAIT ignored",
+        _DURABLE,
+        "            return isinstance(counts, int) and counts >= self.replicas\n",
+        "            return isinstance(counts, int)\n",
+        ("tests/tiers/test_redis_durable.py::test_no_step_may_fail_on_the_way_to_an_acknowledgement",),
+    ),
+    Mutation(
+        "answer of WAITAOF ignored",
+        _DURABLE,
+        "                return local >= 1 and replicas >= self.replicas\n",
+        "                return True\n",
+        ("tests/tiers/test_redis_durable.py::test_waitaof_counts_disks",),
+    ),
+    Mutation(
+        "no acknowledgement asked for after the last write",
+        _DURABLE,
+        "    if not acknowledgement.given(connection, until):\n        return [False] * len(names)\n    # one that was",
+        "    # one that was",
+        ("tests/store/test_teeth.py::test_the_last_write_is_acknowledged_too",),
+    ),
+    Mutation(
+        "connection used again after it timed out",
+        "cachestore/tiers/redis_node.py",
+        "            except BaseException:\n                connection.close()\n                raise\n            self._put_back",
+        "            except BaseException:\n                self._put_back(connection)\n                raise\n"
+        "            self._put_back",
+        ("tests/tiers/test_redis_faults.py::test_answers_that_come_late_are_never_taken_for_others",),
+    ),
+    Mutation(
+        "deadline missing on what comes over a connection",
+        "cachestore/tiers/resp.py",
+        "        left = min(self._patience, self._until - time.monotonic())\n",
+        "        left = self._patience\n",
+        ("tests/tiers/test_redis_faults.py::test_a_server_that_drips_ends_with_the_deadline",),
+    ),
+    Mutation(
+        "length that a value claims trusted",
+        _BLOCKS,
+        "    if length > largest:\n",
+        "    if False:\n",
+        ("tests/tiers/test_redis_faults.py::test_a_value_longer_than_any_block_takes_no_memory",),
+    ),
+    Mutation(
+        "breaker that never tries again",
+        _BREAKER,
+        "            self._probing = True\n            return True\n",
+        "            self._probing = True\n            return False\n",
+        ("tests/tiers/test_breaker.py::test_one_probe_at_a_time_is_let_through",),
+    ),
+    Mutation(
+        "breaker that never opens",
+        _BREAKER,
+        "        return self._failed >= self.failures\n",
+        "        return False\n",
+        ("tests/tiers/test_breaker.py::test_failures_in_a_row_open_it_and_a_success_between_does_not",),
+    ),
+    Mutation(
+        "password shown",
+        "cachestore/tiers/redis_url.py",
+        '    password: str = field(default="", repr=False)\n',
+        '    password: str = field(default="")\n',
+        ("tests/tiers/test_redis_places.py::test_no_secret_is_shown",),
+    ),
+    Mutation(
+        "URL with its password in an error",
+        "cachestore/tiers/redis_url.py",
+        "        return f\"{scheme}://{','.join(map(str, self.addresses))}{path}\"\n",
+        "        return f\"{scheme}://{self.password}@{','.join(map(str, self.addresses))}{path}\"\n",
+        (
+            "tests/tiers/test_redis_places.py::test_no_secret_is_shown",
+            "tests/tiers/test_redis.py::test_a_wrong_password_is_refused",
+        ),
+    ),
+)
