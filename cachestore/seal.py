@@ -112,6 +112,10 @@ class CorruptBlock(Exception):
         self.reason = reason
 
 
+FOR_OTHERS = frozenset({"epoch", "plain"})
+"""Reasons of blocks that somebody with other keys may be able to open: they are misses, counted, and stay."""
+
+
 def aligned(nbytes: int) -> int:
     """`nbytes` rounded up to where the next plane may start."""
     return (nbytes + ALIGN - 1) // ALIGN * ALIGN

@@ -14,6 +14,7 @@ from cachestore.config import Table, build, build_named, check_keys, read
 from cachestore.errors import ConfigError
 from cachestore.eviction import EVICTIONS
 from cachestore.registry import Catalogue
+from cachestore.sealing import SealingSettings
 from cachestore.store.compose import DEFAULT_TIERS, SECTIONS, compose
 from cachestore.tiers import TIERS
 
@@ -27,6 +28,9 @@ OTHERS = Catalogue(
         "decode_worker": "decode_worker.settings:DecodeSettings",
     },
 )
+SECRETS = ("password", "sentinel_password")
+"""Settings of a tier that nobody is shown."""
+
 NEEDED_BY_WORKERS = "engine"
 """The one section without defaults: only the user knows the model."""
 
@@ -57,6 +61,8 @@ def shown(tables: Table) -> dict[str, Any]:
         "eviction": _filled(EVICTIONS, tables.get("eviction", {"name": "lru"})),
         "store": asdict(store.settings),
     }
+    if "sealing" in tables:
+        filled["sealing"] = asdict(build(SealingSettings, tables["sealing"], "sealing"))
     for name in OTHERS.places:
         if name in tables or name != NEEDED_BY_WORKERS:
             filled[name] = asdict(build(OTHERS.load(name), tables.get(name, {}), name))
@@ -74,6 +80,9 @@ def _filled(catalogue: Catalogue, table: Table) -> dict[str, Any]:
     built = asdict(build_named(catalogue, table, catalogue.folder))
     if "url" in built:
         built["url"] = _public(str(built["url"]))
+    for name in SECRETS:
+        if built.get(name):
+            built[name] = "***"
     return {"name": table["name"], **built}
 
 

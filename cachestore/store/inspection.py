@@ -8,7 +8,7 @@ from cachestore.block import Buffer
 from cachestore.codecs.planes import decode_plane
 from cachestore.deadline import Deadline
 from cachestore.index import Entry, Name
-from cachestore.seal import CorruptBlock, Header, checksum
+from cachestore.seal import ENCRYPTED, FOR_OTHERS, CorruptBlock, Header, checksum
 from cachestore.tiers.base import ColdTier, Found
 
 
@@ -16,6 +16,8 @@ def opened(data: Buffer, name: Name, fingerprint: bytes) -> Header:
     """The header of sealed bytes, if they are the block that was asked for; CorruptBlock otherwise."""
     header = Header.parse(data)
     header.check_identity(name.namespace, name.key, fingerprint)
+    if header.flags & ENCRYPTED:
+        raise CorruptBlock("epoch")
     if data.nbytes < header.size + header.payload_bytes:
         raise CorruptBlock("truncated")
     return header
@@ -56,7 +58,7 @@ def copy_is_good(
     if data is None:
         return None
     if isinstance(data, CorruptBlock):
-        return False
+        return None if data.reason in FOR_OTHERS else False
     try:
         header = opened(data, name, fingerprint)
         good = decodes(header, data[header.size :])

@@ -272,6 +272,7 @@ class LocalStore:
         counters.add("corruptions", tier=block.tier, reason="checksum")
         if block.entry is not None:
             with self.tiered.index.changed:
+                block.entry.withdrawn = True
                 self.tiered.forget(block.entry, "corrupt")
         else:
             for tier in self.tiered.lower:

@@ -262,7 +262,6 @@ class LocalPut:
                 if self.tiered.staged(entry.slot):
                     self.tiered.index.remove(entry)
                 else:
-                    self.tiered.memory.shrink(entry.slot, open_block.layout.start + open_block.end)
                     self.tiered.publish(entry, self.ttl)
                 kept_by = min(entry.cold) if entry.cold else self.tiered.memory.name
                 self._answers[number] = PutAnswer(number, PutStatus.STORED, kept_by)
@@ -429,6 +428,9 @@ class LocalPut:
         )  # fmt: skip
         packed = header.pack()
         np.copyto(open_block.entry.slot.bytes[: len(packed)], np.frombuffer(packed, dtype=np.uint8))
+        with self.tiered.index.changed:
+            # before any tier sees it: what lies behind the last plane is no part of the block
+            self.tiered.shrink(open_block.entry.slot, open_block.layout.start + open_block.end)
 
     def _drop(self, number: int, status: PutStatus | None) -> None:
         """Takes an open block back; `status` None means aborted."""

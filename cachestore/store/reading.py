@@ -13,7 +13,7 @@ from cachestore.codecs.planes import decode_packed, packing_of
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.index import Name
-from cachestore.seal import SHORT, CorruptBlock, Header, checksums
+from cachestore.seal import FOR_OTHERS, SHORT, CorruptBlock, Header, checksums
 from cachestore.store.base import Lease, Loaded
 from cachestore.store.durability import discard
 from cachestore.store.inspection import opened
@@ -173,13 +173,16 @@ class SealedReading:
             found_in = held.tier if held.entry is None else self.tiered.memory.name
             self.holding.counters.add("corruptions", tier=found_in, reason=reason)
             if held.entry is not None:
+                # a copy that is made of it just now would be corrupt as well
+                held.entry.withdrawn = True
                 self.tiered.forget(held.entry, "corrupt")
                 self.tiered.index.leave(held.entry)
                 held.entry = None
         while found_in != self.tiered.memory.name and behind:
             tier = behind.pop(0)
-            if tier.name == found_in:
+            if tier.name == found_in and reason not in FOR_OTHERS:
                 discard(self.tiered, tier, name, self.holding.fingerprint, self.deadline)
+            if tier.name == found_in:
                 break
         there = (tier.name for tier in behind if tier.present(name.namespace, [name.key], self.deadline) == [True])
         held.tier = next(there, "")

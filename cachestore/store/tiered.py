@@ -168,6 +168,10 @@ class TieredStore:
         """Whether this memory is for a block on its way to a cold tier."""
         return slot in self._staged
 
+    def shrink(self, slot: Slot, nbytes: int) -> None:
+        """Takes back what a block turned out not to need. Called under the lock."""
+        (self.staging if slot in self._staged else self.memory).shrink(slot, nbytes)
+
     def give(self, slot: Slot) -> None:
         """Takes memory back. Called under the lock."""
         if slot in self._staged:

@@ -45,6 +45,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- fail (printf "tiers: the url of %s carries a password, which a ConfigMap would show; use configSecret" .name) -}}
 {{- end -}}
 {{- end -}}
+{{- range .Values.tiers -}}
+{{- if or .password .sentinel_password -}}
+{{- fail (printf "tiers: %s has a password, which a ConfigMap would show; use configSecret" .name) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (gt (int .Values.cluster.num_gpus) 0) (lt (int .Values.resources.gpus) 1) -}}
 {{- fail "cluster.num_gpus: the replicas ask for GPUs but the pod has none; set resources.gpus" -}}
 {{- end -}}

@@ -105,11 +105,11 @@ def open_node(
     opened: list[Node] = []
     with ExitStack() as stack:
 
-        def start(memory: str | int = "4MiB", tiers: str = "gpu disk redis", **store: Any) -> Node:
-            tables = {
+        def start(memory: str | int = "4MiB", tiers: str = "gpu disk redis", disk: str = "16MiB", **store: Any) -> Node:
+            tables: dict[str, dict[str, Any]] = {
                 "cpu": {"capacity": memory},
                 "gpu": {"device": "cpu", "capacity": "4MiB"},
-                "disk": {"path": str(tmp_path / "blocks"), "capacity": "16MiB"},
+                "disk": {"path": str(tmp_path / "blocks"), "capacity": disk},
                 "redis": {"url": server.url},
             }
             chosen = [{"name": name, **tables[name]} for name in ("cpu", *tiers.split())]

@@ -1,4 +1,4 @@
-"""Flipped, cut and foreign values in any tier: peers served them, here they are a miss, counted, and never unpickled."""
+"""Flipped, cut and foreign values in any tier: peers served them, here they are a counted miss, and never unpickled."""
 
 import pickle
 import sys
@@ -108,7 +108,7 @@ def test_the_first_good_copy_is_served_whatever_was_spoiled_before_it(open_node:
     for tier in TIERS[:spoiled]:
         node.replace(tier, keys.keys[0], flipped(node.value(tier, keys.keys[0])))
     # in this process the read itself goes on to the next copy; over gRPC its reader finds out, and the next read does
-    reads = [] if isinstance(node.store, LocalStore) else [[]] * min(spoiled, len(TIERS))
+    reads: list[list[str]] = [] if isinstance(node.store, LocalStore) else [[]] * min(spoiled, len(TIERS))
     for expected in [*reads, TIERS[spoiled : spoiled + 1]]:
         with node.store.read(keys) as reading:
             got = list(reading)

@@ -20,6 +20,9 @@ COPIED = ("cachestore", "kernels", "tests", "pyproject.toml", "README.md")
 LONGEST = 180.0
 """Seconds after which a mutant that hangs has been noticed."""
 
+LONGEST_CHECK = 900.0
+"""Seconds that all tests named may take together."""
+
 _FAILED = 1
 """pytest's exit status for tests that ran and failed; any other but 0 says that they did not run."""
 
@@ -39,7 +42,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy of the source at `root`, for one mutation at a time."""
+    """A copy of the source at `root`, for one mutation at a time. Nothing compiled is kept there."""
 
     root: Path
 
@@ -62,40 +65,49 @@ class Copy:
 
     def check(self, tests: Sequence[str]) -> None:
         """NotRun unless these tests pass as the source is."""
-        status, said = self._pytest(tests)
+        status, said = self._pytest(tests, LONGEST_CHECK)
         if status != 0:
             raise NotRun(f"without a mutation these tests should pass, and do not:\n{said}")
 
     def run(self, mutation: Mutation) -> Outcome:
         """Whether the tests named notice the mutation; NotRun if they do not run at all."""
         place = self.root / mutation.file
-        before = place.stat()
         right, began = place.read_text(), time.monotonic()
         place.write_text(mutation.mutated(self.root))
         try:
-            status, said = self._pytest(mutation.tests, "-x")
+            status, said = self._pytest(mutation.tests, LONGEST, "-x")
         finally:
             place.write_text(right)
-            # what was compiled of it before is good again
-            os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
         if status not in (0, _FAILED):
             raise NotRun(f"mutation {mutation.name}: its tests do not run:\n{said}")
         return Outcome(mutation, status == _FAILED, time.monotonic() - began)
 
     @property
     def _environment(self) -> dict[str, str]:
-        # a mutant as long as the original, of the same second, must not be taken for it
         path = os.pathsep.join((str(self.root), str(self.root / "kernels")))
+        # what is compiled is known by size and second: a mutant could be taken for the original
         return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def _pytest(self, tests: Sequence[str], *options: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "--tb=line", *options]
+    def _pytest(self, tests: Sequence[str], longest: float, *options: str) -> tuple[int, str]:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-n",
+            "0",
+            "--tb=line",
+            "--timeout=60",
+            *options,
+        ]
         with subprocess.Popen(
             [*command, *dict.fromkeys(tests)], cwd=self.root, env=self._environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         ) as running:  # fmt: skip
             try:
-                said, _ = running.communicate(timeout=LONGEST)
+                said, _ = running.communicate(timeout=longest)
             except subprocess.TimeoutExpired:
                 os.killpg(running.pid, signal.SIGKILL)
                 return _FAILED, "it hangs"

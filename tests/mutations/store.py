@@ -14,11 +14,18 @@ STORE = (
         ("tests/store/test_local_store.py::TestMemoryOnly::test_an_incomplete_block_fails_alone",),
     ),
     Mutation(
+        "block visible while it is written",
+        _INDEX,
+        "        return space.ready.get(fingerprint, {}) if space is not None else {}\n",
+        "        return space.entries if space is not None else {}\n",
+        ("tests/store/test_puts.py::test_nothing_is_visible_before_it_is_published",),
+    ),
+    Mutation(
         "plane taken whose checksum does not hold",
         _PUT,
         "        open_block.failed |= checksum(stored) != encoded.stored_checksum\n",
         "",
-        ("tests/store/test_puts.py::test_a_checksum_that_does_not_hold_fails_the_block",),
+        ("tests/store/test_teeth.py::test_a_plane_that_changed_on_its_way_fails_its_block",),
     ),
     Mutation(
         "late writer into memory that was given back: raw planes",
@@ -126,7 +133,7 @@ STORE = (
         _INDEX,
         "entries[key].users > 0 or entries[key].pinned)",
         "entries[key].users > 0)",
-        ("tests/store/test_pins.py::test_pinned_blocks_stay_while_others_leave",),
+        ("tests/store/test_teeth.py::test_pinned_blocks_are_not_even_copied_for_others",),
     ),
     Mutation(
         "memory of a removed block given back while it is read",

@@ -36,7 +36,10 @@ TIERS = (
         _FILES,
         '        name = f"{WRITING}/{self._unique}-{next(self._numbers)}"\n',
         '        name = f"{WRITING}/block"\n',
-        ("tests/tiers/test_disk.py::test_a_restart_finds_every_block",),
+        (
+            "tests/tiers/test_disk.py::TestContract::test_what_was_put_is_got",
+            "tests/tiers/test_disk.py::TestContract::test_large_blocks_in_one_batch",
+        ),
     ),
     Mutation(
         "file named before it is flushed",
@@ -81,7 +84,7 @@ TIERS = (
         "cachestore/tiers/disk_index.py",
         "        if (header.namespace, header.key) != (namespace, key):\n",
         "        if header.key != key:\n",
-        ("tests/tiers/test_disk.py::test_what_is_not_the_block_is_removed_at_the_start",),
+        ("tests/store/test_teeth.py::test_a_file_in_the_folder_of_another_namespace_is_removed",),
     ),
     Mutation(
         "block served from disk after its end",
@@ -102,14 +105,14 @@ TIERS = (
         "cachestore/tiers/disk_index.py",
         "        return entry.durable or entry.users > 0\n",
         "        return entry.users > 0\n",
-        ("tests/tiers/test_disk.py::test_durable_blocks_do_not_leave_and_the_rest_is_refused",),
+        ("tests/store/test_durable_blocks.py::test_durable_blocks_stay_on_disk_while_others_leave",),
     ),
     Mutation(
         "block served from Redis after its end",
         "cachestore/tiers/redis.py",
         "            if isinstance(value, np.ndarray) and redis_blocks.over(value):\n",
         "            if False:\n",
-        ("tests/tiers/test_redis_durable.py::test_it_ends_when_its_header_says_so",),
+        ("tests/store/test_teeth.py::test_redis_serves_no_durable_block_after_its_end",),
     ),
     Mutation(
         "name in Redis without the namespace",
@@ -117,6 +120,13 @@ TIERS = (
         'return b"%b%b:%b" % (PREFIX, namespace.hex().encode(), key.hex().encode())',
         'return b"%b%b:%b" % (PREFIX, bytes(32).hex().encode(), key.hex().encode())',
         ("tests/tiers/test_redis.py::TestEmbedded::test_namespaces_never_see_each_other",),
+    ),
+    Mutation(
+        "removal that Redis did not hear taken for done",
+        "cachestore/tiers/redis.py",
+        "        return None if None in removed else [bool(there) for there in removed]\n",
+        "        return [bool(there) for there in removed]\n",
+        ("tests/store/test_redis_down.py::test_a_removal_that_redis_did_not_hear_is_reported",),
     ),
     Mutation(
         "answer of WAIT ignored",
@@ -142,9 +152,8 @@ TIERS = (
     Mutation(
         "connection used again after it timed out",
         "cachestore/tiers/redis_node.py",
-        "            except BaseException:\n                connection.close()\n                raise\n            self._put_back",
-        "            except BaseException:\n                self._put_back(connection)\n                raise\n"
-        "            self._put_back",
+        "                connection.close()\n                raise\n",
+        "                self._put_back(connection)\n                raise\n",
         ("tests/tiers/test_redis_faults.py::test_answers_that_come_late_are_never_taken_for_others",),
     ),
     Mutation(

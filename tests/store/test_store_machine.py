@@ -1,4 +1,4 @@
-"""The whole store against a dictionary: whatever happens in whatever order, it gives the bytes that were put, or a miss.
+"""The whole store against a dictionary: whatever happens, it gives the bytes that were put, or a miss.
 
 Calls, broken copies in every tier, restarts, kills and the passing of time come in any order; after each of them all
 that must hold is looked at. Values differ each time that a block is put anew, so that nothing old can come back unseen.
@@ -269,7 +269,7 @@ class StoreMachine(RuleBasedStateMachine):
     def may_be_missing(self, name: str, key: bytes) -> None:
         """What was acknowledged as durable is there, unless its time is over or every copy was spoiled."""
         stored = self.stored.get((name, key))
-        if stored is not None and stored.durable and stored.ends > time.monotonic() - LATE:
+        if stored is not None and stored.durable and stored.ends > time.monotonic() + LATE:
             raise AssertionError(f"durable block {key.hex()[:8]} of {name} is gone: {stored}")
 
     @rule(name=names, prompt=prompts, count=counts)

@@ -4,6 +4,7 @@ import contextlib
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lz4.block
@@ -13,6 +14,8 @@ import pytest
 from cachestore.block import Block, Buffer
 from cachestore.codecs.base import Codec
 from cachestore.codecs.lz4 import Lz4
+from cachestore.codecs.planes import encode_plane
+from cachestore.codecs.raw import Raw
 from cachestore.errors import Aborted
 from cachestore.eviction.lru import Lru
 from cachestore.hashing import Chain
@@ -23,11 +26,13 @@ from cachestore.store import reading
 from cachestore.store.base import Store, is_flat, put_blocks
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import plans_of, random_prompt, same, sealed_block, small_spec
-from cachestore.testing.tiers import KEYS, A, departed, soon
+from cachestore.testing.tiers import KEYS, A, B, departed, soon
 from cachestore.tiers.cpu import Cpu
+from cachestore.tiers.disk import Disk, DiskTier
 from cachestore.tiers.disk_index import DiskEntry, DiskIndex
 from cachestore.tiers.ledger import Ledger
 from cachestore.tiers.redis import Redis
+from cachestore.tiers.redis_blocks import DURABLE_PREFIX
 
 SPEC = small_spec()
 BLOCK = 2560
@@ -62,6 +67,21 @@ def test_a_writer_that_an_abort_overtook_writes_nothing(
     assert total(store.stats(), "corruptions") == 0
 
 
+@pytest.mark.parametrize("codec", [Raw(), Lz4()], ids=["raw", "coded"])
+def test_a_plane_that_changed_on_its_way_fails_its_block(open_store: Opener, codec: Codec) -> None:
+    store = open_store().namespace("a")
+    keys, blocks = random_prompt(SPEC, 1)
+    with store.put(keys.fingerprint, plans_of(blocks)) as put:
+        for number, plane in enumerate(blocks[0].planes):
+            encoded = encode_plane(codec, np.zeros(plane.raw_bytes, dtype=np.uint8), plane)
+            assert encoded.codec == codec.id
+            stored = encoded.stored.copy()
+            stored[0] ^= number == 1
+            put.write_encoded(0, number, encoded._replace(stored=stored))
+        put.commit()
+    assert [answer.status for answer in put.answers] == ["failed"] and store.lookup(keys).ready == 0
+
+
 def test_a_lease_that_ends_while_a_block_is_copied_gives_no_hit(
     open_store: Opener, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
 ) -> None:
@@ -80,6 +100,19 @@ def test_a_lease_that_ends_while_a_block_is_copied_gives_no_hit(
         assert list(blocks_read) == []
     figures = store.stats()
     assert total(figures, "read_expired") == 2 and total(figures, "read_hits") == 0
+
+
+def test_pinned_blocks_are_not_even_copied_for_others(open_store: Opener) -> None:
+    tiered = open_store(4 * BLOCK, {}, write="eviction", pin_share=1.0)
+    store, (redis,) = tiered.namespace("a"), tiered.cold
+    keys, blocks = random_prompt(SPEC, 4)
+    put_blocks(store, keys.fingerprint, blocks)
+    assert store.pin(keys, 60) == 4
+    others, values = random_prompt(SPEC, 2, seed=2)
+    answers = put_blocks(store, others.fingerprint, values, timeout=5)
+    assert [(answer.status, answer.tier) for answer in answers] == [("stored", redis.name)] * 2
+    assert redis.present(store.namespace, keys.keys, soon()) == [False] * 4
+    store.unpin(keys)
 
 
 def test_a_read_ends_at_the_first_block_that_is_corrupt(open_store: Opener) -> None:
@@ -132,6 +165,41 @@ def test_the_disk_serves_no_block_after_its_end() -> None:
     time.sleep(0.11)
     assert index.use(A, KEYS[:1]) == [None]
     assert index.overdue() is entry
+
+
+def test_a_file_in_the_folder_of_another_namespace_is_removed(tmp_path: Path) -> None:
+    def opened() -> DiskTier:
+        tier = Disk(str(tmp_path), 1 << 20).start(Lru())
+        tier.open(departed)
+        return tier
+
+    tier = opened()
+    assert tier.put_many(A, [(KEYS[0], sealed_block(A, KEYS[0]))], None, soon()) == [True]
+    tier.close()
+    (tmp_path / A.hex()).rename(tmp_path / B.hex())
+    tier = opened()
+    try:
+        assert tier.present(B, KEYS[:1], soon()) == [False] and not any((tmp_path / B.hex()).glob("*/*"))
+    finally:
+        tier.close()
+
+
+def test_redis_serves_no_durable_block_after_its_end(redis_scripted: Any) -> None:
+    """A durable block has no time to live in Redis: what is over stays there until somebody removes it."""
+    now = int(time.time() * 1000)
+    over, lasting = (sealed_block(A, KEYS[0], expires=now + left, durable=True) for left in (-1, 60_000))
+    tier = Redis(redis_scripted.url, durable="wait", replicas=1, connect_timeout=2.0, timeout=2.0).start(Lru())
+    tier.open(departed)
+    try:
+        for block in (over, lasting):
+            answer = b"$%d\r\n%b\r\n" % (block.nbytes, block.tobytes())
+            redis_scripted.script = lambda asked, answer=answer: (
+                answer if asked[0] == b"GET" and asked[1].startswith(DURABLE_PREFIX) else b""
+            )
+            (found,) = tier.get_many(A, KEYS[:1], soon())
+            assert (found is not None) == (block is lasting)
+    finally:
+        tier.close()
 
 
 @pytest.mark.parametrize("failing", range(3))
