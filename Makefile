@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench lint proto needle clean
+.PHONY: demo test check mutations bench lint proto needle clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,7 +25,12 @@ check: $(STAMP)
 	$(BIN)/pytest -m "not gpu"
 	$(BIN)/python proto/generate.py --check
 
+# Breaks the source in many small ways, and shows that the tests notice each.
+mutations: $(STAMP)
+	$(BIN)/python -m tests.mutations --jobs 2
+
 bench: $(STAMP)
+	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/first_light.py
 
 lint: $(STAMP)

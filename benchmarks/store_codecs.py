@@ -1,11 +1,11 @@
-"""The rows of `store.py` about the `entropy` codec: those of `codecs.py`, on the KV of a real model."""
+"""The rows of `store.py` about the `entropy` codec: those of `kv_codecs.py`, on the KV of a real model."""
 
 from __future__ import annotations
 
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import kv_codecs
 import numpy as np
 import torch
 from report import Report
@@ -18,25 +18,17 @@ if TYPE_CHECKING:
 NEEDLE_MODEL = Path(__file__).resolve().parent.parent / "examples" / "needle" / "model"
 
 
-def _benchmark() -> Any:
-    """The module `codecs.py` beside this one; by its place, since its name is that of one of Python's own."""
-    spec = spec_from_file_location("codecs_benchmark", Path(__file__).with_name("codecs.py"))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def measure_entropy(report: Report, options: Options) -> None:
     """Rows `entropy.*`: planes of 128 KiB or the next size that fits; the same of 64 KiB beside them."""
-    codecs = _benchmark()
     torch.set_num_threads(1)
     rounds, tokens, nbytes = (2, 1024, 32 << 20) if options.quick else (5, 4096, 512 << 20)
     races = {
-        name: codecs.Race(create("entropy"), codecs.model_planes(str(options.model), tokens, size).repeated(total))
+        name: kv_codecs.Race(
+            create("entropy"), kv_codecs.model_planes(str(options.model), tokens, size).repeated(total)
+        )
         for name, size, total in (
-            ("entropy", codecs.PLANE_BYTES, nbytes),
-            ("entropy.64KiB", codecs.SMALL_BYTES, nbytes // 4),
+            ("entropy", kv_codecs.PLANE_BYTES, nbytes),
+            ("entropy.64KiB", kv_codecs.SMALL_BYTES, nbytes // 4),
         )
     }
     out = np.zeros(races["entropy"].planes.nbytes, dtype=np.uint8)
@@ -47,6 +39,6 @@ def measure_entropy(report: Report, options: Options) -> None:
                 race.encode_seconds.clear()
                 race.decode_seconds.clear()
     for name, race in races.items():
-        codecs.add(report, f"{name}.ratio", codecs.share_of_bound(race), "of bound")
-        codecs.add(report, f"{name}.encode", race.rate(race.encode_seconds), "GB/s of core time")
-        codecs.add(report, f"{name}.decode", race.rate(race.decode_seconds), "GB/s of core time")
+        kv_codecs.add(report, f"{name}.ratio", kv_codecs.share_of_bound(race), "of bound")
+        kv_codecs.add(report, f"{name}.encode", race.rate(race.encode_seconds), "GB/s of core time")
+        kv_codecs.add(report, f"{name}.decode", race.rate(race.decode_seconds), "GB/s of core time")

@@ -25,13 +25,15 @@ FILES = 256
 """How many of these blocks the smallest disk tier takes."""
 
 
-@pytest.fixture
-def on_disk(tmp_path: Path, open_tiers: Callable[..., TieredStore]) -> Callable[..., TieredStore]:
+@pytest.fixture(params=["raw", "lz4"])
+def on_disk(
+    request: pytest.FixtureRequest, tmp_path: Path, open_tiers: Callable[..., TieredStore]
+) -> Callable[..., TieredStore]:
     """Opens a store with a disk tier behind its memory; every time on the same folder."""
 
     def start(memory: str | int = "1MiB", capacity: str | int = "4MiB", **store: Any) -> TieredStore:
         disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": capacity}
-        return open_tiers([{"name": "cpu", "capacity": memory}, disk], store)
+        return open_tiers([{"name": "cpu", "capacity": memory}, disk], store, request.param)
 
     return start
 

@@ -6,7 +6,7 @@ out many times over: 512 MiB of it for `entropy`, an eighth of that for the othe
 codec both ways, one after the other, and the figures are medians over the rounds of raw bytes by the time that the
 thread had a core, so that whatever else runs on the machine counts as little as it can.
 
-    python benchmarks/codecs.py [--quick] [--json] [--model DIR]
+    python benchmarks/kv_codecs.py [--quick] [--json] [--model DIR]
 """
 
 import statistics
