@@ -26,8 +26,6 @@ def measure_entropy(report: Report, options: Options) -> None:
         name: kv_codecs.Race(
             create("entropy"), kv_codecs.model_planes(str(options.model), tokens, size).repeated(total)
         )
-            create("entropy"), kv_codecs.model_planes(str(options.model), tokens, size).repeated(total)
-        )
         for name, size, total in (
             ("entropy", kv_codecs.PLANE_BYTES, nbytes),
             ("entropy.64KiB", kv_codecs.SMALL_BYTES, nbytes // 4),
