@@ -9,15 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cachestore.block import Buffer, Half, PlaneId
+from cachestore.block import Buffer, Half
 from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW, Codec, Encoded
-from cachestore.codecs.planes import Piece, copy_planes, encode_plane, pieces_of, slices, starts
+from cachestore.codecs.planes import copy_planes, encode_plane
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, DeadlineExceeded, DurabilityUnmet, InvalidArgument, TooLarge
 from cachestore.hashing import Chain
@@ -32,66 +31,15 @@ from cachestore.seal import (
     Stored,
     aligned,
     checksum,
-    header_bytes,
-    table_of,
 )
 from cachestore.store import copying
-from cachestore.store.base import BlockPlan, Durability, Lease, PutAnswer, PutStatus, check_write, is_flat
+from cachestore.store.base import BlockPlan, Durability, Lease, PutAnswer, PutStatus
 from cachestore.store.durability import secure, upgrade
+from cachestore.store.laying import Layout, OpenBlock, Run
 
 if TYPE_CHECKING:
     from cachestore.store.local import LocalStore
     from cachestore.store.tiered import TieredStore
-
-
-class _Run(NamedTuple):
-    """Raw planes that lie one behind the other, and how each comes to where a plane may start."""
-
-    planes: range
-    packed: tuple[slice, ...]
-    offsets: NDArray[np.uint64]
-    nbytes: int
-    pieces: tuple[Piece, ...]
-
-
-class _Layout:
-    """What is the same for all blocks of a put that have these planes, worked out once."""
-
-    def __init__(self, planes: tuple[PlaneId, ...]) -> None:
-        self.planes = planes
-        self.start = header_bytes(len(planes))
-        self.nbytes = self.start + sum(aligned(plane.raw_bytes) for plane in planes)
-        self.table = table_of(planes)
-        self._runs: dict[tuple[int, int], _Run] = {}
-
-    def run(self, block: int, first: int, data: Buffer) -> _Run:
-        """The planes of block `block` that `data` is, from plane `first` on; InvalidArgument if it is no whole ones."""
-        known = self._runs.get((first, data.nbytes)) if is_flat(data) else None
-        if known is None:
-            planes = check_write(self.planes, block, first, data)
-            sizes = [self.planes[number].raw_bytes for number in planes]
-            padded = [aligned(size) for size in sizes]
-            offsets, packed = starts(padded), slices(starts(sizes), sizes)
-            pieces = pieces_of(packed, slices(offsets, sizes))
-            known = _Run(planes, packed, np.array(offsets, dtype="<u8"), sum(padded), pieces)
-            self._runs[first, data.nbytes] = known
-        return known
-
-
-@dataclass(eq=False)
-class _Open:
-    """One block that is being written: planes are appended in the order in which they come."""
-
-    entry: Entry
-    layout: _Layout
-    payload: Buffer
-    table: NDArray[np.void]
-    runs: list[tuple[_Run, int, list[int]]] = field(default_factory=list)
-    """Raw planes, where they start, and their checksums: into the table with the others when the block is sealed."""
-    written: set[int] = field(default_factory=set)
-    end: int = 0
-    failed: bool = False
-    sealed: bool = False
 
 
 @dataclass(eq=False)
@@ -110,8 +58,8 @@ class LocalPut:
     on_end: Callable[[], Any] = lambda: None
     _counters: Counters = field(init=False)
     _answers: list[PutAnswer] = field(default_factory=list)
-    _open: dict[int, _Open] = field(default_factory=dict)
-    _layouts: dict[int, _Layout] = field(default_factory=dict)
+    _open: dict[int, OpenBlock] = field(default_factory=dict)
+    _layouts: dict[int, Layout] = field(default_factory=dict)
     _held: list[Entry] = field(default_factory=list)
     """Blocks of the chain that were there before: they must not leave for those that come behind them."""
     _over: bool = False
@@ -292,7 +240,7 @@ class LocalPut:
                 for entry in entries:
                     self.tiered.index.leave(entry)
 
-    def _whole(self, number: int, open_block: _Open) -> bool:
+    def _whole(self, number: int, open_block: OpenBlock) -> bool:
         return not open_block.failed and len(open_block.written) == len(self.plans[number].planes)
 
     def __enter__(self) -> Self:
@@ -301,11 +249,11 @@ class LocalPut:
     def __exit__(self, *exception: object) -> None:
         self.abort()
 
-    def _layout(self, plan: BlockPlan) -> _Layout:
+    def _layout(self, plan: BlockPlan) -> Layout:
         # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
         layout = self._layouts.get(id(plan.planes))
         if layout is None:
-            layout = self._layouts[id(plan.planes)] = _Layout(plan.planes)
+            layout = self._layouts[id(plan.planes)] = Layout(plan.planes)
         return layout
 
     def _hold(self) -> None:
@@ -363,10 +311,10 @@ class LocalPut:
                 self.tiered.give(slot)
                 return known
             entry = self.tiered.index.reserve(name, self.chain.fingerprint, slot, self._parent(number))
-            self._open[number] = _Open(entry, layout, slot.bytes[layout.start :], layout.table.copy())
+            self._open[number] = OpenBlock(entry, layout, slot.bytes[layout.start :], layout.table.copy())
         return PutAnswer(number, PutStatus.WANTED)
 
-    def _writable(self, block: int, plane: int) -> _Open | None:
+    def _writable(self, block: int, plane: int) -> OpenBlock | None:
         if not 0 <= block < len(self.plans):
             raise InvalidArgument(f"block {block} is not one of the {len(self.plans)} reserved")
         if not 0 <= plane < len(self.plans[block].planes):
@@ -383,7 +331,7 @@ class LocalPut:
                 raise DeadlineExceeded("the put's deadline passed; nothing more of it is stored")
             raise Aborted("the put was aborted")
 
-    def _copy(self, open_block: _Open, run: _Run, data: Buffer) -> None:
+    def _copy(self, open_block: OpenBlock, run: Run, data: Buffer) -> None:
         """Appends planes as they are."""
         with self._writing:
             self._check_open()
@@ -393,7 +341,7 @@ class LocalPut:
             open_block.end = start + run.nbytes
             open_block.written.update(run.planes)
 
-    def _place(self, open_block: _Open, plane: int, encoded: Encoded) -> Buffer:
+    def _place(self, open_block: OpenBlock, plane: int, encoded: Encoded) -> Buffer:
         """Appends a plane; its bytes in the slot."""
         codec, stored, _, stored_checksum, raw_checksum = encoded
         with self._writing:
@@ -408,7 +356,7 @@ class LocalPut:
             open_block.written.add(plane)
             return target
 
-    def _seal(self, number: int, open_block: _Open) -> None:
+    def _seal(self, number: int, open_block: OpenBlock) -> None:
         if open_block.sealed:
             return
         open_block.sealed = True

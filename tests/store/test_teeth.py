@@ -60,7 +60,7 @@ def test_a_writer_that_an_abort_overtook_writes_nothing(
             assert {answer.status for answer in put_blocks(store, others.fingerprint, values)} == {"stored"}
             return is_flat(data)
 
-        monkeypatch.setattr("cachestore.store.put.is_flat", overtaken)
+        monkeypatch.setattr("cachestore.store.laying.is_flat", overtaken)
         with contextlib.suppress(Aborted):
             late.write(3, 0, blocks[3].data[0])
     assert all(map(same, read(store, others), values)) and len(read(store, others)) == 4
