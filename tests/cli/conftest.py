@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cachestore.cli import main
+from cachestore.cli import main, output
 
 ROOT = Path(__file__).parents[2]
 STORE = '[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n[[tiers]]\nname = "redis"\nurl = "embedded"\ncapacity = "64MiB"\n'
@@ -78,6 +78,9 @@ def environment(**more: str) -> dict[str, str]:
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """Runs a command to its end, in this process: another one takes seconds to start."""
+
+    # whoever runs the tests may have a narrow terminal
+    monkeypatch.setattr(output.console, "width", 140)
 
     def run(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["cachestore", *arguments])
