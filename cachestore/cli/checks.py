@@ -134,14 +134,16 @@ def _port(tables: Table) -> str:
 
 def _tier(tables: Table, name: str) -> str:
     only = [table for table in tables["tiers"] if table["name"] in ("cpu", name)]
-    with compose({**tables, "tiers": only}) as tiered:
+    # whatever the configuration says of when copies are made: here one is made at once
+    through = {**tables, "tiers": only, "store": {**tables.get("store", {}), "write": "through"}}
+    with compose(through) as tiered:
         store = tiered.namespace("cachestore-doctor")
         keys, block = _canary()
         try:
             if put_blocks(store, keys.fingerprint, [block])[0].status is not PutStatus.STORED:
                 raise Unavailable(f"a block of {sum(data.nbytes for data in block.data)} bytes was not kept")
             tiered.settle()
-            if name != tiered.memory.name:
+            if name in {tier.name for tier in tiered.cold}:
                 store.clear(tiered.memory.name)
             if _read(store, keys) != _bytes(block):
                 raise Unavailable("the block that was put did not come back")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -77,15 +78,21 @@ def secure(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) ->
 
 
 def upgrade(
-    tiered: TieredStore, namespace: bytes, keys: Sequence[bytes], fingerprint: bytes, deadline: Deadline
+    tiered: TieredStore,
+    namespace: bytes,
+    keys: Sequence[bytes],
+    fingerprint: bytes,
+    deadline: Deadline,
+    ttl: float | None = None,
 ) -> dict[bytes, str]:
-    """Makes blocks that are there already durable; by key, the tier that acknowledged it."""
+    """Makes blocks that are there durable, for `ttl` seconds at least; by key, the tier that acknowledged it."""
     done: dict[bytes, str] = {}
+    least = 0 if ttl is None else round((time.time() + ttl) * 1000)
     for tier in durable_tiers(tiered):
         blocks = []
         for key in keys:
             if key not in done:
-                data = _whole(tiered, Name(namespace, key), fingerprint, deadline)
+                data = _whole(tiered, Name(namespace, key), fingerprint, deadline, least)
                 if data is not None:
                     blocks.append((key, data))
         kept = tier.put_many(namespace, blocks, None, deadline, durable=True)
@@ -96,6 +103,7 @@ def upgrade(
             if entry is not None and entry.ready:
                 entry.durable = True
                 entry.cold.add(name)
+                tiered.prolong(entry, ttl)
     return done
 
 
@@ -146,8 +154,13 @@ def repair(tiered: TieredStore, lost: Departure, tier: str, as_of: int) -> None:
             return
 
 
-def _whole(tiered: TieredStore, name: Name, fingerprint: bytes | None, deadline: Deadline) -> Buffer | None:
-    """The sealed block of this spec, or of whichever it has, marked durable; None if there is no good copy."""
+def _whole(
+    tiered: TieredStore, name: Name, fingerprint: bytes | None, deadline: Deadline, least: int | None = None
+) -> Buffer | None:
+    """The sealed block of this spec, or of whichever it has, marked durable; None if there is no good copy.
+
+    It ends no sooner than `least`, in milliseconds since 1970 (0: never); None leaves its end as it is.
+    """
     with tiered.index.changed:
         entry = tiered.index.get(name)
         if entry is None or not entry.ready or fingerprint not in (None, entry.fingerprint):
@@ -155,7 +168,7 @@ def _whole(tiered: TieredStore, name: Name, fingerprint: bytes | None, deadline:
         else:
             tiered.index.use(entry)
     try:
-        if entry is not None and (marked := _marked(entry.slot.bytes, name, fingerprint)) is not None:
+        if entry is not None and (marked := _marked(entry.slot.bytes, name, fingerprint, least)) is not None:
             return marked
     finally:
         if entry is not None:
@@ -163,12 +176,12 @@ def _whole(tiered: TieredStore, name: Name, fingerprint: bytes | None, deadline:
                 tiered.index.leave(entry)
     for tier in tiered.cold:
         (data,) = tier.get_many(name.namespace, [name.key], deadline)
-        if (marked := _marked(data, name, fingerprint)) is not None:
+        if (marked := _marked(data, name, fingerprint, least)) is not None:
             return marked
     return None
 
 
-def _marked(data: Found, name: Name, fingerprint: bytes | None) -> Buffer | None:
+def _marked(data: Found, name: Name, fingerprint: bytes | None, least: int | None) -> Buffer | None:
     if data is None or isinstance(data, CorruptBlock):
         return None
     try:
@@ -177,5 +190,6 @@ def _marked(data: Found, name: Name, fingerprint: bytes | None) -> Buffer | None
         return None
     if not intact(header, data[header.size :]):
         return None
-    packed = replace(header, flags=header.flags | DURABLE).pack()
+    expires = header.expires if least is None else max(least, header.expires) if least and header.expires else 0
+    packed = replace(header, flags=header.flags | DURABLE, expires=expires).pack()
     return np.concatenate([np.frombuffer(packed, dtype=np.uint8), data[header.size :]])

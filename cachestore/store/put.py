@@ -281,7 +281,9 @@ class LocalPut:
         with self.tiered.index.changed:
             ready = self.tiered.index.ready(self.namespace, self.chain.fingerprint)
             keys = [key for key in self.chain.keys if key in ready or key in elsewhere]
-        return upgrade(self.tiered, self.namespace, keys, self.chain.fingerprint, self.deadline) if keys else {}
+        return (
+            upgrade(self.tiered, self.namespace, keys, self.chain.fingerprint, self.deadline, self.ttl) if keys else {}
+        )
 
     def _known(self, number: int, plan: BlockPlan, elsewhere: dict[bytes, str]) -> PutAnswer | None:
         with self.tiered.index.changed:

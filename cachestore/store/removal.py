@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
@@ -30,6 +31,8 @@ def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
         if tier.ledger is None:
             tiered.counters(namespace).add("tier_removed", sum(gone), tier=tier.name, why="deleted")
         removed.update(key for key, there in zip(chain.keys, gone, strict=True) if there)
+    with tiered.index.changed:
+        _came_back(tiered, namespace, [tiered.index.get(Name(namespace, key)) for key in chain.keys], "deleted")
     return len(removed)
 
 
@@ -61,7 +64,21 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
             if lower.ledger is None:
                 tiered.counters(namespace).add("tier_removed", len(gone), tier=lower.name, why="cleared")
             removed |= gone
+    if not tier:
+        with tiered.index.changed:
+            _came_back(tiered, namespace, tiered.index.entries(namespace), "cleared")
     return len(removed)
+
+
+def _came_back(tiered: TieredStore, namespace: bytes, entries: Sequence[Entry | None], why: str) -> None:
+    """Removes what a reader brought up just before it was removed below, and stops what is on its way.
+
+    Under the lock.
+    """
+    tiered.removing(namespace)
+    for entry in entries:
+        if entry is not None and entry.ready:
+            _withdraw(tiered, entry, why)
 
 
 def _withdraw(tiered: TieredStore, entry: Entry, why: str) -> None:

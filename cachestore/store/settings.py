@@ -52,6 +52,8 @@ class StoreSettings:
         for name in ("backlog", "fetch_bytes", "promote_after", "hot_after"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"store.{name} must be at least 1, got {getattr(self, name)}")
+        if self.staging < 4096:
+            raise ConfigError(f"store.staging must be at least 4KiB, got {self.staging}")
         for name in ("write_delay", "quota", "durable_quota"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"store.{name} must not be negative, got {getattr(self, name)}")

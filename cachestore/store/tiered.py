@@ -188,6 +188,12 @@ class TieredStore:
             heapq.heappush(self._ending, (entry.ends, entry.name))
         self.ledger.came(entry.name.namespace, entry.slot.nbytes)
 
+    def prolong(self, entry: Entry, ttl: float | None) -> None:
+        """Lets a published block live for `ttl` more seconds at least, None for ever. Called under the lock."""
+        entry.ends = math.inf if ttl is None else max(entry.ends, time.monotonic() + ttl)
+        if entry.ends < math.inf:
+            heapq.heappush(self._ending, (entry.ends, entry.name))
+
     def forget(self, entry: Entry, why: str) -> None:
         """Takes a published block out of memory, and counts it. Called under the lock."""
         if not entry.gone:

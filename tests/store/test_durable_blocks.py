@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,7 @@ def test_a_durable_block_leaves_with_its_time_or_when_it_is_deleted(on_disk: Cal
 
 WRITER = """
 import sys
+import time
 from cachestore.store.base import Durability
 from cachestore.store.compose import compose
 from cachestore.testing import plans_of, random_prompt, small_spec, write_blocks
@@ -211,3 +213,44 @@ def test_where_nobody_has_room_a_block_is_not_kept(on_disk: Callable[..., Tiered
     assert store.lookup(keys).ready == 0 or statuses[0] == "stored"
     assert tiered.staging.usage().used == 0
     store.release(lease)
+
+
+@pytest.mark.parametrize("ttl", [None, 3600.0])
+def test_a_durable_put_over_a_block_that_would_end_soon_lives_as_long_as_it_says(
+    on_disk: Callable[..., TieredStore], ttl: float | None
+) -> None:
+    tiered = on_disk()
+    store = tiered.namespace("a")
+    keys, blocks = random_prompt(SPEC, 2)
+    with store.put(keys.fingerprint, plans_of(blocks), ttl=0.5) as put:
+        write_blocks(put, blocks)
+        put.commit()
+    assert tiered.settle()
+    assert [(a.status, a.tier) for a in keep(store, keys, blocks, ttl)] == [("already_exists", "disk")] * 2
+    time.sleep(1.0)
+    assert store.lookup(keys).ready == 2
+    tiered.close()
+    found = read(on_disk().namespace("a"), keys)
+    assert all(map(same, (block for block, _ in found), blocks)) and len(found) == 2
+
+
+@pytest.mark.parametrize("remove", ["delete", "clear"])
+def test_what_is_deleted_while_it_is_read_does_not_come_back(
+    on_disk: Callable[..., TieredStore], monkeypatch: pytest.MonkeyPatch, remove: str
+) -> None:
+    tiered = on_disk()
+    store, (disk,) = tiered.namespace("a"), tiered.cold
+    keys, blocks = random_prompt(SPEC, 3)
+    keep(store, keys, blocks)
+    assert store.clear("cpu") == 3
+    method = f"{remove}_many" if remove == "delete" else remove
+    real = getattr(disk, method)
+
+    def removing(*arguments: Any, **options: Any) -> Any:
+        # a reader comes between the removal from memory and the one from the disk
+        assert len(read(store, keys)) == 3 and tiered.settle()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(disk, method, removing)
+    assert (store.delete(keys) if remove == "delete" else store.clear()) == 3
+    assert tiered.settle() and store.lookup(keys).ready == 0
