@@ -196,12 +196,16 @@ class StoreMachine(RuleBasedStateMachine):
         """Takes over what became of a put."""
         ends = math.inf if ttl is None else time.monotonic() + ttl
         for plan, answer in zip(put.plans, put.answers, strict=True):
-            before = self.stored.get((name, plan.key))
-            durable = durability is Durability.DURABLE
             if answer.status is PutStatus.STORED:
-                self.stored[name, plan.key] = Stored(version, ends, durable)
-            elif answer.status is PutStatus.ALREADY_EXISTS and before is not None and durable:
-                self.stored[name, plan.key] = before._replace(durable=True)
+                self.stored[name, plan.key] = Stored(version, ends, durability is Durability.DURABLE)
+
+    def upgrade(self, name: str, put: LocalPut, ttl: float | None, durability: Durability) -> None:
+        """Takes over what a durable put made of the blocks that were there before it."""
+        ends = math.inf if ttl is None else time.monotonic() + ttl
+        for plan, answer in zip(put.plans, put.answers, strict=True):
+            before = self.stored.get((name, plan.key))
+            if answer.status is PutStatus.ALREADY_EXISTS and before is not None and durability is Durability.DURABLE:
+                self.stored[name, plan.key] = before._replace(durable=True, ends=max(before.ends, ends))
 
     @initialize(calm=st.booleans())
     def begin(self, calm: bool) -> None:
@@ -219,6 +223,7 @@ class StoreMachine(RuleBasedStateMachine):
             for plan, answer in zip(put.plans, put.answers, strict=True):
                 known = (name, plan.key) in self.stored
                 assert known or answer.status != PutStatus.ALREADY_EXISTS
+            self.upgrade(name, put, ttl, durability)
             write_blocks(put, blocks)
             try:
                 granted = put.commit(lease=10.0 if lease and len(self.leases) < 3 else 0.0)
@@ -238,6 +243,7 @@ class StoreMachine(RuleBasedStateMachine):
         blocks = blocks[1:] if parent is not None else blocks
         with suppress(Overloaded):
             put = self.store(name).put(keys.fingerprint, plans_of(blocks), after=parent, durability=durability)
+            self.upgrade(name, put, None, durability)
             if wrote:
                 write_blocks(put, blocks)
             self.puts.append(OpenPut(name, put, self.versions, None, durability))
