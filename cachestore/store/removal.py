@@ -64,9 +64,12 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
             if lower.ledger is None:
                 tiered.counters(namespace).add("tier_removed", len(gone), tier=lower.name, why="cleared")
             removed |= gone
-    if not tier:
-        with tiered.index.changed:
+    with tiered.index.changed:
+        if not tier:
             _came_back(tiered, namespace, tiered.index.entries(namespace), "cleared")
+        for entry in tiered.index.entries(namespace):
+            # what was copied there between the two looks is gone as well
+            entry.cold.discard(tier)
     return len(removed)
 
 
