@@ -83,13 +83,19 @@ def _write(tiered: TieredStore, entries: Sequence[Entry]) -> None:
 
 def copy_down(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline, *, everywhere: bool) -> None:
     """Copies blocks, which the caller keeps in use, to every cold tier, or to the first that takes them."""
+    left = copyable(tiered, entries)
+    for tier in tiered.cold:
+        copy_to(tiered, tier, [entry for entry in left if tier.name not in entry.cold], deadline)
+        left = [entry for entry in left if not entry.withdrawn and (everywhere or tier.name not in entry.cold)]
+
+
+def copyable(tiered: TieredStore, entries: Sequence[Entry]) -> list[Entry]:
+    """Those of these blocks that are still wanted; what withdraws them from now on is known when a copy arrives."""
     with tiered.index.changed:
         left = [entry for entry in entries if not entry.gone]
         for entry in left:
             entry.withdrawn = False
-    for tier in tiered.cold:
-        copy_to(tiered, tier, [entry for entry in left if tier.name not in entry.cold], deadline)
-        left = [entry for entry in left if not entry.withdrawn and (everywhere or tier.name not in entry.cold)]
+    return left
 
 
 def copy_to(
@@ -105,7 +111,7 @@ def copy_to(
         blocks = [(entry.name.key, entry.slot.bytes) for entry in group]
         kept = tier.put_many(namespace, blocks, ttl, deadline, durable=durable)
         there = [entry for entry, ok in zip(group, kept, strict=True) if ok]
-        _copied(tiered, tier, namespace, there, deadline, durable)
+        _copied(tiered, tier, namespace, there, deadline)
 
 
 def still_there(tier: ColdTier, name: Name) -> bool:
@@ -122,12 +128,11 @@ def _copied(
     namespace: bytes,
     entries: Sequence[Entry],
     deadline: Deadline,
-    durable: bool,
 ) -> None:
     with tiered.index.changed:
         stale = [entry for entry in entries if entry.withdrawn]
         for entry in entries:
-            if not entry.withdrawn and (durable or still_there(tier, entry.name)):
+            if not entry.withdrawn and still_there(tier, entry.name):
                 entry.cold.add(tier.name)
     if tier.ledger is None:
         tiered.counters(namespace).add("tier_added", len(entries) - len(stale), tier=tier.name)

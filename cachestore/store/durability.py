@@ -16,7 +16,7 @@ from cachestore.errors import DurabilityUnmet, Overloaded
 from cachestore.index import Entry, Name
 from cachestore.seal import DURABLE, CorruptBlock, Header, aligned, header_bytes
 from cachestore.store.base import BlockPlan
-from cachestore.store.copying import MOVE_SECONDS, copy_to
+from cachestore.store.copying import MOVE_SECONDS, copy_to, copyable, still_there
 from cachestore.store.inspection import decodes, intact, opened
 from cachestore.tiers.base import ColdTier, Departure, Found
 
@@ -65,16 +65,16 @@ def promise(tiered: TieredStore, namespace: bytes, plans: Sequence[BlockPlan]) -
         return nbytes
 
 
-def secure(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> list[Entry]:
-    """Copies sealed blocks, which the caller keeps, to a durable tier; those that one has acknowledged."""
-    left = list(entries)
+def secure(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> None:
+    """Copies sealed blocks, which the caller keeps, to a durable tier; those that one acknowledged are durable."""
+    left = copyable(tiered, entries)
     for tier in durable_tiers(tiered):
         if left:
             copy_to(tiered, tier, left, deadline, durable=True)
-        for entry in left:
-            entry.durable |= tier.name in entry.cold
+        with tiered.index.changed:
+            for entry in left:
+                entry.durable |= tier.name in entry.cold
         left = [entry for entry in left if not entry.durable]
-    return [entry for entry in entries if entry.durable]
 
 
 def upgrade(
@@ -86,7 +86,8 @@ def upgrade(
     ttl: float | None = None,
 ) -> dict[bytes, str]:
     """Makes blocks that are there durable, for `ttl` seconds at least; by key, the tier that acknowledged it."""
-    done: dict[bytes, str] = {}
+    done: dict[bytes, ColdTier] = {}
+    as_of = tiered.removals(namespace)
     least = 0 if ttl is None else round((time.time() + ttl) * 1000)
     for tier in durable_tiers(tiered):
         blocks = []
@@ -96,15 +97,25 @@ def upgrade(
                 if data is not None:
                     blocks.append((key, data))
         kept = tier.put_many(namespace, blocks, None, deadline, durable=True)
-        done.update({key: tier.name for (key, _), ok in zip(blocks, kept, strict=True) if ok})
+        done.update({key: tier for (key, _), ok in zip(blocks, kept, strict=True) if ok})
+    if tiered.removals(namespace) != as_of:
+        # what was removed meanwhile is not to be promised
+        as_of = tiered.removals(namespace)
+        done = {key: tier for key, tier in done.items() if tier.present(namespace, [key], deadline) == [True]}
     with tiered.index.changed:
-        for key, name in done.items():
-            entry = tiered.index.get(Name(namespace, key))
-            if entry is not None and entry.ready:
+        for key, tier in done.items():
+            name = Name(namespace, key)
+            entry = tiered.index.get(name)
+            if entry is not None and entry.ready and _stays(tiered, tier, name, as_of):
                 entry.durable = True
-                entry.cold.add(name)
+                entry.cold.add(tier.name)
                 tiered.prolong(entry, ttl)
-    return done
+    return {key: tier.name for key, tier in done.items()}
+
+
+def _stays(tiered: TieredStore, tier: ColdTier, name: Name, as_of: int) -> bool:
+    """Whether a copy that the tier had when `removals` said `as_of` is there for memory to rely on. Under the lock."""
+    return tiered.removals(name.namespace) == as_of and still_there(tier, name)
 
 
 def discard(tiered: TieredStore, tier: ColdTier, name: Name, fingerprint: bytes, deadline: Deadline) -> None:
@@ -147,7 +158,7 @@ def repair(tiered: TieredStore, lost: Departure, tier: str, as_of: int) -> None:
         if kept.durable and kept.put_many(name.namespace, [(name.key, data)], None, deadline, durable=True) == [True]:
             with tiered.index.changed:
                 entry = tiered.index.get(name)
-                if entry is not None and entry.ready:
+                if entry is not None and entry.ready and _stays(tiered, kept, name, as_of):
                     entry.cold.add(kept.name)
             if tiered.removals(name.namespace) != as_of:
                 kept.delete_many(name.namespace, [name.key], deadline)

@@ -198,14 +198,15 @@ class LocalPut:
                 self._drop(number, PutStatus.FAILED)
                 return None
             entry = open_block.entry
-            if self.durability is Durability.DURABLE and not entry.durable:
-                self._drop(number, PutStatus.FAILED)
-                return None
-            if self.tiered.staged(entry.slot) and not entry.cold:
-                self._drop(number, PutStatus.NOT_KEPT)
-                return None
             self._seal(number, open_block)
             with self.tiered.index.changed:
+                # somebody may have removed the copies just now
+                if self.durability is Durability.DURABLE and not entry.durable:
+                    self._drop(number, PutStatus.FAILED)
+                    return None
+                if self.tiered.staged(entry.slot) and not entry.cold:
+                    self._drop(number, PutStatus.NOT_KEPT)
+                    return None
                 del self._open[number]
                 if self.tiered.staged(entry.slot):
                     self.tiered.index.remove(entry)

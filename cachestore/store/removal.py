@@ -65,11 +65,12 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
                 tiered.counters(namespace).add("tier_removed", len(gone), tier=lower.name, why="cleared")
             removed |= gone
     with tiered.index.changed:
+        entries = [entry for entry in tiered.index.everything() if entry.name.namespace == namespace]
         if not tier:
-            _came_back(tiered, namespace, tiered.index.entries(namespace), "cleared")
-        for entry in tiered.index.entries(namespace):
-            # what was copied there between the two looks is gone as well
-            entry.cold.discard(tier)
+            _came_back(tiered, namespace, entries, "cleared")
+        elif tier != tiered.memory.name:
+            for entry in entries:
+                _forget_copies(entry, {tier})
     return len(removed)
 
 
@@ -82,6 +83,15 @@ def _came_back(tiered: TieredStore, namespace: bytes, entries: Sequence[Entry | 
     for entry in entries:
         if entry is not None and entry.ready:
             _withdraw(tiered, entry, why)
+        elif entry is not None:
+            _forget_copies(entry, set(entry.cold))
+
+
+def _forget_copies(entry: Entry, tiers: set[str]) -> None:
+    """What was copied between the two looks may be gone as well; nor is it durable, if a put is just making it so."""
+    entry.cold -= tiers
+    entry.durable = False
+    entry.withdrawn |= not entry.ready
 
 
 def _withdraw(tiered: TieredStore, entry: Entry, why: str) -> None:

@@ -179,7 +179,7 @@ def test_the_sums_hold_after_any_history(tmp_path: Path, write: str) -> None:
     numbers = iter(range(1000))
 
     @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(st.integers(0, 1 << 30), min_size=1, max_size=1), st.integers(20, 60))
+    @given(st.lists(st.integers(0, 1 << 30), min_size=1, max_size=4), st.integers(20, 60))
     def check(seeds: list[int], steps: int) -> None:
         run(tmp_path / str(next(numbers)), seeds, steps, write)
 
