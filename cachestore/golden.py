@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from cachestore.block import Attention, BlockSpec, OpaqueSpec, Slot
 from cachestore.hashing import chain, fingerprint, namespace_id, opaque_chain, tail_key
-from cachestore.seal import Header, table_of
+from cachestore.plane_table import table_of
+from cachestore.seal import Header
 
 SPEC = BlockSpec(
     model="golden/model",

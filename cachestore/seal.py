@@ -22,8 +22,7 @@ in any order.
        168      8  expires: milliseconds since 1970 when its time to live ends, 0 when it has none
        176     16  parent: the front of the key before it in its chain, zero when it is the first or that is not known;
                    a hint for eviction, no part of the identity
-       192   48·n  plane table (`TABLE`): slot u16, group u16, half u8, codec u8, item_bytes u8, zero u8, then u64 each:
-                   offset in the payload, stored bytes, raw bytes, xxh3-64 of stored bytes, xxh3-64 of raw bytes
+       192   48·n  plane table (`cachestore.plane_table`)
   header_bytes-8   8  xxh3-64 of all header bytes before it
 
 In the encrypted form a plane's stored bytes are ciphertext and tag, and the associated data is the SHA-256 of the
@@ -32,16 +31,16 @@ header up to its checksum, stored checksums zeroed, followed by the plane's inde
 """
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, wraps
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from cachestore.block import Buffer, Half, Part, PlaneId
+from cachestore.plane_table import PLACES, TABLE, Stored, places_of, planes_at, remembered, selected
 
 MAGIC = b"KVCB"
 VERSION = 1
@@ -53,49 +52,6 @@ MAX_PAYLOAD = 1 << 32
 MOST_EXPANSION = 1 << 15
 """No codec makes more of a stored byte: what claims to be more must not be given memory."""
 
-
-TABLE = np.dtype(
-    [
-        ("slot", "<u2"),
-        ("group", "<u2"),
-        ("half", "u1"),
-        ("codec", "u1"),
-        ("item_bytes", "u1"),
-        ("zero", "u1"),
-        ("offset", "<u8"),
-        ("stored_bytes", "<u8"),
-        ("raw_bytes", "<u8"),
-        ("stored_checksum", "<u8"),
-        ("raw_checksum", "<u8"),
-    ]
-)
-PLACES = np.dtype(TABLE.descr[:9])
-"""A row without its checksums."""
-
-_PLACE = np.dtype(f"V{PLACES.itemsize}")
-
-KNOWN_TABLES = 64
-"""How many tables are remembered, checksums aside: all raw blocks of a spec have the same, its tails one a length."""
-
-MOST_PLANES_KNOWN = 2048
-"""Longer tables are worked out anew: remembered ones of many planes would fill memory."""
-
-_Result = TypeVar("_Result")
-
-
-def remembered(follows: Callable[[bytes, Any], _Result]) -> Callable[[bytes, Any], _Result]:
-    """Remembers what follows from `Header.places` and one thing more."""
-    known = lru_cache(maxsize=KNOWN_TABLES)(follows)
-    longest = MOST_PLANES_KNOWN * PLACES.itemsize
-
-    @wraps(follows)
-    def call(places: bytes, more: Any) -> _Result:
-        return (known if len(places) <= longest else follows)(places, more)
-
-    return call
-
-
-_HALVES = tuple(Half)
 _FIXED = struct.Struct("<4sHHII32s32s32sII12sIQ16sQQ16s")
 assert _FIXED.size == 192 and TABLE.itemsize == 48
 
@@ -126,57 +82,6 @@ def header_bytes(planes: int) -> int:
     return aligned(_FIXED.size + planes * TABLE.itemsize + 8)
 
 
-class Stored(NamedTuple):
-    """How and where one plane is stored, as the plane table says."""
-
-    codec: int
-    offset: int
-    stored_bytes: int
-    stored_checksum: int
-    raw_checksum: int
-
-
-def table_of(planes: Sequence[PlaneId], stored: Sequence[Stored] = ()) -> NDArray[np.void]:
-    """The plane table of these planes; without `stored`, which goes with them in order, of nothing stored yet."""
-    # a client may name any number of planes: what is remembered must stay small
-    table = _blank(tuple(planes)).copy() if len(planes) <= MOST_PLANES_KNOWN else _fresh(planes)
-    for name, column in zip(Stored._fields, zip(*stored, strict=True), strict=False):
-        table[name] = np.array(column, dtype=TABLE[name])
-    return table
-
-
-@lru_cache(maxsize=KNOWN_TABLES)
-def _blank(planes: tuple[PlaneId, ...]) -> NDArray[np.void]:
-    return _fresh(planes)
-
-
-def _fresh(planes: Sequence[PlaneId]) -> NDArray[np.void]:
-    table = np.zeros(len(planes), dtype=TABLE)
-    for name, column in zip(PlaneId._fields, zip(*planes, strict=True), strict=False):
-        table[name] = np.array(column, dtype=TABLE[name])
-    return table
-
-
-@remembered
-def _planes(places: bytes, _: None) -> tuple[PlaneId, ...]:
-    table = np.frombuffer(places, dtype=PLACES)
-    columns: list[list[Any]] = [table[name].tolist() for name in PlaneId._fields]
-    columns[1] = [_HALVES[half] for half in columns[1]]
-    return tuple(map(PlaneId._make, zip(*columns, strict=True)))
-
-
-def planes_at(places: bytes, chosen: Sequence[int]) -> tuple[PlaneId, ...]:
-    """The planes at these indices of a table given as `Header.places`."""
-    planes = _planes(places, None)
-    return planes if len(chosen) == len(planes) else tuple(planes[index] for index in chosen)
-
-
-@remembered
-def selected(places: bytes, part: Part) -> tuple[int, ...]:
-    """The indices of the planes of `part` in a table given as `Header.places`."""
-    return tuple(index for index, plane in enumerate(_planes(places, None)) if part.holds(*plane[:3]))
-
-
 @remembered
 def _sound(places: bytes, payload: int) -> bool:
     """Whether every plane lies within the payload, and none claims to be what no block of ours can be."""
@@ -191,7 +96,7 @@ def _sound(places: bytes, payload: int) -> bool:
         and min(least[1], least[2]) >= 1
         and most[2] <= MAX_PAYLOAD
         and raw.sum() <= min(MAX_PAYLOAD, MOST_EXPANSION * payload)
-        and table["half"].max() < len(_HALVES)
+        and table["half"].max() < len(Half)
         and table["item_bytes"].min() >= 1
     )
 
@@ -218,8 +123,7 @@ class Header:
     """The plane table without its checksums, as `PLACES`: what follows from that is worked out once for many blocks."""
 
     def __post_init__(self) -> None:
-        places: Any = np.ndarray(len(self.table), _PLACE, self.table, 0, (TABLE.itemsize,))
-        object.__setattr__(self, "places", places.tobytes())
+        object.__setattr__(self, "places", places_of(self.table))
 
     def pack(self) -> bytes:
         """The header's bytes, checksum included."""

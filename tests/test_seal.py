@@ -10,20 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachestore.block import Half, Part, PlaneId
+from cachestore.plane_table import TABLE, Stored, table_of
 from cachestore.seal import (
     MAX_PAYLOAD,
     OPAQUE,
     SHORT,
-    TABLE,
     CorruptBlock,
     Header,
-    Stored,
     aligned,
     checksum,
     checksums,
     digest,
     header_bytes,
-    table_of,
 )
 
 PLANES = (PlaneId(0, Half.K, 0, 2, 100), PlaneId(0, Half.V, 1, 2, 100), PlaneId(300, Half.V, 259, 4, 1 << 20))

@@ -28,7 +28,8 @@ from cachestore.block import Buffer, Half, Part, PlaneId
 from cachestore.codecs import create
 from cachestore.codecs.planes import encode_plane
 from cachestore.index import Name
-from cachestore.seal import TABLE, CorruptBlock, Header, Stored, aligned, checksum, table_of
+from cachestore.plane_table import TABLE, Stored, table_of
+from cachestore.seal import CorruptBlock, Header, aligned, checksum
 from cachestore.sealing import Sealer
 from cachestore.store.inspection import decodes, intact, opened
 from cachestore.store.reading import decoded

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from cachestore.block import Buffer, Half, PlaneId
 from cachestore.config import build
 from cachestore.errors import ConfigError
-from cachestore.seal import DURABLE, ENCRYPTED, SHORT, CorruptBlock, Header, Stored, aligned, checksum, table_of
+from cachestore.plane_table import Stored, table_of
+from cachestore.seal import DURABLE, ENCRYPTED, SHORT, CorruptBlock, Header, aligned, checksum
 from cachestore.sealing import Sealer, SealingSettings
 from cachestore.testing import sealed_block
 

@@ -13,17 +13,8 @@ from numpy.typing import NDArray
 from cachestore.block import Buffer, Part, PlaneId
 from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW, Codec, Encoded
-from cachestore.seal import (
-    PLACES,
-    CorruptBlock,
-    Header,
-    Stored,
-    checksum,
-    checksums,
-    planes_at,
-    remembered,
-    selected,
-)
+from cachestore.plane_table import PLACES, Stored, planes_at, remembered, selected
+from cachestore.seal import CorruptBlock, Header, checksum, checksums
 
 PIECE = 256 << 10
 """Bytes copied at once: little enough for a core's own cache, and so many that a copy's fixed cost does not show."""
@@ -85,7 +76,10 @@ class Piece(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """Where planes lie in their payload and one behind the other; `pieces` is the way there if all are as they are."""
+    """Where planes lie in their payload and one behind the other; `pieces` is the way there if all are as they are.
+
+    `start` is where they begin in the payload if they lie there, raw, one behind the other as they do when packed.
+    """
 
     chosen: tuple[int, ...]
     planes: tuple[PlaneId, ...]
@@ -93,6 +87,7 @@ class Packing(NamedTuple):
     packed: tuple[slice, ...]
     nbytes: int
     pieces: tuple[Piece, ...] | None
+    start: int | None
 
 
 @remembered
@@ -108,7 +103,9 @@ def _packing(places: bytes, chosen: tuple[int, ...]) -> Packing:
     stored = slices(rows["offset"].tolist(), rows["stored_bytes"].tolist())
     packed = slices(starts(sizes), sizes)
     pieces = pieces_of(stored, packed) if as_they_are(rows) else None
-    return Packing(chosen, planes_at(places, chosen), stored, packed, sum(sizes), pieces)
+    shifts = {there.start - here.start for there, here in zip(stored, packed, strict=True)}
+    start = shifts.pop() if pieces is not None and len(shifts) == 1 else None
+    return Packing(chosen, planes_at(places, chosen), stored, packed, sum(sizes), pieces, start)
 
 
 def as_they_are(rows: NDArray[np.void]) -> bool:

@@ -15,13 +15,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-
 from cachestore.errors import ConfigError
 from cachestore.eviction.past import Past, PrefixRun
 from cachestore.eviction.reuse import EDGES, Reuse, bucket
 from cachestore.eviction.rival import Rival
 from cachestore.eviction.runs import Runs
+from cachestore.eviction.waiting import Waiting
 
 _USES = 4
 _LAST = _USES
@@ -65,11 +64,7 @@ class PrefixOrder(Runs[PrefixRun]):
         # the clock counts blocks put and read
         self._clock = 0
         self._learn_at = 0
-        # blocks not read since, by kind, with the clock when they were used last
-        self._waiting: list[tuple[int, list[int]]] = []
-        self._now: list[int] = []
-        self._now_until = 0
-        self._pruned_at = 64
+        self._waiting = Waiting(2 * _USES)
         # evicted blocks: the newer half, the older half
         self._newer: dict[Hashable, Past] = {}
         self._older: dict[Hashable, Past] = {}
@@ -233,22 +228,12 @@ class PrefixOrder(Runs[PrefixRun]):
         self._open.clear()
 
     def _begin(self, run: PrefixRun) -> Past:
-        if self._clock >= self._now_until:
-            self._now = [0] * (2 * _USES)
-            if len(self._waiting) >= self._pruned_at:
-                self._prune()
-            self._waiting.append((self._clock, self._now))
-            self._now_until = self._clock + max(4, len(self._of) // 16)
+        now = self._waiting.now(self._clock, len(self._of))
         kind = min(run.uses, _USES) - 1
-        past = run.past = Past(kind, run.uses, run.since, self._now)
-        self._now[kind] += len(run.blocks) - run.whole
-        self._now[kind + _LAST] += run.whole
+        past = run.past = Past(kind, run.uses, run.since, now)
+        now[kind] += len(run.blocks) - run.whole
+        now[kind + _LAST] += run.whole
         return past
-
-    def _prune(self) -> None:
-        """Drops the times of which no block is left, so that there are never many more than blocks are known."""
-        self._waiting = [(at, counts) for at, counts in self._waiting if any(counts)]
-        self._pruned_at = 2 * len(self._waiting) + 64
 
     def _tip(self, past: Past) -> Past:
         return Past(past.kind + _LAST, past.uses, past.since, past.waiting)
@@ -292,15 +277,6 @@ class PrefixOrder(Runs[PrefixRun]):
     def _learn(self) -> None:
         size = len(self._of)
         self._learn_at = self._clock + max(_LEARN_AFTER, size)
-        self._prune()
-        self._now_until = 0
-        waiting = np.zeros((2 * _USES, len(EDGES)))
-        younger, later, self._rival.age = 0, self._clock, float(self._clock)
-        for at, counts in reversed(self._waiting):
-            waiting[:, bucket(self._clock - at)] += counts
-            here = sum(counts)
-            if younger < size <= younger + here:
-                self._rival.age = self._clock - later + (later - at) * (size - younger) / here
-            younger, later = younger + here, at
+        waiting, self._rival.age = self._waiting.by_age(self._clock, size)
         self._reuse.learn(waiting)
         self._rival.judge()

@@ -10,7 +10,8 @@ import pytest
 from cachestore.block import ITEM_BYTES, Buffer, Half, PlaneId
 from cachestore.codecs.base import Codec
 from cachestore.codecs.planes import decode_plane, encode_plane
-from cachestore.seal import CorruptBlock, Stored, checksum
+from cachestore.plane_table import Stored
+from cachestore.seal import CorruptBlock, checksum
 
 
 def bf16_normal(count: int, seed: int = 0) -> Buffer:

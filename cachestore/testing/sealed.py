@@ -4,7 +4,8 @@ import numpy as np
 
 from cachestore.block import Buffer, Half, PlaneId
 from cachestore.codecs.base import RAW
-from cachestore.seal import DURABLE, PARENT_BYTES, Header, Stored, aligned, checksum, header_bytes, table_of
+from cachestore.plane_table import Stored, table_of
+from cachestore.seal import DURABLE, PARENT_BYTES, Header, aligned, checksum, header_bytes
 
 
 def sealed_block(

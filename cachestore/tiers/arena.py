@@ -1,4 +1,4 @@
-"""The slabs of one namespace, what is free in them, and how room is made by moving blocks together."""
+"""The slabs of a namespace, or of one owner in it, what is free in them, and how blocks are moved together."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class Window(NamedTuple):
 
 @dataclass(eq=False)
 class Arena:
-    """One namespace's memory. `generations` numbers slots, and is the tier's."""
+    """Memory of one namespace and owner. `generations` numbers slots, and is the tier's."""
 
     generations: Iterator[int]
     slabs: dict[int, Slab] = field(default_factory=dict)
@@ -64,6 +64,14 @@ class Arena:
         del self.slabs[slab.number]
         self.extents.claim(slab.base)
         slab.close()
+
+    def inherit(self, other: "Arena") -> None:
+        """Takes over the slabs of an owner that is gone."""
+        for slab in other.slabs.values():
+            slab.owner = b""
+            slab.protect()
+        self.slabs.update(other.slabs)
+        self.extents.absorb(other.extents)
 
     def take(self, nbytes: int) -> Slot | None:
         """A slot in the tightest place, or None if no slab has one."""

@@ -110,6 +110,14 @@ class ColdTier(Protocol):
 
 
 @runtime_checkable
+class Listing(Protocol):
+    """A tier that can say what it has."""
+
+    def keys(self, namespace: bytes) -> Sequence[bytes]:
+        """The keys of the blocks of the namespace that are there now, in any order."""
+
+
+@runtime_checkable
 class Demoting(Protocol):
     """A tier that evicts by itself and offers what must leave to the tier `below` it, if there is one."""
 

@@ -5,7 +5,8 @@
 3. A slab holds a whole number of blocks as large as the one that it was made for, and grows with what its namespace
    has: little is left at its end, and a tenant of few blocks takes little from the others.
 4. Where free memory is in too many pieces, `compaction` says which blocks to move together.
-5. Callers hold the store's lock for everything but the copying of bytes.
+5. Within a namespace an owner, a writer in another process, has slabs of its own: the namespace's once it is gone.
+6. Callers hold the store's lock for everything but the copying of bytes.
 """
 
 import logging
@@ -78,7 +79,7 @@ class CpuTier:
     first_bytes: int = 0
     paging: Paging = field(default_factory=Paging)
     name: str = "cpu"
-    _arenas: dict[bytes, Arena] = field(default_factory=dict)
+    _arenas: dict[tuple[bytes, bytes], Arena] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=count)
     _generations: Iterator[int] = field(default_factory=lambda: count(1))
     _taken: int = 0
@@ -88,38 +89,49 @@ class CpuTier:
         """Bytes of the largest block that could ever be held."""
         return min(self.capacity // UNIT * UNIT - WORD_BYTES, MAX_PAYLOAD)
 
-    def take(self, namespace: bytes, nbytes: int) -> Slot | None:
+    def take(self, namespace: bytes, nbytes: int, owner: bytes = b"") -> Slot | None:
         """A slot of `nbytes` for a block of `namespace`, or None if that needs others to move or to leave first."""
-        arena = self._arenas.get(namespace)
+        arena = self._arenas.get((namespace, owner))
         slot = arena.take(nbytes) if arena is not None else None
-        if slot is not None or not self._grow(namespace, footprint(nbytes)):
+        if slot is not None or not self._grow(namespace, footprint(nbytes), owner):
             return slot
-        return self._arenas[namespace].take(nbytes)
+        return self._arenas[namespace, owner].take(nbytes)
 
     def shrink(self, slot: Slot, nbytes: int) -> None:
         """Gives back what a slot has beyond `nbytes`. Its place may change: only its writer may know it."""
         if not self._closed:
-            self._arenas[slot.slab.namespace].shrink(slot, nbytes)
+            self._arena_of(slot.slab).shrink(slot, nbytes)
 
     def give(self, slot: Slot) -> None:
         """Takes a slot back. Its generation ends before its memory can be given out again."""
         # who is late finds that all memory has been given up
         if not self._closed:
-            self._arenas[slot.slab.namespace].give(slot)
+            self._arena_of(slot.slab).give(slot)
 
-    def compaction(self, namespace: bytes, nbytes: int, movable: Movable) -> list[Move] | None:
+    def disown(self, namespace: bytes, owner: bytes) -> None:
+        """The slabs of an owner that is gone become its namespace's, those without a slot are given up."""
+        arena = self._arenas.pop((namespace, owner), None)
+        if arena is None:
+            return
+        for slab in [slab for slab in arena.slabs.values() if not slab.used]:
+            arena.remove(slab)
+            self._taken -= slab.size
+        if arena.slabs:
+            self._arenas.setdefault((namespace, b""), Arena(self._generations)).inherit(arena)
+
+    def compaction(self, namespace: bytes, nbytes: int, movable: Movable, owner: bytes = b"") -> list[Move] | None:
         """The moves after which `take` of the same finds room; None if moving blocks cannot make any.
 
-        They clear a range within the namespace's own slabs, or else empty whole slabs of any namespace, the cheapest
-        first; no more bytes move than are asked for, or than a slab has. Only slots that have a key, and that
-        `movable` allows, are moved.
+        They clear a range within the slabs that `take` looks in, or else empty whole slabs of any namespace, the
+        cheapest first; no more bytes move than are asked for, or than a slab has. Only slots that have a key, and
+        that `movable` allows, are moved.
 
         The new slots are taken already: for each move, call `copy` (the lock need not be held, but nobody may write
         to or give back the old slot meanwhile), then hand the block over to the new slot and `give` back the old one,
         or, where that turns out not to be possible, `give` back the new one. Somebody else may take the room first.
         """
         need = footprint(nbytes)
-        arena = self._arenas.get(namespace)
+        arena = self._arenas.get((namespace, owner))
         moves = arena.clear(need, movable) if arena is not None else None
         return moves if moves is not None else self._emptied(need, movable)
 
@@ -133,9 +145,8 @@ class CpuTier:
         return Usage(sum(slab.used for slab in self._slabs()), self.capacity)
 
     def slabs(self, namespace: bytes) -> list[Slab]:
-        """The slabs of one namespace."""
-        arena = self._arenas.get(namespace)
-        return [] if arena is None else list(arena.slabs.values())
+        """The slabs of one namespace, whoever owns them."""
+        return [slab for slab in self._slabs() if slab.namespace == namespace]
 
     def close(self) -> None:
         """Gives up all memory; none is given out again. Closing twice is allowed."""
@@ -145,46 +156,51 @@ class CpuTier:
         self._arenas.clear()
         self._taken = 0
 
+    def _arena_of(self, slab: Slab) -> Arena:
+        return self._arenas[slab.namespace, slab.owner]
+
     def _slabs(self) -> list[Slab]:
         return [slab for arena in self._arenas.values() for slab in arena.slabs.values()]
 
-    def _grow(self, namespace: bytes, need: int) -> bool:
-        """Gives a namespace one more slab, with room for `need`; False if the cap or the system does not allow it."""
-        usual = min(self.slab_bytes, max(self.first_bytes or self.slab_bytes, self._held(namespace) // GROWTH))
+    def _grow(self, namespace: bytes, need: int, owner: bytes) -> bool:
+        """One more slab for an owner in a namespace, with room for `need`; False if the cap or the system forbids it."""
+        usual = min(self.slab_bytes, max(self.first_bytes or self.slab_bytes, self._held(namespace, owner) // GROWTH))
         size = max(1, usual // need) * need
         self._drop_empty(size)
         size = min(size, (self.capacity - self._taken) // UNIT * UNIT)
         if size < need or self._closed:
             return False
         try:
-            slab = Slab(namespace, size, next(self._numbers), self.paging)
+            slab = Slab(namespace, size, next(self._numbers), self.paging, owner)
         except OSError as error:
             log.warning("cpu tier: no slab of %d bytes (%s)", size, error.strerror)
             return False
-        self._arenas.setdefault(namespace, Arena(self._generations)).add(slab)
+        self._arenas.setdefault((namespace, owner), Arena(self._generations)).add(slab)
         self._taken += size
         return True
 
-    def _held(self, namespace: bytes) -> int:
-        return sum(slab.size for slab in self.slabs(namespace))
+    def _held(self, namespace: bytes, owner: bytes) -> int:
+        arena = self._arenas.get((namespace, owner))
+        return sum(slab.size for slab in arena.slabs.values()) if arena is not None else 0
 
     def _drop_empty(self, wanted: int) -> None:
         for slab in [slab for slab in self._slabs() if not slab.used]:
             if self.capacity - self._taken >= wanted:
                 return
-            self._arenas[slab.namespace].remove(slab)
+            arena = self._arena_of(slab)
+            arena.remove(slab)
             self._taken -= slab.size
-            if not self._arenas[slab.namespace].slabs:
-                del self._arenas[slab.namespace]
+            if not arena.slabs:
+                del self._arenas[slab.namespace, slab.owner]
 
     def _emptied(self, need: int, movable: Movable) -> list[Move] | None:
         """Moves that empty slabs until there is room for `need`; None if too few can be emptied."""
         room, moves, left = self.capacity - self._taken, list[Move](), max(need, self.slab_bytes)
-        spared = [slab for slab in self._slabs() if self._arenas[slab.namespace].spares(slab)]
+        spared = [slab for slab in self._slabs() if self._arena_of(slab).spares(slab)]
         for slab in sorted(spared, key=lambda slab: slab.used / slab.size)[:SLABS_EMPTIED]:
             if room >= need or slab.used > left:
                 break
-            used, emptied = slab.used, self._arenas[slab.namespace].empty(slab, movable)
+            used, emptied = slab.used, self._arena_of(slab).empty(slab, movable)
             if emptied is not None:
                 moves += emptied
                 room += slab.size

@@ -194,6 +194,10 @@ class DiskTier:
             return None
         return removed
 
+    def keys(self, namespace: bytes) -> list[bytes]:
+        work = self._work
+        return [entry.key for entry in work.index.snapshot(namespace) if entry.settled] if work is not None else []
+
     def usage(self) -> Usage:
         work = self._work
         used = work.index.used if work is not None and self.healthy else 0

@@ -5,14 +5,15 @@ does not open is corrupt, for the reason that `cachestore.sealing` gives.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.seal import CorruptBlock
 from cachestore.sealing import Sealer
-from cachestore.tiers.base import ColdTier, Departed, Found, Usage
+from cachestore.tiers.base import ColdTier, Departed, Found, Listing, Usage
+from cachestore.tiers.batches import batches
 from cachestore.tiers.ledger import Ledger
 
 BATCH_BYTES = 32 << 20
@@ -74,7 +75,7 @@ class EncryptedTier:
         durable: bool = False,
     ) -> list[bool]:
         kept: list[bool] = []
-        for batch in _batches(blocks):
+        for batch in batches(blocks, BATCH_BYTES):
             sealed = [self._sealed(block, deadline) for _, block in batch]
             good = [(key, data) for (key, _), data in zip(batch, sealed, strict=True) if data is not None]
             answers = iter(self.inner.put_many(namespace, good, ttl, deadline, durable=durable) if good else [])
@@ -88,6 +89,9 @@ class EncryptedTier:
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
         return self.inner.clear(namespace, deadline)
+
+    def keys(self, namespace: bytes) -> Sequence[bytes]:
+        return self.inner.keys(namespace) if isinstance(self.inner, Listing) else ()
 
     def usage(self) -> Usage:
         return self.inner.usage()
@@ -110,16 +114,3 @@ class EncryptedTier:
         except CorruptBlock as corrupt:
             log.error("%s tier: a block on its way down is corrupt (%s)", self.name, corrupt.reason)
             return None
-
-
-def _batches(blocks: Sequence[tuple[bytes, Buffer]]) -> Iterator[list[tuple[bytes, Buffer]]]:
-    batch: list[tuple[bytes, Buffer]] = []
-    size = 0
-    for block in blocks:
-        if batch and size + block[1].nbytes > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(block)
-        size += block[1].nbytes
-    if batch:
-        yield batch

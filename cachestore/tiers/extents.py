@@ -65,6 +65,11 @@ class Extents:
             start = before
         self._insert(start, length)
 
+    def absorb(self, other: "Extents") -> None:
+        """Adds what is free in `other`, which has ranges of its own and is not used any more."""
+        for length, start in other._sizes:
+            self._insert(start, length)
+
     @property
     def largest(self) -> int:
         """Bytes of the largest extent."""

@@ -19,6 +19,7 @@ from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW
 from cachestore.errors import InvalidArgument
 from cachestore.hashing import KEY_BYTES
+from cachestore.plane_table import Stored, table_of
 from cachestore.seal import (
     ALIGN,
     ENCRYPTED,
@@ -29,10 +30,8 @@ from cachestore.seal import (
     SHORT,
     CorruptBlock,
     Header,
-    Stored,
     aligned,
     checksum,
-    table_of,
 )
 
 

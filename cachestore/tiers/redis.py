@@ -8,11 +8,8 @@
 4. What Redis answers is not trusted: a value that cannot be a sealed block takes no memory.
 """
 
-import contextlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,21 +25,14 @@ from cachestore.tiers.ledger import Ledger
 from cachestore.tiers.redis_blocks import cache_name, durable_name
 from cachestore.tiers.redis_condition import Condition
 from cachestore.tiers.redis_durable import Acknowledgement, Durability
-from cachestore.tiers.redis_map import Map
-from cachestore.tiers.redis_node import Node, Unfit
 from cachestore.tiers.redis_open import opened
+from cachestore.tiers.redis_servers import Servers
 from cachestore.tiers.redis_url import Place, parse
-from cachestore.tiers.resp import Broken
 from cachestore.tiers.resp_dial import Dialer, context
 from cachestore.tiers.spare import Memory
 
-T = TypeVar("T")
-
 SPARE_BYTES = 32 << 20
 """Memory that waits for the next read."""
-
-SECONDS_PER_NAME = 50e-6
-"""What a short question may take longer for each name in it."""
 
 LONGEST_SECONDS = 10 * 365 * 86400.0
 
@@ -129,20 +119,23 @@ class Redis:
 
 @dataclass(eq=False)
 class RedisTier:
-    """A map of servers, and memory for what they answer."""
+    """Its servers, and memory for what they answer."""
 
     settings: Redis
     name: str = "redis"
     hot: bool = False
     ledger: Ledger | None = None
     _server: EmbeddedRedis | None = None
-    _map: Map | None = None
+    _servers: Servers = field(init=False)
     _memory: Memory = field(default_factory=lambda: Memory(SPARE_BYTES))
+
+    def __post_init__(self) -> None:
+        self._servers = Servers(self.settings.timeout)
 
     @property
     def healthy(self) -> bool:
         """A cluster is healthy while any of its nodes is."""
-        return self._map is None or not all(node.breaker.open for node in self._map.nodes())
+        return self._servers.healthy
 
     @property
     def durable(self) -> bool:
@@ -162,15 +155,13 @@ class RedisTier:
             dialer = guide = Dialer(user, password, place.database, tls, *waits)
             if place.kind == "sentinel":
                 guide = Dialer(settings.sentinel_user, settings.sentinel_password, 0, tls, *waits)
-            self._map = opened(place, dialer, guide, self._acknowledgement, settings.check_after)
+            self._servers.map = opened(place, dialer, guide, self._acknowledgement, settings.check_after)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        found, self._map = self._map, None
-        for node in found.nodes() if found is not None else ():
-            node.close()
+        self._servers.close()
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -183,7 +174,8 @@ class RedisTier:
         if not keys:
             return []
         names = [cache_name(namespace, key) for key in keys]
-        return self._each(names, self._soon(len(keys), deadline), False, redis_blocks.present, self.durable)
+        until = self._servers.soon(len(keys), deadline)
+        return self._servers.each(names, until, False, redis_blocks.present, self.durable)
 
     def get_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[Found]:
         names = [cache_name(namespace, key) for key in keys]
@@ -194,7 +186,8 @@ class RedisTier:
         durable, _ = self._read([durable_name(names[index]) for index in missing], deadline)
         for index, value in zip(missing, durable, strict=True):
             if isinstance(value, np.ndarray) and redis_blocks.over(value):
-                self._each([durable_name(names[index])], self._soon(1, deadline), False, redis_blocks.end)
+                until = self._servers.soon(1, deadline)
+                self._servers.each([durable_name(names[index])], until, False, redis_blocks.end)
             elif value is not None:
                 found[index] = value
         return found
@@ -213,10 +206,12 @@ class RedisTier:
         if durable and not self.durable:
             return [False] * len(blocks)
         if durable:
-            kept = self._each(names, deadline.at, False, redis_durable.put, fitting, self._acknowledgement, deadline.at)
+            kept = self._servers.each(
+                names, deadline.at, False, redis_durable.put, fitting, self._acknowledgement, deadline.at
+            )
         else:
             lifetime = max(1, int(1000 * (self.settings.ttl if ttl is None else ttl)))
-            kept = self._each(names, deadline.at, False, redis_blocks.put, fitting, lifetime)
+            kept = self._servers.each(names, deadline.at, False, redis_blocks.put, fitting, lifetime)
         there = dict(zip(names, kept, strict=True))
         return [there.get(cache_name(namespace, key), False) for key, _ in blocks]
 
@@ -224,16 +219,17 @@ class RedisTier:
         self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, *, why: str = "deleted"
     ) -> list[bool] | None:
         names = [cache_name(namespace, key) for key in keys]
-        removed = self._each(names, self._soon(len(keys), deadline), None, redis_blocks.unlink)
+        removed = self._servers.each(names, self._servers.soon(len(keys), deadline), None, redis_blocks.unlink)
         return None if None in removed else [bool(there) for there in removed]
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
         removed: set[bytes] = set()
-        nodes = self._nodes(deadline)
+        nodes = self._servers.nodes(deadline)
         for node in nodes:
             cursor = None
             while cursor != 0:
-                swept = self._on(node, self._soon(0, deadline), redis_blocks.clear, namespace, cursor or 0)
+                until = self._servers.soon(0, deadline)
+                swept = self._servers.on(node, until, redis_blocks.clear, namespace, cursor or 0)
                 if swept is None:
                     return None
                 cursor, keys = swept
@@ -242,7 +238,7 @@ class RedisTier:
 
     def usage(self) -> Usage:
         deadline = Deadline.after(self.settings.timeout)
-        asked = [self._on(node, deadline.at, Condition.of) for node in self._nodes(deadline)]
+        asked = [self._servers.on(node, deadline.at, Condition.of) for node in self._servers.nodes(deadline)]
         answers = [condition for condition in asked if condition is not None]
         return Usage(sum(answer.used for answer in answers), sum(answer.capacity for answer in answers))
 
@@ -254,68 +250,16 @@ class RedisTier:
         """The values of these names, and whether all of them could be asked for."""
         found: list[Found] = [None] * len(names)
         all_asked = True
-        for node, indices in self._where(names, deadline).items():
+        for node, indices in self._servers.where(names, deadline).items():
             chosen = [names[index] for index in indices]
             values: list[Found] = []
             read: int | None = 0
             # a value that is not worth reading takes its connection with it; another one goes on behind it
             while read is not None and read < len(chosen):
-                read = self._on(
+                read = self._servers.on(
                     node, deadline.at, redis_blocks.read, chosen, values, self._memory, self.settings.largest
                 )
             all_asked &= len(values) == len(chosen)
             for index, value in zip(indices, values, strict=False):
                 found[index] = value
         return found, all_asked
-
-    def _each(
-        self, names: Sequence[bytes], until: float, otherwise: T, call: Callable[..., Sequence[T]], *rest: Any
-    ) -> list[T]:
-        """What `call` says of each name on the server that holds it; `otherwise` where that cannot be asked."""
-        found = [otherwise] * len(names)
-        for node, indices in self._where(names, Deadline(until)).items():
-            answers = self._on(node, until, call, [names[index] for index in indices], *rest)
-            for index, answer in zip(indices, answers or (), strict=False):
-                found[index] = answer
-        return found
-
-    def _on(self, node: Node, until: float, call: Callable[..., T], *rest: Any) -> T | None:
-        """What `call` says over a connection to this server; None if it cannot be asked by `until`."""
-        try:
-            with node.connection(until) as connection:
-                answer = call(connection, *rest)
-                stale = connection.strayed
-        except (Unfit, Broken):
-            answer, stale = None, True
-        if stale and self._map is not None:
-            self._map.stale = True
-        return answer
-
-    def _where(self, names: Sequence[bytes], deadline: Deadline) -> dict[Node, list[int]]:
-        """The indices of the names by the server that holds them."""
-        found: dict[Node, list[int]] = {}
-        nodes = self._nodes(deadline)
-        held = self._map
-        if held is None or not nodes:
-            return found
-        if len(nodes) == 1:
-            return {nodes[0]: list(range(len(names)))}
-        for index, name in enumerate(names):
-            node = held.node_of(name)
-            if node is not None:
-                found.setdefault(node, []).append(index)
-        return found
-
-    def _nodes(self, deadline: Deadline) -> list[Node]:
-        """The servers, looked up again if they may have moved; none once the deadline is over."""
-        found = self._map
-        if found is None or not deadline.remaining():
-            return []
-        if found.old:
-            with contextlib.suppress(Broken):
-                found.look(self._soon(0, deadline))
-        return found.nodes()
-
-    def _soon(self, names: int, deadline: Deadline) -> float:
-        """When a short question about so many names must be answered."""
-        return min(deadline.at, time.monotonic() + self.settings.timeout + names * SECONDS_PER_NAME)

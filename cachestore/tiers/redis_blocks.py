@@ -7,17 +7,21 @@ evicted; its end is in its sealed header alone. The braces put both names on one
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
 
 from cachestore.block import Buffer
 from cachestore.seal import MAGIC, CorruptBlock, header_bytes
 from cachestore.tiers.base import Found
-from cachestore.tiers.resp import Broken, Connection, Refused, checked
+from cachestore.tiers.batches import batches
+from cachestore.tiers.resp import Connection
+from cachestore.tiers.resp_errors import Broken, Refused, checked
 from cachestore.tiers.spare import Memory
 
 BATCH_BYTES = 4 << 20
+"""Blocks on their way at once while the ones before are answered."""
+
 PREFIX = b"cachestore:block:"
 DURABLE_PREFIX = b"cachestore:durable:"
 
@@ -110,7 +114,7 @@ def write(connection: Connection, blocks: Sequence[tuple[bytes, Buffer]], *optio
     tail = b"".join(b"$%d\r\n%b\r\n" % (len(text), text) for text in map(_bytes, options))
     answers: list[Any] = []
     waiting = 0
-    for batch in batches(blocks):
+    for batch in batches(blocks, BATCH_BYTES):
         pieces: list[bytes | Buffer] = []
         for name, data in batch:
             head = b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (3 + len(options), len(name), name, data.nbytes)
@@ -152,20 +156,6 @@ def scanned(answer: Any) -> tuple[int, list[bytes]]:
         return int(cursor), [bytes(name) for name in names]
     except (TypeError, ValueError):
         raise Broken("protocol") from None
-
-
-def batches(blocks: Iterable[tuple[bytes, Buffer]]) -> Iterator[list[tuple[bytes, Buffer]]]:
-    """Blocks in groups of a few MB."""
-    batch: list[tuple[bytes, Buffer]] = []
-    size = 0
-    for block in blocks:
-        if batch and size + block[1].nbytes > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(block)
-        size += block[1].nbytes
-    if batch:
-        yield batch
 
 
 def over(block: Buffer) -> bool:

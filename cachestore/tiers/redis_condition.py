@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-from cachestore.tiers.resp import Broken, Command, Connection, Refused, checked
+from cachestore.tiers.resp import Command, Connection
+from cachestore.tiers.resp_errors import Broken, Refused, checked
 
 POLICY = "volatile-lru"
 """Under any other, Redis would drop what must stay, or refuse writes where old blocks should leave."""

@@ -19,7 +19,8 @@ from typing import Literal, TypeAlias
 from cachestore.block import Buffer
 from cachestore.tiers.redis_blocks import DURABLE_PREFIX, EXPIRES, durable_name, end, ended, scanned, write
 from cachestore.tiers.redis_condition import NEEDED_DURABLE, POLICY, Condition
-from cachestore.tiers.resp import Command, Connection, Refused, checked
+from cachestore.tiers.resp import Command, Connection
+from cachestore.tiers.resp_errors import Refused, checked
 
 Durability: TypeAlias = Literal["no", "wait", "waitaof", "aof"]
 

@@ -12,8 +12,9 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from cachestore.tiers.breaker import Breaker
 from cachestore.tiers.redis_node import Node
 from cachestore.tiers.redis_url import Address
-from cachestore.tiers.resp import FAULTS, Broken, Connection, Refused
+from cachestore.tiers.resp import Connection
 from cachestore.tiers.resp_dial import Dialer
+from cachestore.tiers.resp_errors import FAULTS, Broken, Refused
 
 LOOK_AGAIN_SECONDS = 0.1
 """Calls that find an old map within this time share one look for a new one."""

@@ -11,8 +11,9 @@ from cachestore.tiers.breaker import Breaker
 from cachestore.tiers.redis_condition import POLICY, Condition
 from cachestore.tiers.redis_durable import sweep
 from cachestore.tiers.redis_url import Address
-from cachestore.tiers.resp import Broken, Connection
+from cachestore.tiers.resp import Connection
 from cachestore.tiers.resp_dial import Dialer
+from cachestore.tiers.resp_errors import Broken
 
 CONNECTIONS = 8
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0

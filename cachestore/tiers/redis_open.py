@@ -9,8 +9,9 @@ from cachestore.tiers.redis_durable import Acknowledgement
 from cachestore.tiers.redis_map import ClusterSlots, Map, OneServer, SentinelPrimary
 from cachestore.tiers.redis_node import Node
 from cachestore.tiers.redis_url import Address, Place
-from cachestore.tiers.resp import Broken, Connection
+from cachestore.tiers.resp import Connection
 from cachestore.tiers.resp_dial import Dialer
+from cachestore.tiers.resp_errors import Broken
 
 _WHY = {
     "auth": "refuses the user or password",

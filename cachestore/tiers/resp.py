@@ -8,14 +8,8 @@
 """
 
 import re
-import select
 import socket
-import ssl
-import struct
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any, TypeAlias
 
 import hiredis
@@ -23,6 +17,8 @@ import numpy as np
 
 from cachestore.block import Buffer
 from cachestore.seal import CorruptBlock
+from cachestore.tiers.resp_errors import Broken, Refused
+from cachestore.tiers.resp_socket import BoundedSocket
 
 FRONT_BYTES = 4 << 10
 """What is read ahead of a value's own memory at most."""
@@ -34,75 +30,23 @@ WINDOW_BYTES = 1 << 20
 """Values that may be asked for ahead: more leave the caches of both sides before they are copied out."""
 
 WINDOW, WINDOW_UNKNOWN = 256, 16
-PIECES = 64
-TLS_BYTES = 64 << 10
+RECEIVED_BYTES = 64 << 10
 SKIPPED_BYTES = 1 << 20
 """A value without use is read to its end if it is no longer than this; else the connection is given up."""
 
 LONGEST_LINE = 1024
 
-FAULTS = {
-    **dict.fromkeys(["NOAUTH", "WRONGPASS", "NOPERM"], "auth"),
-    **dict.fromkeys(["LOADING", "BUSY", "MASTERDOWN"], "loading"),
-    **dict.fromkeys(["READONLY", "CLUSTERDOWN"], "moved"),
-}
-"""Errors that say something about the server, by their first word."""
-
 Command: TypeAlias = tuple[bytes | str | int, ...]
-
-
-class Broken(Exception):
-    """This connection is of no more use. `reason` is one word; after a timeout, `waited` is how long nothing moved."""
-
-    def __init__(self, reason: str, waited: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.waited = waited
-
-
-class Refused(Exception):
-    """The server's answer to one command is an error; the connection is as good as before."""
-
-    @property
-    def code(self) -> str:
-        """Its first word, such as WRONGTYPE."""
-        return str(self).partition(" ")[0]
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether it says no more than that another node of the cluster has this name."""
-        return str(self).startswith(("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN Hash slot"))
-
-
-def checked(answer: Any, *kinds: type) -> Any:
-    """An answer of one of these kinds, None and Refused among them if they are asked for; Broken for any other.
-
-    An error about the server and not the command is always Broken.
-    """
-    if isinstance(answer, Refused) and answer.code in FAULTS and not answer.elsewhere:
-        raise Broken(FAULTS[answer.code])
-    if not isinstance(answer, kinds):
-        raise Broken("protocol")
-    return answer
 
 
 class Connection:
     """Owns a connected socket. One thread at a time."""
 
     def __init__(self, sock: socket.socket, patience: float) -> None:
-        self._socket = sock
-        self._patience = patience
-        self._until = 0.0
-        self._plain = not isinstance(sock, ssl.SSLSocket)
-        self._left = 0.0
-        if self._plain:
-            # waits are bounded by the socket itself, so that one call into the system can fetch a whole block
-            sock.settimeout(None)
+        self._socket = BoundedSocket(sock, patience)
         self._reader = hiredis.Reader(protocolError=_protocol, replyError=self._refused)
         self._front = memoryview(bytearray(FRONT_BYTES))
         self._low = self._high = 0
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
         self.spent = False
         """True once a value was left unread: what follows it on the wire can no longer be reached."""
         self.strayed = False
@@ -110,7 +54,7 @@ class Connection:
 
     def begin(self, until: float) -> None:
         """From here on everything ends at `until` (monotonic seconds)."""
-        self._until = until
+        self._socket.until = until
         self.strayed = False
 
     def close(self) -> None:
@@ -119,7 +63,7 @@ class Connection:
     @property
     def quiet(self) -> bool:
         """Whether nothing has come unasked: no late answer, no end of the connection."""
-        return not self._poll.poll(0)
+        return self._socket.quiet
 
     def call(self, *command: bytes | str | int) -> Any:
         """The answer to one command; raises Refused if it is an error."""
@@ -131,22 +75,14 @@ class Connection:
     def ask(self, commands: Sequence[Command], silent: float = 0.0) -> list[Any]:
         """The answers to short commands, errors as instances of Refused; they may take `silent` seconds longer."""
         self.send([b"".join(map(_packed, commands))])
-        self._patience += silent
+        self._socket.patience += silent
         answers = self.answers(len(commands))
-        self._patience -= silent
+        self._socket.patience -= silent
         return answers
 
     def send(self, pieces: Sequence[bytes | Buffer]) -> None:
         """Sends these bytes."""
-        whole = (piece.data if isinstance(piece, np.ndarray) else memoryview(piece) for piece in pieces)
-        # to send no bytes at all looks like a connection that is gone
-        views = deque(view for view in whole if view.nbytes)
-        while views:
-            sent = self._moved(self._gather, views)
-            while views and sent >= views[0].nbytes:
-                sent -= views.popleft().nbytes
-            if sent:
-                views[0] = views[0][sent:]
+        self._socket.send(pieces)
 
     def answers(self, count: int, more: bool = False) -> list[Any]:
         """The next `count` answers; `more` if others are still to come."""
@@ -157,7 +93,7 @@ class Connection:
                 found.append(answer)
             if len(found) == count:
                 break
-            data = self._moved(self._socket.recv, 1 << 16)
+            data = self._socket.receive(RECEIVED_BYTES)
             # the parser makes room at once for as many answers as a list announces
             if _HUGE_LIST.search(last + data):
                 raise Broken("protocol")
@@ -213,7 +149,7 @@ class Connection:
         value = take(length)
         value[:near] = self._front[self._low : self._low + near]
         self._low += near
-        self._fill(value.data[near:])
+        self._socket.fill(value.data[near:])
         self._end()
         return value
 
@@ -240,16 +176,7 @@ class Connection:
             self._front[:rest] = bytes(self._front[self._low : self._high])
             self._low, self._high = 0, rest
         while self._high - self._low < nbytes:
-            self._high += self._moved(self._socket.recv_into, self._front[self._high :])
-
-    def _fill(self, view: memoryview) -> None:
-        done = 0
-        while done < len(view):
-            done += self._moved(self._rest, view[done:])
-
-    def _rest(self, view: memoryview) -> int:
-        # over TLS a call gives one record at most, and takes no flags
-        return self._socket.recv_into(view, 0, socket.MSG_WAITALL if self._plain else 0)
+            self._high += self._socket.receive_into(self._front[self._high :])
 
     def _skip(self, length: int) -> None:
         if length > SKIPPED_BYTES:
@@ -267,39 +194,6 @@ class Connection:
         if bytes(self._front[self._low : self._low + 2]) != b"\r\n":
             raise Broken("protocol")
         self._low += 2
-
-    def _gather(self, views: deque[memoryview]) -> int:
-        if self._plain:
-            return self._socket.sendmsg(list(islice(views, PIECES)))
-        # TLS takes a piece whole or not at all, and is to show that bytes move
-        return self._socket.send(views[0][:TLS_BYTES])
-
-    def _moved(self, move: Callable[[Any], Any], what: Any) -> Any:
-        """One step of input or output; Broken if it does not come to pass in time."""
-        left = min(self._patience, self._until - time.monotonic())
-        if left <= 0:
-            raise Broken("timeout")
-        try:
-            if left != self._left:
-                self._wait(left)
-            moved = move(what)
-        except (TimeoutError, BlockingIOError) as error:
-            raise Broken("timeout", waited=left) from error
-        except OSError as error:
-            raise Broken("unreachable") from error
-        if not moved:
-            raise Broken("unreachable")
-        return moved
-
-    def _wait(self, left: float) -> None:
-        self._left = left
-        if not self._plain:
-            self._socket.settimeout(left)
-            return
-        # no time at all would mean for ever
-        seconds, micros = divmod(max(1000, int(left * 1e6)), 1_000_000)
-        for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._socket.setsockopt(socket.SOL_SOCKET, direction, struct.pack("@ll", seconds, micros))
 
 
 # lists, and the kinds of them that came with RESP3

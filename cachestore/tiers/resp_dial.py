@@ -12,7 +12,8 @@ from typing import Any
 
 from cachestore.errors import ConfigError
 from cachestore.tiers.redis_url import Address
-from cachestore.tiers.resp import FAULTS, Broken, Connection, Refused
+from cachestore.tiers.resp import Connection
+from cachestore.tiers.resp_errors import FAULTS, Broken, Refused
 
 
 @dataclass

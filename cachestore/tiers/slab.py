@@ -3,11 +3,15 @@
 It is a memfd, never a named file: who has the descriptor has the memory, and it is gone with its last user. A slot in
 it starts with a generation word that is set when the slot is given out and zeroed when it is taken back, so that a
 reader who copied from it can tell whether the bytes were still the ones it was promised.
+
+Nobody but the store can write to it, whatever descriptor they have; only the `owner` of a slab, a writer in another
+process, may until it is made read-only for all others, before a reader sees any of it.
 """
 
 import fcntl
 import mmap
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +27,10 @@ WORD_BYTES = 64
 
 SPAN = 1 << 48
 """How far apart slabs lie in the address space in which free space is kept; no slab is that long."""
+
+
+SEAL_FUTURE_WRITE = 0x0010
+"""No further mapping of a memfd may be written to (Linux 5.1, `fcntl(2)`); Python 3.11 has no name for it."""
 
 
 def footprint(nbytes: int) -> int:
@@ -41,6 +49,8 @@ class Slab:
     size: int
     number: int = 0
     paging: Paging = field(default_factory=Paging, repr=False)
+    owner: bytes = b""
+    """Whose slots these are within the namespace; empty if they are for all its blocks."""
     descriptor: int = field(init=False)
     bytes: Buffer = field(init=False, repr=False)
     words: NDArray[np.uint64] = field(init=False, repr=False)
@@ -64,11 +74,28 @@ class Slab:
         self.bytes = np.frombuffer(memory, dtype=np.uint8)
         self.words = self.bytes.view(np.uint64)
         self._pinned = self.paging.pin(self.bytes)
+        if not self.owner:
+            self.protect()
 
     @property
     def base(self) -> int:
         """Where it lies in the address space in which free space is kept."""
         return self.number * SPAN
+
+    def protect(self) -> None:
+        """Lets nobody map it to write from now on; mappings that are there stay as they are. Twice is allowed."""
+        # a kernel before 5.1 has only the second: then another process of this very user could undo it
+        with suppress(OSError):
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, SEAL_FUTURE_WRITE)
+        os.fchmod(self.descriptor, 0o400)
+
+    def readable(self) -> int:
+        """A descriptor of its own that can only be read from; the caller closes it. OSError if there can be none."""
+        return os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def writable(self) -> int:
+        """The same for the owner, who may map it to write until it is protected."""
+        return os.dup(self.descriptor)
 
     def close(self) -> None:
         """Gives up the descriptor; the memory goes when the last view of it does."""
@@ -76,7 +103,8 @@ class Slab:
         self.slots.clear()
         if self._pinned:
             self.paging.unpin(self.bytes)
-        os.close(self.descriptor)
+        descriptor, self.descriptor = self.descriptor, -1
+        os.close(descriptor)
 
 
 @dataclass(eq=False, slots=True)

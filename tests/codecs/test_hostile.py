@@ -9,7 +9,8 @@ from cachestore.block import BlockSpec, Buffer, PlaneId, Slot
 from cachestore.codecs import by_id
 from cachestore.codecs.lossy import codec_for
 from cachestore.codecs.planes import decode_plane, encode_plane
-from cachestore.seal import CorruptBlock, Stored
+from cachestore.plane_table import Stored
+from cachestore.seal import CorruptBlock
 from cachestore.testing import bf16_normal
 
 NUMBERS = [0, 1, 2, 3, 4, 5]

@@ -8,9 +8,9 @@ _ROOM, _PROMOTION, _COPYING = "cachestore/store/room.py", "cachestore/store/prom
 STORE = (
     Mutation(
         "block published before all of it is written",
-        _PUT,
-        "        return not open_block.failed and len(open_block.written) == len(self.plans[number].planes)\n",
-        "        return not open_block.failed\n",
+        "cachestore/store/laying.py",
+        "        return not self.failed and len(self.written) == len(self.layout.planes)\n",
+        "        return not self.failed\n",
         ("tests/store/test_local_store.py::TestMemoryOnly::test_an_incomplete_block_fails_alone",),
     ),
     Mutation(
@@ -30,22 +30,22 @@ STORE = (
     Mutation(
         "late writer into memory that was given back: raw planes",
         _PUT,
-        "            self._check_open()\n            start = open_block.end\n",
-        "            start = open_block.end\n",
+        "                self._check_open()\n                open_block.append_run(run, data)\n",
+        "                open_block.append_run(run, data)\n",
         ("tests/store/test_teeth.py::test_a_writer_that_an_abort_overtook_writes_nothing",),
     ),
     Mutation(
         "late writer into memory that was given back: coded planes",
         _PUT,
-        "            self._check_open()\n            offset, size = open_block.end, stored.nbytes\n",
-        "            offset, size = open_block.end, stored.nbytes\n",
+        "            self._check_open()\n            return open_block.append(plane, encoded)\n",
+        "            return open_block.append(plane, encoded)\n",
         ("tests/store/test_teeth.py::test_a_writer_that_an_abort_overtook_writes_nothing",),
     ),
     Mutation(
         "durable acknowledged although no tier has it",
         _PUT,
-        "            if self.durability is Durability.DURABLE and not entry.durable:\n",
-        "            if False:\n",
+        "                if self._durable and not entry.durable:\n",
+        "                if False:\n",
         ("tests/store/test_durable_blocks.py::test_what_no_tier_could_keep_is_not_stored",),
     ),
     Mutation(

@@ -158,9 +158,9 @@ TIERS = (
     ),
     Mutation(
         "deadline missing on what comes over a connection",
-        "cachestore/tiers/resp.py",
-        "        left = min(self._patience, self._until - time.monotonic())\n",
-        "        left = self._patience\n",
+        "cachestore/tiers/resp_socket.py",
+        "        left = min(self.patience, self.until - time.monotonic())\n",
+        "        left = self.patience\n",
         ("tests/tiers/test_redis_faults.py::test_a_server_that_drips_ends_with_the_deadline",),
     ),
     Mutation(

@@ -15,17 +15,8 @@ from cachestore.codecs import create
 from cachestore.codecs.planes import decode_planes, encode_plane
 from cachestore.errors import ConfigError, InvalidArgument
 from cachestore.eviction.lru import Lru
-from cachestore.seal import (
-    DURABLE,
-    ENCRYPTED,
-    PARENT_BYTES,
-    CorruptBlock,
-    Header,
-    Stored,
-    aligned,
-    checksum,
-    table_of,
-)
+from cachestore.plane_table import Stored, table_of
+from cachestore.seal import DURABLE, ENCRYPTED, PARENT_BYTES, CorruptBlock, Header, aligned, checksum
 from cachestore.testing import TierTests, random_prompt, sealed_block, small_spec
 from cachestore.testing.tiers import KEYS, A, B, departed, equal, soon, value
 from cachestore.tiers.base import ColdTier, Departure

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cachestore.block import Buffer
 from cachestore.seal import CorruptBlock
-from cachestore.tiers.resp import FRONT_BYTES, SKIPPED_BYTES, Broken, Connection, Refused
+from cachestore.tiers.resp import FRONT_BYTES, SKIPPED_BYTES, Connection
+from cachestore.tiers.resp_errors import Broken, Refused
 
 VALUES = [b"", b"x", b"a" * 511, b"b" * 513, b"\r\n" * 900, b"c" * FRONT_BYTES, b"d" * (FRONT_BYTES + 1), b"e" * 70_000]
 ANSWERS: list[tuple[bytes, object]] = [
