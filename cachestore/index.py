@@ -31,8 +31,8 @@ class Entry:
     """One block in memory. `cold` names the tiers that acknowledged a copy; they may have dropped it since.
 
     It leaves at `ends`, in monotonic seconds. `withdrawn` means that copies must go: one that is under way is taken
-    back when it has arrived. `durable` means that a tier keeps a copy for good. `charged` is what its namespace is
-    held to have taken for it.
+    back when it has arrived; `copies` counts these. `durable` means that a tier keeps a copy for good. `charged` is
+    what its namespace is held to have taken for it.
     """
 
     name: Name
@@ -45,6 +45,7 @@ class Entry:
     durable: bool = False
     pinned: bool = False
     users: int = 0
+    copies: int = 0
     charged: int = 0
     ends: float = math.inf
     cold: set[str] = field(default_factory=set)
@@ -178,6 +179,11 @@ class Index:
         """All ready entries of a namespace."""
         space = self._spaces.get(namespace)
         return [entry for entry in space.entries.values() if entry.ready] if space is not None else []
+
+    def published(self, namespace: bytes) -> dict[bytes, list[bytes]]:
+        """The keys of all ready entries of a namespace, by fingerprint."""
+        space = self._spaces.get(namespace)
+        return {fingerprint: list(entries) for fingerprint, entries in space.ready.items()} if space is not None else {}
 
     def everything(self) -> list[Entry]:
         """All entries of all namespaces, being written or ready."""

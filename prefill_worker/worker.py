@@ -114,7 +114,8 @@ class PrefillWorker:
             return keys
         key = tail_key(self.engine.spec, keys, rest, secrets.token_bytes(SALT_BYTES))
         settings = self.settings
-        kept = store_tail(sequence, self.store, key, ttl=settings.tail_ttl, timeout=settings.store_timeout)
+        after = keys.keys[-1] if len(keys) else None
+        kept = store_tail(sequence, self.store, key, ttl=settings.tail_ttl, after=after, timeout=settings.store_timeout)
         return keys.with_tail(key) if kept else keys
 
     def _lease(self, handed: Chain, keys: Chain, call: Call) -> Lease:

@@ -11,9 +11,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple, Protocol, Self
 
-import numpy as np
-
-from cachestore.block import WHOLE, Block, Buffer, Half, Part, PlaneId, covered
+from cachestore.block import WHOLE, Block, Buffer, Half, Part, PlaneId
 from cachestore.codecs.base import Codec
 from cachestore.errors import InvalidArgument
 from cachestore.hashing import KEY_BYTES, Chain
@@ -21,7 +19,6 @@ from cachestore.metrics import Figure
 from cachestore.seal import MAX_PLANES
 
 _HALVES = frozenset(Half)
-_BYTE = np.dtype(np.uint8)
 
 TIMEOUT = 10.0
 """Seconds a call may take when its caller does not say."""
@@ -266,42 +263,6 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Ends the use of the store. Closing twice is allowed."""
-
-
-def check_into(into: Sequence[Buffer] | None, blocks: int) -> None:
-    """InvalidArgument unless `into` may be filled by a read of so many blocks, as far as their sizes are not known."""
-    if into is None:
-        return
-    if len(into) != blocks:
-        raise InvalidArgument(f"into must hold one buffer for each of the {blocks} keys, got {len(into)}")
-    for index, buffer in enumerate(into):
-        if not is_flat(buffer) or not buffer.flags.writeable:
-            raise InvalidArgument(
-                f"into[{index}] must be a one-dimensional, contiguous, writeable array of uint8, "
-                f"such as tensor.view(torch.uint8).numpy()"
-            )
-
-
-def is_flat(data: Buffer) -> bool:
-    """Whether this is one contiguous piece of bytes."""
-    return data.ndim == 1 and data.dtype == _BYTE and data.flags.c_contiguous
-
-
-def check_write(planes: Sequence[PlaneId], block: int, first: int, data: Buffer) -> range:
-    """Which planes of block `block` `data` is, from plane `first` on; InvalidArgument if they are not whole ones."""
-    chosen = covered(planes, first, data.nbytes) if is_flat(data) else range(0)
-    if not chosen:
-        raise InvalidArgument(
-            f"plane {first} of block {block} wants {planes[first].raw_bytes} bytes in one piece, or these and all of "
-            f"the planes right behind it; got {data.dtype} of shape {data.shape}"
-        )
-    return chosen
-
-
-def check_after(after: bytes | None, keys: Sequence[bytes]) -> None:
-    """InvalidArgument unless `after` can be the key before these."""
-    if after is not None and (len(after) != KEY_BYTES or after in keys):
-        raise InvalidArgument(f"after must be the {KEY_BYTES}-byte key of the block before the first plan, or None")
 
 
 def put_blocks(

@@ -50,4 +50,5 @@ def compose(tables: Table) -> TieredStore:
         codec=build_named(CODECS, tables.get("codecs", {"name": "lz4"}), "codecs"),
         eviction=eviction,
         settings=store,
+        sealed="sealing" in tables,
     )

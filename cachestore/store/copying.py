@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -102,16 +103,39 @@ def copy_to(
     tiered: TieredStore, tier: ColdTier, entries: Sequence[Entry], deadline: Deadline, *, durable: bool = False
 ) -> None:
     """Copies blocks, which the caller keeps in use, to one tier; those that arrived name it in `cold`."""
-    groups: dict[tuple[bytes, float], list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault((entry.name.namespace, entry.ends), []).append(entry)
-    for (namespace, ends), group in groups.items():
-        # a copy lives no longer than the block
-        ttl = None if ends == math.inf else max(1e-3, ends - time.monotonic())
-        blocks = [(entry.name.key, entry.slot.bytes) for entry in group]
-        kept = tier.put_many(namespace, blocks, ttl, deadline, durable=durable)
-        there = [entry for entry, ok in zip(group, kept, strict=True) if ok]
-        _copied(tiered, tier, namespace, there, deadline)
+    with _under_way(tiered, entries) as wanted:
+        groups: dict[tuple[bytes, float], list[Entry]] = {}
+        for entry in wanted:
+            groups.setdefault((entry.name.namespace, entry.ends), []).append(entry)
+        for (namespace, ends), group in groups.items():
+            # a copy lives no longer than the block
+            ttl = None if ends == math.inf else max(1e-3, ends - time.monotonic())
+            blocks = [(entry.name.key, entry.slot.bytes) for entry in group]
+            kept = tier.put_many(namespace, blocks, ttl, deadline, durable=durable)
+            there = [entry for entry, ok in zip(group, kept, strict=True) if ok]
+            _copied(tiered, tier, namespace, there, deadline)
+
+
+@contextmanager
+def _under_way(tiered: TieredStore, entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    with tiered.index.changed:
+        wanted = [entry for entry in entries if not entry.withdrawn]
+        for entry in wanted:
+            entry.copies += 1
+    try:
+        yield wanted
+    finally:
+        with tiered.index.changed:
+            for entry in wanted:
+                entry.copies -= 1
+            tiered.index.changed.notify_all()
+
+
+def await_copies(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> None:
+    """Waits until the copies of withdrawn blocks have arrived and are taken back, as far as there is time."""
+    with tiered.index.changed:
+        while deadline.remaining() and any(entry.copies for entry in entries):
+            tiered.index.changed.wait(deadline.remaining())
 
 
 def still_there(tier: ColdTier, name: Name) -> bool:
@@ -134,7 +158,11 @@ def _copied(
         for entry in entries:
             if not entry.withdrawn and still_there(tier, entry.name):
                 entry.cold.add(tier.name)
+        there = [entry.name.key for entry in entries if not entry.withdrawn]
+        tiered.events.changed(tier, namespace, there, there=True)
     if tier.ledger is None:
         tiered.counters(namespace).add("tier_added", len(entries) - len(stale), tier=tier.name)
     if stale:
-        tier.delete_many(namespace, [entry.name.key for entry in stale], deadline)
+        keys = [entry.name.key for entry in stale]
+        tier.delete_many(namespace, keys, deadline)
+        tiered.events.changed(tier, namespace, keys, there=False)

@@ -98,6 +98,7 @@ def upgrade(
                     blocks.append((key, data))
         kept = tier.put_many(namespace, blocks, None, deadline, durable=True)
         done.update({key: tier for (key, _), ok in zip(blocks, kept, strict=True) if ok})
+        tiered.events.changed(tier, namespace, [key for key, by in done.items() if by is tier], there=True)
     if tiered.removals(namespace) != as_of:
         # what was removed meanwhile is not to be promised
         as_of = tiered.removals(namespace)
@@ -131,6 +132,7 @@ def discard(tiered: TieredStore, tier: ColdTier, name: Name, fingerprint: bytes,
             if decodes(header, data[header.size :]):
                 return
     removed = tier.delete_many(name.namespace, [name.key], deadline, why="corrupt")
+    tiered.events.changed(tier, name.namespace, [name.key], there=False)
     if removed and tier.ledger is None:
         tiered.counters(name.namespace).add("tier_removed", sum(removed), tier=tier.name, why="corrupt")
         # it cannot say itself that the block was durable; where another tier keeps such blocks, that one says so
@@ -160,8 +162,10 @@ def repair(tiered: TieredStore, lost: Departure, tier: str, as_of: int) -> None:
                 entry = tiered.index.get(name)
                 if entry is not None and entry.ready and _stays(tiered, kept, name, as_of):
                     entry.cold.add(kept.name)
+            tiered.events.changed(kept, name.namespace, [name.key], there=True)
             if tiered.removals(name.namespace) != as_of:
                 kept.delete_many(name.namespace, [name.key], deadline)
+                tiered.events.changed(kept, name.namespace, [name.key], there=False)
             return
 
 

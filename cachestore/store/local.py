@@ -26,10 +26,9 @@ from cachestore.store.base import (
     Pin,
     Purpose,
     Verdict,
-    check_after,
-    check_into,
     runs_of,
 )
+from cachestore.store.checks import check_after, check_into
 from cachestore.store.durability import discard, durable_tiers, promise
 from cachestore.store.granting import grant, locate
 from cachestore.store.inspection import copy_is_good
@@ -148,7 +147,9 @@ class LocalStore:
         durability: Durability = Durability.CACHE,
         ttl: float | None = None,
         timeout: float = TIMEOUT,
+        owner: bytes = b"",
     ) -> LocalPut:
+        """As the interface says; the blocks of an `owner`, who writes from outside, get memory that is its own."""
         if durability is Durability.DURABLE:
             durable_tiers(self.tiered)
         if ttl is not None and not 1e-3 <= ttl <= LONGEST_TTL:
@@ -156,7 +157,7 @@ class LocalStore:
         chain = Chain(fingerprint, tuple(plan.key for plan in plans))
         check_after(after, chain.keys)
         put = LocalPut(
-            self, chain, list(plans), codec or self.tiered.codec, ttl, Deadline.after(timeout), after, durability
+            self, chain, list(plans), codec or self.tiered.codec, ttl, Deadline.after(timeout), after, durability, owner
         )
         promised = promise(self.tiered, self.namespace, plans) if durability is Durability.DURABLE else 0
         put.on_end = partial(self._ended, put.id, time.monotonic(), promised)

@@ -164,5 +164,8 @@ class Promotion:
                 for entry in entries:
                     tiered.index.leave(entry)
         tiered.counters(namespace).add("promoted", sum(kept), tier=tier.name)
+        there = [key for (key, _), ok in zip(blocks, kept, strict=True) if ok]
+        tiered.events.changed(tier, namespace, there, there=True)
         if tiered.removals(namespace) != as_of:
-            tier.delete_many(namespace, [key for key, _ in blocks], Deadline.after(MOVE_SECONDS))
+            tier.delete_many(namespace, there, Deadline.after(MOVE_SECONDS))
+            tiered.events.changed(tier, namespace, there, there=False)

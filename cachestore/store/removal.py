@@ -9,6 +9,7 @@ from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, Unavailable
 from cachestore.hashing import Chain
 from cachestore.index import Entry, Name
+from cachestore.store.copying import await_copies
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -16,16 +17,17 @@ if TYPE_CHECKING:
 
 def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline) -> int:
     """Removes these blocks from every tier; how many there were."""
-    removed = set()
     with tiered.index.changed:
         tiered.removing(namespace)
-        for key in chain.keys:
-            entry = tiered.index.get(Name(namespace, key))
-            if entry is not None and entry.ready:
-                _withdraw(tiered, entry, "deleted")
-                removed.add(key)
+        found = [tiered.index.get(Name(namespace, key)) for key in chain.keys]
+        entries = [entry for entry in found if entry is not None and entry.ready]
+        for entry in entries:
+            _withdraw(tiered, entry, "deleted")
+    removed = {entry.name.key for entry in entries}
+    await_copies(tiered, entries, deadline)
     for tier in tiered.lower:
         gone = tier.delete_many(namespace, chain.keys, deadline)
+        tiered.events.changed(tier, namespace, chain.keys, there=False)
         if gone is None:
             raise _unreached(tier.name)
         if tier.ledger is None:
@@ -44,7 +46,8 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
     removed: set[bytes] = set()
     with tiered.index.changed:
         tiered.removing(namespace)
-        for entry in tiered.index.entries(namespace):
+        entries = tiered.index.entries(namespace)
+        for entry in entries:
             if not tier:
                 _withdraw(tiered, entry, "cleared")
             elif tier == tiered.memory.name:
@@ -56,20 +59,22 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
                 entry.durable = False
                 continue
             removed.add(entry.name.key)
+    await_copies(tiered, [entry for entry in entries if entry.withdrawn], deadline)
     for lower in tiered.lower:
         if tier in ("", lower.name):
             gone = lower.clear(namespace, deadline)
+            tiered.events.cleared(lower, namespace)
             if gone is None:
                 raise _unreached(lower.name)
             if lower.ledger is None:
                 tiered.counters(namespace).add("tier_removed", len(gone), tier=lower.name, why="cleared")
             removed |= gone
     with tiered.index.changed:
-        entries = [entry for entry in tiered.index.everything() if entry.name.namespace == namespace]
+        now = [entry for entry in tiered.index.everything() if entry.name.namespace == namespace]
         if not tier:
-            _came_back(tiered, namespace, entries, "cleared")
+            _came_back(tiered, namespace, now, "cleared")
         elif tier != tiered.memory.name:
-            for entry in entries:
+            for entry in now:
                 _forget_copies(entry, {tier})
     return len(removed)
 

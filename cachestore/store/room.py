@@ -22,20 +22,20 @@ COMPACTIONS = 2
 """How often blocks are moved together for one block before others leave for it."""
 
 
-def take(tiered: TieredStore, namespace: bytes, nbytes: int, deadline: Deadline) -> Slot | None:
+def take(tiered: TieredStore, namespace: bytes, nbytes: int, deadline: Deadline, owner: bytes = b"") -> Slot | None:
     """Memory for a block, others leaving for it as far as they may; None if too little may leave in time."""
     index = tiered.index
     rounds = 0
     while True:
         with index.changed:
             if index.over_quota(namespace, nbytes) <= 0:
-                slot = tiered.memory.take(namespace, nbytes)
+                slot = tiered.memory.take(namespace, nbytes, owner)
                 if slot is not None:
                     return slot
             if not deadline.remaining():
                 return None
             # what was moved together others may have taken first
-            moves = _moves(tiered, namespace, nbytes) if rounds < COMPACTIONS else []
+            moves = _moves(tiered, namespace, nbytes, owner) if rounds < COMPACTIONS else []
             rounds = rounds + 1 if moves else 0
             leaving = [] if moves else index.evict(nbytes, namespace)
             if not leaving and not moves and not tiered.moving:
@@ -56,7 +56,7 @@ def take(tiered: TieredStore, namespace: bytes, nbytes: int, deadline: Deadline)
                 index.changed.notify_all()
 
 
-def _moves(tiered: TieredStore, namespace: bytes, nbytes: int) -> list[tuple[Entry, Move]]:
+def _moves(tiered: TieredStore, namespace: bytes, nbytes: int, owner: bytes) -> list[tuple[Entry, Move]]:
     """What to move together, where enough memory is free but in too many pieces. The entries are in use then."""
     index, memory = tiered.index, tiered.memory
     if memory.capacity - memory.usage().used < nbytes or index.over_quota(namespace, nbytes) > 0:
@@ -70,7 +70,7 @@ def _moves(tiered: TieredStore, namespace: bytes, nbytes: int) -> list[tuple[Ent
         return entry is not None and entry.ready and not entry.users and entry.slot is slot
 
     moves = []
-    for move in memory.compaction(namespace, nbytes, movable) or []:
+    for move in memory.compaction(namespace, nbytes, movable, owner) or []:
         entry = entry_of(move.old)
         assert entry is not None
         index.use(entry)

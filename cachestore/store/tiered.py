@@ -20,6 +20,7 @@ from cachestore.mover import Mover
 from cachestore.store import room
 from cachestore.store.copying import MOVE_SECONDS, WriteBack, write_due
 from cachestore.store.durability import repair
+from cachestore.store.events import Events
 from cachestore.store.leases import Leases
 from cachestore.store.local import LocalStore
 from cachestore.store.pins import Pins
@@ -43,6 +44,8 @@ class TieredStore:
     codec: Codec
     eviction: Eviction
     settings: StoreSettings = field(default_factory=StoreSettings)
+    sealed: bool = False
+    """Whether blocks are sealed against whoever can write to them: then no writer's own memory holds any."""
     hot: Sequence[ColdTier] = ()
     incarnation: bytes = field(default_factory=lambda: os.urandom(16))
     index: Index = field(init=False)
@@ -51,6 +54,7 @@ class TieredStore:
     mover: Mover = field(init=False)
     promotion: Promotion = field(init=False)
     write_back: WriteBack = field(init=False)
+    events: Events = field(init=False)
     ledger: Ledger = field(init=False)
     staging: CpuTier = field(init=False)
     promised: Counter[bytes] = field(default_factory=Counter)
@@ -74,6 +78,7 @@ class TieredStore:
         self.mover = Mover(self.expire, backlog=self.settings.backlog)
         self.promotion = Promotion(self)
         self.write_back = WriteBack(self.settings.write_delay)
+        self.events = Events(self)
         self.ledger = Ledger(self.memory.name)
         self.staging = Cpu(self.settings.staging).start()
 
@@ -150,19 +155,25 @@ class TieredStore:
             store.expire_puts()
         write_due(self, time.monotonic())
 
-    def take(self, namespace: bytes, nbytes: int, deadline: Deadline) -> Slot | None:
+    def take(self, namespace: bytes, nbytes: int, deadline: Deadline, owner: bytes = b"") -> Slot | None:
         """Memory for a block, others leaving for it as far as they may; None if too little may leave in time."""
-        return room.take(self, namespace, nbytes, deadline)
+        return room.take(self, namespace, nbytes, deadline, owner)
 
-    def stage(self, namespace: bytes, nbytes: int) -> Slot | None:
+    def stage(self, namespace: bytes, nbytes: int, owner: bytes = b"") -> Slot | None:
         """Memory beside the tier for a block that has no room in it, on its way to a cold one; None if that is full."""
         if not self.cold:
             return None
         with self.index.changed:
-            slot = self.staging.take(namespace, nbytes)
+            slot = self.staging.take(namespace, nbytes, owner)
             if slot is not None:
                 self._staged.add(slot)
             return slot
+
+    def disown(self, namespace: bytes, owner: bytes) -> None:
+        """A writer that had memory of its own is gone: what it published there stays, as any other block."""
+        with self.index.changed:
+            self.memory.disown(namespace, owner)
+            self.staging.disown(namespace, owner)
 
     def staged(self, slot: Slot) -> bool:
         """Whether this memory is for a block on its way to a cold tier."""
@@ -187,6 +198,7 @@ class TieredStore:
             entry.ends = time.monotonic() + ttl
             heapq.heappush(self._ending, (entry.ends, entry.name))
         self.ledger.came(entry.name.namespace, entry.slot.nbytes)
+        self.events.stored(entry)
 
     def prolong(self, entry: Entry, ttl: float | None) -> None:
         """Lets a published block live for `ttl` more seconds at least, None for ever. Called under the lock."""
@@ -199,6 +211,7 @@ class TieredStore:
         if not entry.gone:
             self.ledger.went(entry.name.namespace, entry.slot.nbytes, why)
             self.index.remove(entry)
+            self.events.removed(entry)
 
     def removals(self, namespace: bytes) -> int:
         """How often blocks of this namespace were deleted or cleared."""
@@ -233,3 +246,4 @@ class TieredStore:
                     # later, and elsewhere: this is a thread of a tier that has just failed
                     as_of = self.removals(departure.namespace)
                     self.mover.submit(partial(repair, self, departure, tier, as_of))
+            self.events.departed(tier, departures)

@@ -150,7 +150,7 @@ class Copies:
 
     def _page(self) -> Any:
         blocks: Any = self.tiered.hot[0]
-        return blocks._blocks.find(self.namespace, self.key).slot.tensor.numpy()
+        return blocks._work.blocks.find(self.namespace, self.key).slot.tensor.numpy()
 
 
 class StoreMachine(RuleBasedStateMachine):

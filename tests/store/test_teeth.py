@@ -23,7 +23,8 @@ from cachestore.index import Name
 from cachestore.metrics import total
 from cachestore.seal import CorruptBlock
 from cachestore.store import reading
-from cachestore.store.base import Store, is_flat, put_blocks
+from cachestore.store.base import Store, put_blocks
+from cachestore.store.checks import is_flat
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import plans_of, random_prompt, same, sealed_block, small_spec
 from cachestore.testing.tiers import KEYS, A, B, departed, soon

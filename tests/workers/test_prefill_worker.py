@@ -12,7 +12,9 @@ from cachestore.engine.hf import HfEngine
 from cachestore.engine.sampling import Sampler, Sampling
 from cachestore.errors import Aborted, DeadlineExceeded, InvalidArgument, Unavailable
 from cachestore.hashing import chain
+from cachestore.index import Name
 from cachestore.metrics import total
+from cachestore.seal import PARENT_BYTES, Header
 from cachestore.service.client import RemoteStore
 from cachestore.store.base import BlockPlan, Purpose, Store
 from cachestore.store.local import LocalStore
@@ -73,6 +75,19 @@ def _handoff_and_lease(engine: HfEngine, store: RemoteStore) -> None:
     assert store.lookup(again.chain).ready == 3
     salted = prefill.prefill(Prompt(TOKENS, salts=(b"other",)), call())
     assert not salted.reuse.reused and not set(salted.chain.keys) & set(handoff.chain.keys)
+
+
+@pytest.mark.parametrize("tokens", [53, 48, 5])
+def test_a_tail_names_the_block_before_it(engine: HfEngine, make_store: Callable[..., Any], tokens: int) -> None:
+    tiered = make_store()
+    store = tiered.namespace("default")
+    handoff = worker(engine, store).prefill(Prompt(TOKENS[:tokens]), call())
+    keys = chain(engine.spec, TOKENS[:tokens])
+    assert len(handoff.chain) == len(keys) + (tokens % 16 > 0)
+    entries = [tiered.index.get(Name(store.namespace, key)) for key in handoff.chain.keys]
+    parents = [Header.parse(entry.slot.bytes).parent for entry in entries]
+    # which the store gives up only after the tail
+    assert parents == [bytes(PARENT_BYTES), *(key[:PARENT_BYTES] for key in handoff.chain.keys[:-1])]
 
 
 def test_what_the_store_cannot_keep_makes_the_handoff_shorter(engine: HfEngine, make_store: Callable[..., Any]) -> None:

@@ -1,0 +1,163 @@
+"""The blocks of a put, from their reservation to their end: some are there already, for the others memory is taken."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cachestore.deadline import Deadline
+from cachestore.errors import TooLarge
+from cachestore.hashing import Chain
+from cachestore.index import Entry, Name
+from cachestore.store.base import BlockPlan, PutAnswer, PutStatus
+from cachestore.store.durability import upgrade
+from cachestore.store.laying import Layout, OpenBlock
+
+if TYPE_CHECKING:
+    from cachestore.store.tiered import TieredStore
+
+
+@dataclass(eq=False)
+class Reserved:
+    """The latest answer for every block of a put, and the wanted ones as `open` blocks by number.
+
+    `after` is the key of the block before the first, if known; `owner` writes in memory of its own.
+    """
+
+    tiered: TieredStore
+    namespace: bytes
+    chain: Chain
+    plans: Sequence[BlockPlan]
+    after: bytes | None
+    deadline: Deadline
+    owner: bytes = b""
+    answers: list[PutAnswer] = field(default_factory=list)
+    open: dict[int, OpenBlock] = field(default_factory=dict)
+    _layouts: dict[int, Layout] = field(default_factory=dict)
+    _held: list[Entry] = field(default_factory=list)
+    """Blocks of the chain that were there before: they must not leave for those that come behind them."""
+
+    def reserve(self, *, durable: bool, ttl: float | None) -> None:
+        """Takes memory for every block that is not there yet, and answers for all.
+
+        With `durable`, blocks that are there become so for `ttl` seconds at least. TooLarge if one can never be held.
+        """
+        largest = self.tiered.memory.largest()
+        for plan in self.plans:
+            if self._layout(plan).nbytes > largest:
+                raise TooLarge(
+                    f"a block of {plan.raw_bytes} bytes can never be held by tiers.cpu.capacity = "
+                    f"{self.tiered.memory.capacity}; raise it, or lower engine.block_tokens"
+                )
+        self._hold()
+        elsewhere = self._elsewhere()
+        upgraded = self._upgraded(elsewhere, ttl) if durable else None
+        try:
+            for number, plan in enumerate(self.plans):
+                known = self._known(number, plan, elsewhere)
+                if known is not None and known.status is PutStatus.ALREADY_EXISTS and upgraded is not None:
+                    tier = upgraded.get(plan.key, "")
+                    known = PutAnswer(number, PutStatus.ALREADY_EXISTS if tier else PutStatus.NOT_KEPT, tier)
+                self.answers.append(known or self._reserve(number, plan))
+        finally:
+            self._count_first()
+
+    def stored(self, number: int, tier: str) -> None:
+        """An open block was published, or is kept by `tier` alone. Called under the lock; the caller counts it."""
+        del self.open[number]
+        self.answers[number] = PutAnswer(number, PutStatus.STORED, tier)
+
+    def drop(self, number: int, status: PutStatus | None) -> None:
+        """Takes an open block back; `status` None means aborted."""
+        with self.tiered.index.changed:
+            open_block = self.open.pop(number, None)
+            if open_block is None:
+                return
+            self.tiered.index.remove(open_block.entry)
+            self.answers[number] = PutAnswer(number, status or PutStatus.FAILED)
+            counters = self.tiered.counters(self.namespace)
+            counters.add("put_open", -1)
+            counters.add(f"put_{status}" if status else "put_aborted")
+
+    def give_up(self) -> int:
+        """Takes all open blocks back and lets go of those that were there before; how many were open."""
+        numbers = list(self.open)
+        for number in numbers:
+            self.drop(number, None)
+        with self.tiered.index.changed:
+            while self._held:
+                self.tiered.index.leave(self._held.pop())
+        return len(numbers)
+
+    def _layout(self, plan: BlockPlan) -> Layout:
+        # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
+        layout = self._layouts.get(id(plan.planes))
+        if layout is None:
+            layout = self._layouts[id(plan.planes)] = Layout(plan.planes)
+        return layout
+
+    def _hold(self) -> None:
+        with self.tiered.index.changed:
+            ready = self.tiered.index.ready(self.namespace, self.chain.fingerprint)
+            before = (self.after, *self.chain.keys) if self.after is not None else self.chain.keys
+            for entry in filter(None, map(ready.get, before)):
+                self.tiered.index.use(entry)
+                self._held.append(entry)
+
+    def _elsewhere(self) -> dict[bytes, str]:
+        """The keys that only a cold tier has, and which."""
+        index = self.tiered.index
+        with index.changed:
+            missing = [plan.key for plan in self.plans if index.get(Name(self.namespace, plan.key)) is None]
+        found: dict[bytes, str] = {}
+        for tier in self.tiered.cold:
+            for key, there in zip(missing, tier.present(self.namespace, missing, self.deadline), strict=True):
+                if there:
+                    found.setdefault(key, tier.name)
+        return found
+
+    def _upgraded(self, elsewhere: dict[bytes, str], ttl: float | None) -> dict[bytes, str]:
+        """Makes the blocks durable that are there already; by key, the tier that keeps each from now on."""
+        with self.tiered.index.changed:
+            ready = self.tiered.index.ready(self.namespace, self.chain.fingerprint)
+            keys = [key for key in self.chain.keys if key in ready or key in elsewhere]
+        return upgrade(self.tiered, self.namespace, keys, self.chain.fingerprint, self.deadline, ttl) if keys else {}
+
+    def _known(self, number: int, plan: BlockPlan, elsewhere: dict[bytes, str]) -> PutAnswer | None:
+        with self.tiered.index.changed:
+            entry = self.tiered.index.get(Name(self.namespace, plan.key))
+        if entry is not None and entry.fingerprint != self.chain.fingerprint:
+            return PutAnswer(number, PutStatus.KEPT_FIRST)
+        if entry is not None:
+            status = PutStatus.ALREADY_EXISTS if entry.ready else PutStatus.IN_PROGRESS
+            return PutAnswer(number, status, self.tiered.memory.name if entry.ready else "")
+        if plan.key in elsewhere:
+            return PutAnswer(number, PutStatus.ALREADY_EXISTS, elsewhere[plan.key])
+        return None
+
+    def _reserve(self, number: int, plan: BlockPlan) -> PutAnswer:
+        layout = self._layout(plan)
+        slot = self.tiered.take(self.namespace, layout.nbytes, self.deadline, self.owner)
+        if slot is None:
+            slot = self.tiered.stage(self.namespace, layout.nbytes, self.owner)
+        if slot is None:
+            return PutAnswer(number, PutStatus.NOT_KEPT)
+        name = Name(self.namespace, plan.key)
+        parent = self.plans[number - 1].key if number else self.after
+        with self.tiered.index.changed:
+            if (known := self._known(number, plan, {})) is not None:
+                self.tiered.give(slot)
+                return known
+            entry = self.tiered.index.reserve(name, self.chain.fingerprint, slot, parent)
+            self.open[number] = OpenBlock(entry, plan, layout)
+        return PutAnswer(number, PutStatus.WANTED)
+
+    def _count_first(self) -> None:
+        """Counts the answers there are, before any of them changes."""
+        with self.tiered.index.changed:
+            counters = self.tiered.counters(self.namespace)
+            counters.add("put_blocks", len(self.answers))
+            for status, blocks in Counter(answer.status for answer in self.answers).items():
+                counters.add("put_open" if status is PutStatus.WANTED else f"put_{status}", blocks)
