@@ -7,13 +7,17 @@ from cachestore.block import WHOLE, Buffer, Part
 from cachestore.codecs import create
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
+from cachestore.errors import InvalidArgument, Unavailable
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
 from cachestore.service import convert, convert_pins, convert_put
 from cachestore.service.connection import Connection
+from cachestore.service.credentials import Credentials
 from cachestore.service.members import Member
 from cachestore.service.remote_put import RemotePut
 from cachestore.service.remote_reading import RemoteReading
+from cachestore.service.transport import Transport
+from cachestore.service.transports import ALL, start
 from cachestore.service.words import VERDICT
 from cachestore.store.base import (
     TIMEOUT,
@@ -24,9 +28,8 @@ from cachestore.store.base import (
     Pin,
     Purpose,
     Verdict,
-    check_after,
-    check_into,
 )
+from cachestore.store.checks import check_after, check_into
 from cachestore.wire import store_pb2 as wire
 
 FRAME_BYTES = 1 << 20
@@ -36,19 +39,33 @@ FRAME_BYTES = 1 << 20
 class RemoteStore:
     """The store served at `address`, `host:port` or `unix:/path`; follows `cachestore.store.base.Store`.
 
-    Planes are encoded here, with `codec`. Besides the interface's errors every call may raise Unavailable.
+    Planes are encoded here, with `codec`, and travel by the first of `transports` that is open. Without
+    `credentials` those of the environment are shown. Besides the interface's errors every call may raise Unavailable,
+    Unauthenticated and PermissionDenied.
     """
 
-    def __init__(self, address: str, *, codec: str = "raw", frame_bytes: int = FRAME_BYTES) -> None:
-        self._connection = Connection(address)
+    def __init__(
+        self,
+        address: str,
+        *,
+        codec: str = "raw",
+        frame_bytes: int = FRAME_BYTES,
+        transports: Sequence[str] = ALL,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self._connection = Connection(address, credentials)
         self._codec = create(codec)
-        self._frame_bytes = frame_bytes
+        if not transports:
+            raise InvalidArgument(f"transports must name at least one of {', '.join(ALL)}")
+        self._transports: Sequence[Transport] = [start(name, self._connection, frame_bytes) for name in transports]
 
     def open(self) -> None:
         """Gets ready to call; the first call connects."""
         self._connection.open()
 
     def close(self) -> None:
+        for transport in self._transports:
+            transport.close()
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -87,7 +104,7 @@ class RemoteStore:
         timeout: float = TIMEOUT,
     ) -> RemoteReading:
         check_into(into, len(chain))
-        reading = RemoteReading(self._connection, chain, part, into, Deadline.after(timeout))
+        reading = RemoteReading(self._transports, chain, part, into, Deadline.after(timeout))
         reading.open(lease, wait, purpose)
         return reading
 
@@ -105,9 +122,11 @@ class RemoteStore:
         deadline = Deadline.after(timeout)
         check_after(after, [plan.key for plan in plans])
         reservation = convert_put.Reservation(fingerprint, tuple(plans), durability, ttl, after)
-        put = RemotePut(self._connection, codec or self._codec, reservation, self._frame_bytes, deadline)
-        put.open()
-        return put
+        for transport in self._transports:
+            sink = transport.put(reservation, codec or self._codec, deadline)
+            if sink is not None:
+                return RemotePut(sink, reservation)
+        raise Unavailable(f"no way to the store at {self._connection.address} is open for this put")
 
     def abort(self, put_id: bytes, *, timeout: float = TIMEOUT) -> int:
         """Gives up an open put from outside its stream; how many blocks were dropped."""

@@ -108,7 +108,7 @@ class LookupResponse(_message.Message):
     def __init__(self, ready: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., writing: _Optional[int] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("chain", "part", "lease", "lease_ms", "wait_ms", "provisional", "purpose", "resume")
+    __slots__ = ("chain", "part", "lease", "lease_ms", "wait_ms", "provisional", "purpose", "resume", "bulk")
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +117,7 @@ class ReadRequest(_message.Message):
     PROVISIONAL_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
+    BULK_FIELD_NUMBER: _ClassVar[int]
     chain: Chain
     part: Part
     lease: bytes
@@ -125,7 +126,16 @@ class ReadRequest(_message.Message):
     provisional: bool
     purpose: Purpose
     resume: Resume
-    def __init__(self, chain: _Optional[_Union[Chain, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., lease: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., wait_ms: _Optional[int] = ..., provisional: bool = ..., purpose: _Optional[_Union[Purpose, str]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ...) -> None: ...
+    bulk: bool
+    def __init__(self, chain: _Optional[_Union[Chain, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., lease: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., wait_ms: _Optional[int] = ..., provisional: bool = ..., purpose: _Optional[_Union[Purpose, str]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., bulk: bool = ...) -> None: ...
+
+class BulkOffer(_message.Message):
+    __slots__ = ("address", "ticket")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    ticket: bytes
+    def __init__(self, address: _Optional[str] = ..., ticket: _Optional[bytes] = ...) -> None: ...
 
 class Resume(_message.Message):
     __slots__ = ("key", "digest", "offset")
@@ -154,14 +164,16 @@ class ReadResponse(_message.Message):
     def __init__(self, granted: _Optional[_Union[Granted, _Mapping]] = ..., start: _Optional[_Union[BlockStart, _Mapping]] = ..., data: _Optional[_Union[BlockData, _Mapping]] = ..., end: _Optional[_Union[BlockEnd, _Mapping]] = ..., provisional: _Optional[_Union[ProvisionalPlane, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ...) -> None: ...
 
 class Granted(_message.Message):
-    __slots__ = ("lease", "lease_ms", "runs")
+    __slots__ = ("lease", "lease_ms", "runs", "bulk")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
+    BULK_FIELD_NUMBER: _ClassVar[int]
     lease: bytes
     lease_ms: int
     runs: _containers.RepeatedCompositeFieldContainer[Run]
-    def __init__(self, lease: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ...) -> None: ...
+    bulk: BulkOffer
+    def __init__(self, lease: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., bulk: _Optional[_Union[BulkOffer, _Mapping]] = ...) -> None: ...
 
 class BlockStart(_message.Message):
     __slots__ = ("block", "header", "tier")
@@ -248,7 +260,7 @@ class Layout(_message.Message):
     def __init__(self, planes: _Optional[_Iterable[_Union[PlaneId, _Mapping]]] = ...) -> None: ...
 
 class Reserve(_message.Message):
-    __slots__ = ("fingerprint", "layouts", "blocks", "durability", "ttl_ms", "after")
+    __slots__ = ("fingerprint", "layouts", "blocks", "durability", "ttl_ms", "bulk", "after")
     class Block(_message.Message):
         __slots__ = ("key", "token_count", "layout", "short")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -265,14 +277,16 @@ class Reserve(_message.Message):
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    BULK_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     fingerprint: bytes
     layouts: _containers.RepeatedCompositeFieldContainer[Layout]
     blocks: _containers.RepeatedCompositeFieldContainer[Reserve.Block]
     durability: Durability
     ttl_ms: int
+    bulk: bool
     after: bytes
-    def __init__(self, fingerprint: _Optional[bytes] = ..., layouts: _Optional[_Iterable[_Union[Layout, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Reserve.Block, _Mapping]]] = ..., durability: _Optional[_Union[Durability, str]] = ..., ttl_ms: _Optional[int] = ..., after: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, fingerprint: _Optional[bytes] = ..., layouts: _Optional[_Iterable[_Union[Layout, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Reserve.Block, _Mapping]]] = ..., durability: _Optional[_Union[Durability, str]] = ..., ttl_ms: _Optional[int] = ..., bulk: bool = ..., after: _Optional[bytes] = ...) -> None: ...
 
 class PlaneFrame(_message.Message):
     __slots__ = ("block", "segments", "data")
@@ -324,14 +338,16 @@ class PutAnswer(_message.Message):
     def __init__(self, block: _Optional[int] = ..., status: _Optional[_Union[PutStatus, str]] = ..., tier: _Optional[str] = ...) -> None: ...
 
 class WriteResponse(_message.Message):
-    __slots__ = ("put", "answers", "lease")
+    __slots__ = ("put", "answers", "lease", "bulk")
     PUT_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    BULK_FIELD_NUMBER: _ClassVar[int]
     put: bytes
     answers: _containers.RepeatedCompositeFieldContainer[PutAnswer]
     lease: LeaseResponse
-    def __init__(self, put: _Optional[bytes] = ..., answers: _Optional[_Iterable[_Union[PutAnswer, _Mapping]]] = ..., lease: _Optional[_Union[LeaseResponse, _Mapping]] = ...) -> None: ...
+    bulk: BulkOffer
+    def __init__(self, put: _Optional[bytes] = ..., answers: _Optional[_Iterable[_Union[PutAnswer, _Mapping]]] = ..., lease: _Optional[_Union[LeaseResponse, _Mapping]] = ..., bulk: _Optional[_Union[BulkOffer, _Mapping]] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("put",)
@@ -496,28 +512,36 @@ class WatchRequest(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("epoch", "sequence", "event", "chain", "tier")
+    __slots__ = ("epoch", "sequence", "event", "chain", "tier", "complete", "tiers", "node")
     class Event(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         SNAPSHOT: _ClassVar[WatchResponse.Event]
         STORED_BLOCKS: _ClassVar[WatchResponse.Event]
         REMOVED_BLOCKS: _ClassVar[WatchResponse.Event]
         CLEARED: _ClassVar[WatchResponse.Event]
+        ALIVE: _ClassVar[WatchResponse.Event]
     SNAPSHOT: WatchResponse.Event
     STORED_BLOCKS: WatchResponse.Event
     REMOVED_BLOCKS: WatchResponse.Event
     CLEARED: WatchResponse.Event
+    ALIVE: WatchResponse.Event
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     sequence: int
     event: WatchResponse.Event
     chain: Chain
     tier: str
-    def __init__(self, epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[WatchResponse.Event, str]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., tier: _Optional[str] = ...) -> None: ...
+    complete: bool
+    tiers: _containers.RepeatedScalarFieldContainer[str]
+    node: str
+    def __init__(self, epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[WatchResponse.Event, str]] = ..., chain: _Optional[_Union[Chain, _Mapping]] = ..., tier: _Optional[str] = ..., complete: bool = ..., tiers: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ...) -> None: ...
 
 class AttachRequest(_message.Message):
     __slots__ = ("writer",)

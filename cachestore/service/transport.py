@@ -1,0 +1,83 @@
+"""How the payload of reads and puts travels between a store and its client.
+
+A transport is asked whether it can serve a read or a put; what it does not take, and what breaks under way, the next
+one serves, under the same lease. The gRPC stream is always there and always the last.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from cachestore.block import Buffer, Part
+from cachestore.codecs.base import Codec
+from cachestore.deadline import Deadline
+from cachestore.hashing import Chain
+from cachestore.service.convert_put import Reservation
+from cachestore.store.base import Loaded, PutAnswer
+from cachestore.wire import store_pb2 as wire
+
+
+class Broken(Exception):
+    """The transport broke under way, or has not what comes next; another may go on under the same lease."""
+
+
+class Asked(NamedTuple):
+    """What a read wants: `request` says the same to the store, with the lease to use and where to begin."""
+
+    chain: Chain
+    part: Part
+    request: wire.ReadRequest
+
+
+class Source(Protocol):
+    """The blocks of one read, as they come from the store."""
+
+    @property
+    def lease(self) -> bytes:
+        """The lease that the read goes on under."""
+
+    def load(self, number: int, into: Buffer | None) -> Loaded | None:
+        """The next block of the chain, decoded and verified, in `into` if given; None if it cannot be had.
+
+        Numbers come in order, from the first asked for. CorruptBlock if what arrived does not hold, Broken if another
+        transport should go on with this block.
+        """
+
+    def close(self) -> None:
+        """Ends the read; its lease stays. Closing twice is allowed."""
+
+
+class Sink(Protocol):
+    """Where the planes of one put go. One thread writes it; `abort` may come from another."""
+
+    @property
+    def answers(self) -> Sequence[PutAnswer]:
+        """What became of each block when they were reserved."""
+
+    def write(self, block: int, planes: range, data: Buffer) -> None:
+        """Whole raw planes of a wanted block, one behind the other in `data`, which may be reused on return."""
+
+    def commit(self, blocks: Sequence[int], lease_ms: int) -> wire.WriteResponse:
+        """Publishes blocks; what became of them, and the lease if one was asked for."""
+
+    def abort(self) -> None:
+        """Gives up what is not committed. Aborting twice is allowed."""
+
+
+class Transport(Protocol):
+    """One way to one store."""
+
+    @property
+    def name(self) -> str:
+        """The name by which it is chosen."""
+
+    def read(self, asked: Asked, deadline: Deadline) -> Source | None:
+        """Begins a read; None if this way is not open. Raises what the store answers instead of blocks."""
+
+    def put(self, reservation: Reservation, codec: Codec, deadline: Deadline) -> Sink | None:
+        """Begins a put; None if this way is not open. Raises what the store answers instead of a reservation."""
+
+    def release(self, request: wire.ReleaseRequest, timeout: float) -> None:
+        """Ends a lease with its verdicts."""
+
+    def close(self) -> None:
+        """Gives up connections. Closing twice is allowed."""
