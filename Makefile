@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := build/peers
 
-.PHONY: demo test check mutations bench lint proto needle clean
+.PHONY: demo test check soak mutations bench bench-peers lint proto needle clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +26,11 @@ check: $(STAMP)
 	$(BIN)/pytest -m "not gpu"
 	$(BIN)/python proto/generate.py --check
 
+# Ten minutes of writers, readers and an auditor while everything around them breaks; exit status 1 on a wrong byte.
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak --minutes 10
+	$(BIN)/python -m tests.soak.recovery
+
 # Breaks the source in many small ways, and shows that the tests notice each.
 mutations: $(STAMP)
 	$(BIN)/python -m tests.mutations --jobs 2
@@ -32,6 +38,13 @@ mutations: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/first_light.py
+
+# What benchmarks compare us with, in an environment of its own: benchmarks/wire.py --peers, benchmarks/store.py --peers.
+bench-peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: benchmarks/peers/install.sh
+	benchmarks/peers/install.sh $(PEERS) $(PYTHON)
+	touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-STORE = Path(__file__).parent.parent / "benchmarks" / "store.py"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The benchmark of the store, in a process of its own that knows of no data and no peers."""
+def run(*arguments: str, script: str = "store.py") -> subprocess.CompletedProcess[str]:
+    """A benchmark, that of the store if no other is named, in a process of its own without data and without peers."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("CACHESTORE_")}
-    command = [sys.executable, str(STORE), "--quick", *arguments]
+    command = [sys.executable, str(BENCHMARKS / script), "--quick", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=outside, timeout=100)
 
 
-def report(*arguments: str) -> dict[str, Any]:
+def report(*arguments: str, script: str = "store.py") -> dict[str, Any]:
     """What it prints with `--json`."""
-    done = run("--json", *arguments)
+    done = run("--json", *arguments, script=script)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -57,6 +57,41 @@ def test_the_rows_of_a_trace(tmp_path: Path) -> None:
     assert list(found["skipped"]) == ["replay.gap_10000"]
 
 
-def test_a_row_that_nobody_knows_is_refused() -> None:
-    done = run("--only", "nothing")
-    assert done.returncode == 2 and "store.read" in done.stderr
+@pytest.mark.parametrize(("script", "option"), [("store.py", "--only"), ("wire.py", "--rows")])
+def test_a_row_that_nobody_knows_is_refused(script: str, option: str) -> None:
+    done = run(option, "nothing", script=script)
+    assert done.returncode == 2 and f"{script.removesuffix('.py')}." in done.stderr
+
+
+def test_calls_of_the_wire() -> None:
+    found = report("--rows", "wire.lookup_ms", script="wire.py")
+    rows = {row["id"]: row for row in found["rows"]}
+    assert {"wire.lookup_ms", "wire.mirror_ms"} == set(rows)
+    for row in rows.values():
+        assert row["value"] > 0 and row["unit"] == "ms" and row["better"] == "lower" and row["reach"] < row["bar"]
+
+
+def test_reads_from_another_node_beside_tcp_and_no_peers() -> None:
+    found = report("--rows", "wire.stream_read", "--pin", "1", script="wire.py")
+    rows = {row["id"]: row for row in found["rows"]}
+    ratio, ours, tcp = (rows[f"wire.stream_read{side}"]["value"] for side in ("", ".stream", ".tcp"))
+    assert 0 < ratio and 0 < ours and 0 < tcp
+    assert ", 1 cores" in found["machine"]
+    assert {"wire.mooncake_read", "wire.mooncake_verified"} == set(found["skipped"])
+    assert all("--peers" in why for why in found["skipped"].values())
+
+
+@pytest.mark.slow
+def test_every_row_of_the_wire_is_measured_or_says_why_not() -> None:
+    found = report(script="wire.py")
+    named = {row["id"] for row in found["rows"]} | set(found["skipped"])
+    peers = {"mooncake_read", "mooncake_write", "mooncake_verified", "mooncake_local", "lmcache_server"}
+    ours = {"local_read", "local_put", "stream_read", "stream_write", "bulk_read", "bulk_write", "cpu", "lookup_ms"}
+    ours |= {"mirror_ms", "readers4", "mtls", "mtls_bulk", "first_plane_ms"}
+    assert {f"wire.{name}" for name in ours | peers} <= named
+
+
+def test_peers_that_are_not_there_are_skipped(tmp_path: Path) -> None:
+    found = report("--rows", "wire.lmcache_server", "--peers", str(tmp_path), script="wire.py")
+    (why,) = found["skipped"].values()
+    assert "bench-peers" in why or "unshare" in why
