@@ -7,9 +7,12 @@
     ├── UnsupportedModel    the model's KV cannot be named by a spec
     ├── Mismatch            two sides disagree on spec, format or protocol
     ├── LeaseExpired        the lease is unknown, released or over
+    ├── Unauthenticated     the store does not know the caller
+    ├── PermissionDenied    the store knows the caller, and does not let it do this
     ├── Overloaded          a quota or a bound on concurrent work is reached
     ├── Unavailable         the store, a tier or a worker cannot be reached now
-    │   └── DurabilityUnmet a DURABLE put found no durable tier to acknowledge it
+    │   ├── DurabilityUnmet a DURABLE put found no durable tier to acknowledge it
+    │   └── Untrusted       the two sides cannot agree on TLS
     ├── DeadlineExceeded    the call's time is over
     ├── Aborted             the call was given up by its caller or must be restarted
     └── InternalError       our bug; the text is an opaque id, the log has the rest
@@ -64,6 +67,18 @@ class LeaseExpired(CacheStoreError):
     reason = "lease_expired"
 
 
+class Unauthenticated(CacheStoreError):
+    """The store does not know the caller: no token or certificate, or none that holds."""
+
+    reason = "unauthenticated"
+
+
+class PermissionDenied(CacheStoreError):
+    """The store knows the caller, and its role does not let it do this."""
+
+    reason = "permission_denied"
+
+
 class Overloaded(CacheStoreError):
     """A quota or a bound on concurrent work is reached; try again later."""
 
@@ -82,6 +97,16 @@ class DurabilityUnmet(Unavailable):
     """A DURABLE put found no durable tier that could acknowledge it."""
 
     reason = "durability_unmet"
+
+
+class Untrusted(Unavailable):
+    """No connection that both sides trust: one speaks no TLS, or does not accept the other's certificate.
+
+    To the engine the store is just not there; but trying again does not help.
+    """
+
+    reason = "untrusted"
+    retryable = False
 
 
 class DeadlineExceeded(CacheStoreError):

@@ -22,6 +22,7 @@ OTHERS = Catalogue(
     "sections",
     {
         "service": "cachestore.service.settings:ServiceSettings",
+        "kv_events": "cachestore.service.kv_events:KvEvents",
         "engine": "cachestore.engine.settings:EngineSettings",
         "cluster": "cachestore.cluster.settings:ClusterSettings",
         "prefill_worker": "prefill_worker.settings:PrefillSettings",
@@ -30,6 +31,9 @@ OTHERS = Catalogue(
 )
 SECRETS = ("password", "sentinel_password")
 """Settings of a tier that nobody is shown."""
+
+WORKERS = ("prefill_worker", "decode_worker")
+"""Sections of those that listen too: whether they may where they say depends on what `service` knows of callers."""
 
 NEEDED_BY_WORKERS = "engine"
 """The one section without defaults: only the user knows the model."""
@@ -47,9 +51,10 @@ def check(tables: Table) -> None:
     """ConfigError for the first thing in the tables that could not work."""
     check_keys([*SECTIONS, *OTHERS.places], tables, "")
     compose(tables)
-    for name in OTHERS.places:
-        if name in tables:
-            build(OTHERS.load(name), tables[name], name)
+    built = {name: build(OTHERS.load(name), tables[name], name) for name in OTHERS.places if name in tables}
+    for name in WORKERS:
+        if name in built:
+            built[name].service(built.get("service") or OTHERS.load("service")())
 
 
 def shown(tables: Table) -> dict[str, Any]:

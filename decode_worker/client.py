@@ -76,5 +76,5 @@ class DecodeClient(WorkerClient):
         request_id = request_id or secrets.token_hex(16)
         message = request_message(Request(prompt, max_tokens, frozenset(stop_tokens)), request_id)
         with self._connection.errors("Generate"):
-            call = self._connection.stub.Generate(message, timeout=timeout)
+            call = self._connection.stub.Generate(message, timeout=timeout, metadata=self._connection.metadata)
         return Answer(self._connection, call, request_id)

@@ -4,6 +4,7 @@ from cachestore.config import Table, build
 from cachestore.engine.hf import HfEngine
 from cachestore.engine.settings import EngineSettings
 from cachestore.service.client import RemoteStore
+from cachestore.service.settings import ServiceSettings
 from cachestore.wire import worker_pb2
 from cachestore.wire.worker_pb2_grpc import add_DecodeWorkerServicer_to_server
 from decode_worker.service import DecodeService
@@ -30,7 +31,7 @@ class DecodeServer(WorkerServer):
         self.worker = DecodeWorker(engine, remote, store, settings)
         service = DecodeService(self.worker, name)
         serving = Serving(
-            settings.service(), "decode_worker", SERVICE,
+            settings.service(build(ServiceSettings, tables.get("service", {}), "service")), "decode_worker", SERVICE,
             lambda server: add_DecodeWorkerServicer_to_server(service, server),  # type: ignore[no-untyped-call]
         )  # fmt: skip
         super().__init__(engine, remote, self.worker, serving, name, node)

@@ -6,7 +6,7 @@ from cachestore.codecs import create
 from cachestore.config import Seconds
 from cachestore.errors import ConfigError
 from cachestore.service.settings import ServiceSettings
-from prefill_worker.settings import service
+from prefill_worker.settings import ANYWHERE, service
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DecodeSettings:
     codec: str = "raw"
 
     def __post_init__(self) -> None:
-        self.service()
+        self.service(ANYWHERE)
         create(self.codec)
         for name in ("prefill_timeout", "rest", "refresh", "store_timeout", "put_timeout"):
             if not getattr(self, name) > 0:
@@ -41,9 +41,9 @@ class DecodeSettings:
         if self.prefill_attempts < 0:
             raise ConfigError(f"decode_worker.prefill_attempts must be 0 or more, got {self.prefill_attempts}")
 
-    def service(self) -> ServiceSettings:
-        """The part that says where it listens."""
+    def service(self, store: ServiceSettings) -> ServiceSettings:
+        """Where it listens; who may call is as in the `[service]` section beside it."""
         return service(
-            "decode_worker", host=self.host, port=self.port, unix_socket=self.unix_socket,
+            "decode_worker", store, host=self.host, port=self.port, unix_socket=self.unix_socket,
             max_concurrent=self.max_concurrent, longest_call=self.longest_call,
         )  # fmt: skip

@@ -27,7 +27,7 @@ class PrefillClient(WorkerClient):
             request_id=request_id or secrets.token_hex(16), fingerprint=fingerprint, **prompt_fields(prompt)
         )
         with self._connection.errors("Prefill"):
-            future = self._connection.stub.Prefill.future(request, timeout=timeout)
+            future = self._connection.stub.Prefill.future(request, timeout=timeout, metadata=self._connection.metadata)
             if call is None:
                 return handoff(future.result())
             with call.cancelling(future.cancel):

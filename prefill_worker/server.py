@@ -4,6 +4,7 @@ from cachestore.config import Table, build
 from cachestore.engine.hf import HfEngine
 from cachestore.engine.settings import EngineSettings
 from cachestore.service.client import RemoteStore
+from cachestore.service.settings import ServiceSettings
 from cachestore.wire import worker_pb2
 from cachestore.wire.worker_pb2_grpc import add_PrefillWorkerServicer_to_server
 from prefill_worker.service import PrefillService
@@ -30,7 +31,7 @@ class PrefillServer(WorkerServer):
         self.worker = PrefillWorker(engine, remote, store, settings)
         service = PrefillService(self.worker, name)
         serving = Serving(
-            settings.service(), "prefill_worker", SERVICE,
+            settings.service(build(ServiceSettings, tables.get("service", {}), "service")), "prefill_worker", SERVICE,
             lambda server: add_PrefillWorkerServicer_to_server(service, server),  # type: ignore[no-untyped-call]
         )  # fmt: skip
         super().__init__(engine, remote, self.worker, serving, name, node)

@@ -9,10 +9,13 @@ from grpc_reflection.v1alpha import reflection
 
 from cachestore.errors import ConfigError, Unavailable
 from cachestore.service import listening
+from cachestore.service.authority import Authority
 from cachestore.service.budget import Budget
+from cachestore.service.exposure import Exposure
 from cachestore.service.guard import Guard
 from cachestore.service.options import SERVER
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.tls import ServerTls
 
 SPARE = 16
 """Calls beyond the worker's own bound: aborts and statistics must get through when it is full."""
@@ -28,6 +31,7 @@ class Serving:
         self._section = section
         self._service = service
         self._attach = attach
+        self._exposure = Exposure(settings)
         self._server: grpc.Server | None = None
         self._health = health.HealthServicer()
         self._address = ""
@@ -40,12 +44,17 @@ class Serving:
         return self._address
 
     def open(self) -> None:
-        """Listens and serves. ConfigError if the address cannot be had."""
+        """Listens and serves. ConfigError if the address cannot be had, or a file of keys cannot be used."""
         calls = self._settings.max_concurrent + SPARE
+        guard = Guard(Budget(calls, "concurrent calls"), self._settings.longest_call, Authority(self._settings))
+        guard.open()
+        tls = ServerTls(self._settings)
+        if self._settings.tls:
+            tls.open()
         self._health = health.HealthServicer()
         server = grpc.server(
             ThreadPoolExecutor(calls + SPARE, thread_name_prefix=self._section),
-            interceptors=[Guard(Budget(calls, "concurrent calls"), self._settings.longest_call)],
+            interceptors=[guard],
             options=SERVER,
             maximum_concurrent_rpcs=calls + SPARE,
         )
@@ -53,10 +62,11 @@ class Serving:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((self._service, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         try:
-            self._address = listening.listen(server, self._settings)
+            self._address = listening.listen(server, self._settings, tls)
         except ConfigError as error:
             raise ConfigError(str(error).replace("service.", f"{self._section}.")) from error
         server.start()
+        self._exposure.open()
         for name in ("", self._service):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server = server
@@ -68,4 +78,5 @@ class Serving:
             return
         self._health.enter_graceful_shutdown()
         server.stop(grace).wait()
+        self._exposure.close()
         listening.leave(self._settings)

@@ -1,6 +1,6 @@
 """The `[prefill_worker]` section: where it listens, and the bounds it works under."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cachestore.codecs import create
@@ -8,13 +8,19 @@ from cachestore.config import Seconds
 from cachestore.errors import ConfigError
 from cachestore.service.settings import ServiceSettings
 
+ANYWHERE = ServiceSettings(insecure=True)
+"""Under these a worker may listen wherever it likes: whether it may is decided when those of the store are known."""
 
-def service(section: str, **fields: Any) -> ServiceSettings:
-    """These fields as the service's settings; ConfigError speaks of `section`."""
+
+def service(section: str, store: ServiceSettings, **fields: Any) -> ServiceSettings:
+    """These fields, with the store's certificates and identities; ConfigError speaks of `section` where it means it."""
     try:
-        return ServiceSettings(**fields)
+        return replace(store, **fields)
     except ConfigError as error:
-        raise ConfigError(str(error).replace("service.", f"{section}.")) from error
+        text = str(error)
+        for name in fields:
+            text = text.replace(f"service.{name}", f"{section}.{name}")
+        raise ConfigError(text) from error
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class PrefillSettings:
     codec: str = "raw"
 
     def __post_init__(self) -> None:
-        self.service()
+        self.service(ANYWHERE)
         create(self.codec)
         for name in ("store_timeout", "lease", "tail_ttl"):
             if not getattr(self, name) > 0:
@@ -46,9 +52,9 @@ class PrefillSettings:
         if not self.wait >= 0:
             raise ConfigError(f"prefill_worker.wait must be 0 seconds or more, got {self.wait}")
 
-    def service(self) -> ServiceSettings:
-        """The part that says where it listens."""
+    def service(self, store: ServiceSettings) -> ServiceSettings:
+        """Where it listens; who may call is as in the `[service]` section beside it."""
         return service(
-            "prefill_worker", host=self.host, port=self.port, unix_socket=self.unix_socket,
+            "prefill_worker", store, host=self.host, port=self.port, unix_socket=self.unix_socket,
             max_concurrent=self.max_concurrent, longest_call=self.longest_call,
         )  # fmt: skip

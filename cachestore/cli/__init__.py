@@ -3,8 +3,12 @@
 serve    one store in this process, without Ray
 up/down  store and workers on Ray
 stats, lookup, clear
+pin, unpin, pins
+health   does it serve, and which of its tiers and paths do?
 doctor   does this installation work, and do two stores agree?
 config   check and show
+certs    certificates for trying TLS out
+token    who a caller is
 replay   what would policies and tiers have hit on a trace?
 demo     all of it, on real input
 """
@@ -16,16 +20,17 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from cachestore.cli import cluster, config, demo, doctor, replay, serve, store
+from cachestore.cli import certs, cluster, config, demo, doctor, health, pins, replay, serve, store, token
 from cachestore.cli.output import error_console
 from cachestore.errors import CacheStoreError, ConfigError
 
 app = typer.Typer(
     help="A KV-cache store for large language models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for commands in (serve, cluster, store, doctor, replay, demo):
+for commands in (serve, cluster, store, pins, health, doctor, certs, replay, demo):
     commands.register(app)
 app.add_typer(config.app, name="config")
+app.add_typer(token.app, name="token")
 
 
 SHOW_BUGS = "CACHESTORE_TRACEBACK"

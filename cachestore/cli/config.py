@@ -1,6 +1,7 @@
 """`cachestore config`: check and show."""
 
 import json as codec
+from collections.abc import Mapping
 
 import typer
 
@@ -37,5 +38,9 @@ def show(config: Config = None, json: Json = False) -> None:
 
 
 def _toml(value: object) -> str:
-    # what JSON and TOML write alike is all that settings are made of
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    # of the rest settings hold what JSON and TOML write alike
     return codec.dumps(value, ensure_ascii=False)

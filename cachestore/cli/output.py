@@ -29,6 +29,12 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, indent=2, default=str), flush=True)
 
 
+def print_verbatim(*lines: str) -> None:
+    """Lines to copy, indented, as they are."""
+    for line in (*lines, ""):
+        console.print(f"    {line}" if line else "", markup=False, highlight=False, soft_wrap=True)
+
+
 def table(title: str, *columns: str) -> Table:
     """A table with these columns; those that start with '>' are right-aligned."""
     made = Table(title=title, title_justify="left", header_style="bold")

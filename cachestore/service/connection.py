@@ -1,55 +1,81 @@
-"""One channel to one store, and what every call over it has in common: a deadline, and errors from our tree."""
+"""One channel to one store, and what every call over it has in common: identity, a deadline, errors from our tree."""
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Any
 
 import grpc
 
-from cachestore.errors import Unavailable
+from cachestore.errors import ConfigError, Unavailable, Untrusted
 from cachestore.service import frames
-from cachestore.service.options import CLIENT
+from cachestore.service.channel import open_channel
+from cachestore.service.credentials import Credentials
+from cachestore.service.preflight import Preflight
+from cachestore.service.retries import Retries
 from cachestore.service.status import error_of
+from cachestore.service.tls import Stamp, stamp
 from cachestore.wire import store_pb2 as wire
 from cachestore.wire.store_pb2_grpc import CacheStoreStub
 
 
 class Connection:
-    """The channel to the store at `address`, `host:port` or `unix:/path`."""
+    """The channel to the store at `address`, `host:port` or `unix:/path`; without `credentials` the environment's."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
         self.address = address
+        self.credentials = Credentials.from_environment() if credentials is None else credentials
+        self._preflight = Preflight(address, self.credentials)
+        self._files: Stamp = ()
+        self._lock = Lock()
+        self._retries = Retries()
         self._channel: grpc.Channel | None = None
         self._stub: Any = None
         self._read: Any = None
         self._write: Any = None
 
     def open(self) -> None:
-        """Makes the channel; it connects with the first call and again whenever it has to."""
-        if self._channel is None:
-            self._channel = channel = grpc.insecure_channel(self.address, options=CLIENT)
-            self._stub = CacheStoreStub(channel)  # type: ignore[no-untyped-call]
-            self._read = channel.unary_stream(frames.READ, wire.ReadRequest.SerializeToString, frames.read_response)
-            self._write = channel.stream_stream(frames.WRITE, frames.serialized, wire.WriteResponse.FromString)
+        """Makes the channel; it connects with the first call and again whenever it has to.
+
+        ConfigError for credentials that cannot be used, or may not be sent to this address.
+        """
+        with self._lock:
+            if self._channel is None:
+                self.credentials.metadata(self.address)
+                self._make()
 
     def close(self) -> None:
         """Ends the channel and every call on it. Closing twice is allowed."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = self._stub = self._read = self._write = None
+        with self._lock:
+            if self._channel is not None:
+                self._channel.close()
+                self._channel = self._stub = self._read = self._write = None
 
     def read(self, request: wire.ReadRequest, timeout: float) -> Any:
         """The answers of a Read, frames as `frames.BlockFrame`."""
-        return self._opened(self._read)(request, timeout=timeout)
+        return self._opened(self._read)(request, timeout=timeout, metadata=self.credentials.metadata(self.address))
 
     def write(self, requests: Iterator[Any], timeout: float) -> Any:
         """The answers of a Write of `requests`, frames among them serialized already."""
-        return self._opened(self._write)(requests, timeout=timeout)
+        return self._opened(self._write)(requests, timeout=timeout, metadata=self.credentials.metadata(self.address))
 
     def call(self, method: str, request: Any, timeout: float) -> Any:
-        """The answer of a unary method, within `timeout` seconds."""
+        """The answer of a unary method, within `timeout` seconds; the answers of one that streams them."""
+        until = time.monotonic() + timeout
         with self.errors(method):
-            return getattr(self._opened(self._stub), method)(request, timeout=timeout)
+            try:
+                answer = self._called(method, request, timeout)
+            except grpc.RpcError as error:
+                if not self._retries.again(method, error, until - time.monotonic()):
+                    raise
+                answer = self._called(method, request, max(until - time.monotonic(), 1e-3))
+            self._retries.earn()
+            return answer
+
+    def _called(self, method: str, request: Any, timeout: float) -> Any:
+        call = getattr(self._opened(self._stub), method)
+        return call(request, timeout=timeout, metadata=self.credentials.metadata(self.address))
 
     @contextmanager
     def errors(self, method: str) -> Iterator[None]:
@@ -57,10 +83,35 @@ class Connection:
         try:
             yield
         except grpc.RpcError as error:
+            try:
+                self._preflight.explain(error)
+            except Untrusted:
+                self._renew()
+                raise
             raise error_of(error, method, self.address) from error
         except ValueError as error:
             # what gRPC raises for a call on a channel that was closed meanwhile
             raise Unavailable(f"the connection to {self.address} is closed") from error
+
+    def _make(self) -> None:
+        files = self._stamp()
+        self._channel = channel = open_channel(self.address, self.credentials)
+        self._files = files
+        self._stub = CacheStoreStub(channel)  # type: ignore[no-untyped-call]
+        self._read = channel.unary_stream(frames.READ, wire.ReadRequest.SerializeToString, frames.read_response)
+        self._write = channel.stream_stream(frames.WRITE, frames.serialized, wire.WriteResponse.FromString)
+
+    def _renew(self) -> None:
+        """A channel keeps the certificates it was made with: where these are not trusted and new ones are there, makes
+        another for the calls to come."""
+        with suppress(ConfigError), self._lock:
+            old = self._channel
+            if old is not None and self._stamp() != self._files:
+                self._make()
+                old.close()
+
+    def _stamp(self) -> Stamp:
+        return stamp(self.credentials.ca, self.credentials.cert, self.credentials.key)
 
     def _opened(self, methods: Any) -> Any:
         if methods is None:

@@ -1,10 +1,10 @@
-"""What stands around every method: admission, deadlines, and errors from the one table.
+"""What stands around every method of a server: who calls, admission, deadlines, and errors from the one table.
 
-It guards our own service only; health and reflection answer even when the store is full.
+Health and reflection are guarded like the rest, except that health answers even when the store is full.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from threading import Timer
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,13 +12,23 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from cachestore.deadline import Deadline
-from cachestore.errors import DeadlineExceeded, InvalidArgument
+from cachestore.errors import CacheStoreError, DeadlineExceeded, InvalidArgument, PermissionDenied, Unauthenticated
+from cachestore.metrics import Counters
 from cachestore.service import frames, status
+from cachestore.service.authority import Authority
 from cachestore.service.budget import Budget
+from cachestore.service.identity import identify
+from cachestore.service.methods import HEALTH, LEAST_ROLE, OURS, WITHOUT_NAMESPACE
 
-GUARDED = "/cachestore.v1."
+MOST_NAME = 256
+"""Bytes of a name that is watched: the library keeps every name that was ever asked for."""
 
-Behavior = Callable[[Any, grpc.ServicerContext], Any]
+HEALTH_SECONDS = 1.0
+STRANGERS = 8
+"""How long, and how many at a time, callers that need no identity may take to send their question."""
+
+Behavior = Callable[..., Any]
+Parse = Callable[[bytes], Any]
 
 if TYPE_CHECKING:
     # generic in the stubs, plain in the library
@@ -36,85 +46,131 @@ def deadline_of(context: grpc.ServicerContext, longest: float) -> Deadline:
     return Deadline.after(longest if remaining is None else min(remaining, longest))
 
 
-class _Unreadable:
-    """Stands for request bytes that are no message, so that refusing them is ours and not gRPC's."""
-
-
-def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    assert deserialize is not None
-
-    def parse(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except DecodeError:
-            return _Unreadable()
-
-    return parse
-
-
 def _code(context: Any) -> grpc.StatusCode | None:
     code: grpc.StatusCode | None = context.code()
     return code
 
 
-def _readable(request: Any) -> Any:
-    if isinstance(request, _Unreadable):
-        raise InvalidArgument("the request's bytes are no message of this method; use the contract of this release")
-    return request
-
-
 class Guard(Interceptor):
-    """Wraps every handler of the service. `calls` bounds how many run at once."""
+    """Wraps every handler of a server. `calls` bounds how many run at once, `authority` says who makes them.
 
-    def __init__(self, calls: Budget, longest_call: float) -> None:
+    Whoever may not call is refused before anything of the request is read; `refused` counts them by reason.
+    """
+
+    def __init__(self, calls: Budget, longest_call: float, authority: Authority) -> None:
         self._calls = calls
         self._longest = longest_call
+        self._authority = authority
+        self._strangers = Budget(STRANGERS, "health checks of unknown callers")
+        self.refused = Counters()
+
+    def open(self) -> None:
+        """Reads the keys that identities are checked with. ConfigError if they cannot be used."""
+        self._authority.open()
 
     def intercept_service(
         self,
         continuation: "Callable[[grpc.HandlerCallDetails], Handler | None]",
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """The method's handler, guarded if it is one of ours."""
+        """The method's handler, guarded.
+
+        All of them take streams of bytes, of which one message is a special case that looks alike on the wire: so a
+        caller is known before a thread waits for its first message, and before anything of it is parsed.
+        """
         handler = continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(GUARDED):
-            return handler
-        name = method.rpartition("/")[2]
-        parse = _tolerant(frames.PARSERS.get(method, handler.request_deserializer))
-        serialize = frames.serialized
+        if handler is None:
+            return None
+        parser = frames.PARSERS.get(method, handler.request_deserializer)
+        serialize = frames.serialized if method.startswith(OURS) else handler.response_serializer
+        assert parser is not None
+        parse = _tolerant(parser)
         if handler.stream_unary is not None:
-            raise AssertionError(f"{name}: no method takes a stream and answers once")
+            raise AssertionError(f"{method}: no method takes a stream and answers once")
+        if handler.unary_unary is not None:
+            once = self._health if method == HEALTH else self._once
+            return grpc.stream_unary_rpc_method_handler(once(method, handler.unary_unary, parse), None, serialize)
         if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(self._both(name, handler.stream_stream), parse, serialize)
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._stream(name, handler.unary_stream), parse, serialize)
-        assert handler.unary_unary is not None
-        return grpc.unary_unary_rpc_method_handler(self._unary(name, handler.unary_unary), parse, serialize)
+            call = self._stream(method, handler.stream_stream, lambda requests: map(parse, requests))
+        elif getattr(handler.unary_stream, _CALLBACK, False):
+            call = self._callback(method, handler.unary_stream, parse)
+        else:
+            call = self._stream(method, handler.unary_stream, lambda requests: parse(_only(requests)))
+        return grpc.stream_stream_rpc_method_handler(call, None, serialize)
 
-    def _unary(self, name: str, behavior: Behavior) -> Behavior:
-        def call(request: Any, context: grpc.ServicerContext) -> Any:
-            with self._errors(name, context), self._calls.hold(1):
-                return behavior(_readable(request), context)
-
-        return call
-
-    def _stream(self, name: str, behavior: Behavior) -> Behavior:
-        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with self._errors(name, context), self._calls.hold(1), self._bounded(context):
-                yield from behavior(_readable(request), context)
+    def _once(self, method: str, behavior: Behavior, parse: Parse) -> Behavior:
+        def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+            with self._errors(method, context):
+                self._authorize(method, context)
+                with self._calls.hold(1) if method.startswith(OURS) else nullcontext(), self._bounded(context):
+                    return behavior(parse(_only(requests)), context)
 
         return call
 
-    def _both(self, name: str, behavior: Behavior) -> Behavior:
-        def call(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with self._errors(name, context), self._calls.hold(1), self._bounded(context):
-                yield from behavior(map(_readable, requests), context)
+    def _stream(self, method: str, behavior: Behavior | None, parse: Callable[[Iterator[bytes]], Any]) -> Behavior:
+        assert behavior is not None
+
+        def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._errors(method, context):
+                self._authorize(method, context)
+                with self._calls.hold(1), self._bounded(context):
+                    yield from behavior(parse(requests), context)
 
         return call
+
+    def _callback(self, method: str, behavior: Behavior | None, parse: Parse) -> Behavior:
+        # health's Watch: it answers through a callback for as long as the caller likes, and holds no thread meanwhile
+        assert behavior is not None
+
+        def call(requests: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+            with self._errors(method, context):
+                self._authorize(method, context)
+                with self._bounded(context, HEALTH_SECONDS):
+                    data = _only(requests)
+                if len(data) > MOST_NAME:
+                    raise InvalidArgument(f"the name of a service has at most {MOST_NAME} bytes")
+                behavior(parse(data), context, send)
+
+        for name in (_CALLBACK, _POOL):
+            setattr(call, name, getattr(behavior, name, None))
+        return call
+
+    def _health(self, method: str, behavior: Behavior, parse: Parse) -> Behavior:
+        # anybody may ask how the whole server is, which is the empty message; to see that it must be read
+        def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+            with self._errors(method, context):
+                refusal: CacheStoreError | None = None
+                try:
+                    self._authorize(method, context)
+                except (Unauthenticated, PermissionDenied) as error:
+                    refusal = error
+                with (
+                    self._strangers.hold(1) if refusal else nullcontext(),
+                    self._bounded(context, HEALTH_SECONDS),
+                ):
+                    data = _only(requests)
+                if refusal and data:
+                    raise refusal
+                return behavior(parse(data), context)
+
+        return call
+
+    def _authorize(self, method: str, context: grpc.ServicerContext) -> None:
+        """Says who calls; Unauthenticated or PermissionDenied unless they may."""
+        identity = self._authority.identify(context)
+        least, name = LEAST_ROLE.get(method), method.rpartition("/")[2]
+        if least is None:
+            raise PermissionDenied(f"nobody may call {name}: no role is set for it")
+        if identity.role < least:
+            raise PermissionDenied(f"{name} needs the role {least.name}, and {identity.name} is {identity.role.name}")
+        if not identity.namespace and method not in WITHOUT_NAMESPACE:
+            raise PermissionDenied(f"{identity.name} acts only for tenants; send the token of one with {name}")
+        identify(context, identity)
 
     @contextmanager
-    def _errors(self, name: str, context: grpc.ServicerContext) -> Iterator[None]:
+    def _errors(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        name = method.rpartition("/")[2]
         try:
             yield
         except Exception as error:
@@ -123,21 +179,48 @@ class Guard(Interceptor):
                 context.abort(grpc.StatusCode.CANCELLED, "the caller is gone")
             if isinstance(error, NotImplementedError) and _code(context) is grpc.StatusCode.UNIMPLEMENTED:
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not served by this release")
+            if isinstance(error, Unauthenticated | PermissionDenied):
+                self.refused.add("calls_refused", reason=error.reason)
             answer = status.answer(error, name)
             context.set_trailing_metadata(answer.trailers)
             context.abort(answer.code, answer.text)
 
     @contextmanager
-    def _bounded(self, context: grpc.ServicerContext) -> Iterator[None]:
-        # gRPC ends a call at the caller's deadline; a stream without one would wait for its peer for ever
-        remaining = context.time_remaining()
-        if remaining is not None and remaining <= self._longest:
+    def _bounded(self, context: grpc.ServicerContext, longest: float | None = None) -> Iterator[None]:
+        # gRPC ends a call at the caller's deadline; one without would wait for its peer for ever
+        remaining, most = context.time_remaining(), longest or self._longest
+        if remaining is not None and remaining <= most:
             yield
             return
-        timer = Timer(self._longest, context.cancel)
+        timer = Timer(most, context.cancel)
         timer.daemon = True
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
+
+
+_CALLBACK = "experimental_non_blocking"
+_POOL = "experimental_thread_pool"
+"""How a handler of gRPC's Python says that it answers through a callback, and on which threads."""
+
+
+def _only(requests: Iterator[bytes]) -> bytes:
+    """The one message of a call."""
+    data = next(requests, None)
+    if data is None:
+        raise InvalidArgument("this method takes one message, and there was none")
+    return data
+
+
+def _tolerant(parser: Parse) -> Parse:
+    def parse(data: bytes) -> Any:
+        try:
+            return parser(data)
+        except DecodeError:
+            raise InvalidArgument(
+                "the request's bytes are no message of this method; use the contract of this release"
+            ) from None
+
+    return parse

@@ -1,10 +1,67 @@
-"""Who calls. The namespace comes from the authenticated identity, never from a request."""
+"""Who calls. Namespace and role come from the authenticated identity, never from a request."""
 
-import grpc
+import math
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import grpc
+
+from cachestore.errors import PermissionDenied, Unauthenticated
 
 DEFAULT_NAMESPACE = "default"
 
 
-def namespace_of(context: grpc.ServicerContext) -> str:
-    """The namespace of this call's caller. Until authentication exists everyone is in the same one."""
-    return DEFAULT_NAMESPACE
+class Role(IntEnum):
+    """What a caller may do; each may do what those before it may.
+
+    A `reader` looks blocks up and reads them, a `writer` also puts, pins and deletes them. A `delegate` is a worker: it
+    joins the cluster map, is called by other workers, and acts for the tenant whose token it brings. An `admin` clears
+    the namespace and sees everything.
+    """
+
+    reader = 1
+    writer = 2
+    delegate = 3
+    admin = 4
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A caller that is known. A delegate without a tenant has no namespace: it is empty.
+
+    `expires`, in seconds since 1970, is when what it showed ends: what outlives the call must end then.
+    """
+
+    name: str
+    namespace: str
+    role: Role
+    expires: float = field(default=math.inf, compare=False)
+
+
+LOCAL = Identity("local", DEFAULT_NAMESPACE, Role.admin)
+"""Everybody who reaches a store that names no identities: whoever is on this machine."""
+
+_ATTRIBUTE = "cachestore_identity"
+
+
+def identify(context: "grpc.ServicerContext", identity: Identity) -> None:
+    """Says who makes this call; the guard does, before anything else sees it."""
+    setattr(context, _ATTRIBUTE, identity)
+
+
+def identity_of(context: "grpc.ServicerContext") -> Identity:
+    """Who makes this call. Unauthenticated if the call did not pass the guard."""
+    identity = getattr(context, _ATTRIBUTE, None)
+    if not isinstance(identity, Identity):
+        raise Unauthenticated("nobody has said who makes this call")
+    return identity
+
+
+def namespace_of(context: "grpc.ServicerContext") -> str:
+    """The namespace of this call's caller. PermissionDenied for a delegate that brings no tenant's token."""
+    identity = identity_of(context)
+    if not identity.namespace:
+        raise PermissionDenied(f"{identity.name} is a delegate and acts only for a tenant: send the tenant's token too")
+    return identity.namespace

@@ -1,4 +1,4 @@
-"""Where the server listens: a port nobody else has, or a socket that only its owner can reach."""
+"""Where the server listens: a port nobody else has, with TLS if so set, or a socket that only its owner can reach."""
 
 import os
 import socket
@@ -9,14 +9,19 @@ import grpc
 
 from cachestore.errors import ConfigError
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.tls import ServerTls
 
 
-def listen(server: grpc.Server, settings: ServiceSettings) -> str:
+def listen(server: grpc.Server, settings: ServiceSettings, tls: ServerTls) -> str:
     """Binds the server; the address that clients use. ConfigError if that cannot be."""
+    credentials = tls.credentials() if settings.tls else None
     if settings.unix_socket:
         _prepare(Path(settings.unix_socket))
     try:
-        port = server.add_insecure_port(settings.target)
+        if credentials is None:
+            port = server.add_insecure_port(settings.target)
+        else:
+            port = server.add_secure_port(settings.target, credentials)
     except RuntimeError:
         port = 0
     if not port:

@@ -1,35 +1,73 @@
-"""The `[service]` section: where the store listens, and the bounds it works under."""
+"""The `[service]` section: where the store listens, whom it knows, and the bounds it works under."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Annotated
 
-from cachestore.config import Bytes, Seconds
+from pydantic import BeforeValidator
+
+from cachestore.config import Bytes, Seconds, build
 from cachestore.errors import ConfigError
+from cachestore.service.identity_settings import NAME, IdentitySettings
 
 MAX_MESSAGE = 4 << 20
 """Bytes of the largest message either side takes; a protocol constant, so that both sides agree on it."""
 
 
+def _identities(tables: object) -> object:
+    if not isinstance(tables, list | tuple):
+        raise ConfigError("service.identities must be tables: write [[service.identities]]")
+    return tuple(
+        build(IdentitySettings, table, "service.identities") if isinstance(table, Mapping) else table
+        for table in tables
+    )
+
+
 @dataclass(frozen=True)
 class ServiceSettings:
-    """Where the store listens, and the bounds it works under.
+    """Where the store listens, whom it knows, and the bounds it works under.
 
     `port = 0` picks a free port. With `unix_socket` the store listens there instead; its directory must be private.
-    `longest_call` ends calls that bring no deadline of their own, or a longer one.
+    `bulk_port` is where payloads are fetched from other nodes: 0 picks a free port, -1 turns that way off. `shared`
+    lets clients of this node map the store's memory.
+
+    With `tls_cert` and `tls_key` the port speaks TLS, with `client_ca` too every client must show a certificate of that
+    authority. `identities` are the callers the store knows; with none, whoever reaches it is its admin. With
+    `gateway_key`, the public key of a gateway, delegates may bring tokens it signed for the cluster named `audience`.
+    Off loopback TLS and identities are needed; `insecure` waives that.
+
+    `longest_call` ends calls that bring no deadline of their own, or a longer one; `longest_wait` bounds how long a
+    reader waits for a block that is being written. Who moves nothing for `stall` is cut off. When the server ends,
+    calls that run have `drain` to finish, and new ones are refused. Tiers and paths are tried every `probe_every`.
     """
 
     host: str = "127.0.0.1"
     port: int = 7420
     unix_socket: str = ""
+    bulk_port: int = 0
+    shared: bool = True
+    tls_cert: str = ""
+    tls_key: str = ""
+    client_ca: str = ""
+    identities: Annotated[tuple[IdentitySettings, ...], BeforeValidator(_identities)] = ()
+    gateway_key: str = ""
+    audience: str = "cachestore"
+    insecure: bool = False
     max_concurrent: int = 64
     frame_bytes: Bytes = 1 << 20
     in_flight_bytes: Bytes = 512 << 20
     longest_call: Seconds = 300.0
+    longest_wait: Seconds = 30.0
+    stall: Seconds = 10.0
+    drain: Seconds = 5.0
+    probe_every: Seconds = 5.0
 
     def __post_init__(self) -> None:
-        _check_loopback(self.host)
         if not 0 <= self.port < 1 << 16:
             raise ConfigError(f"service.port must lie in 0 .. 65535, got {self.port}")
+        if not -1 <= self.bulk_port < 1 << 16:
+            raise ConfigError(f"service.bulk_port must lie in 0 .. 65535, or be -1 for none, got {self.bulk_port}")
         if len(self.unix_socket.encode()) > 100:
             raise ConfigError(
                 "service.unix_socket is longer than the 100 bytes a socket address takes; use a shorter path"
@@ -40,8 +78,13 @@ class ServiceSettings:
             raise ConfigError(f"service.frame_bytes must lie in 4KiB .. {MAX_MESSAGE >> 21}MiB, got {self.frame_bytes}")
         if self.in_flight_bytes < 2 * MAX_MESSAGE:
             raise ConfigError(f"service.in_flight_bytes must be at least 8MiB, got {self.in_flight_bytes}")
-        if not self.longest_call > 0:
-            raise ConfigError(f"service.longest_call must be more than 0 seconds, got {self.longest_call}")
+        for name in ("longest_call", "longest_wait", "stall", "probe_every"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"service.{name} must be more than 0 seconds, got {getattr(self, name)}")
+        if self.drain < 0:
+            raise ConfigError(f"service.drain must be 0 seconds or more, got {self.drain}")
+        self._check_callers()
+        self._check_reach()
 
     @property
     def target(self) -> str:
@@ -51,16 +94,61 @@ class ServiceSettings:
         host = "127.0.0.1" if self.host == "localhost" else self.host
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
+    @property
+    def tls(self) -> bool:
+        """Whether the port speaks TLS. A unix socket never does: its directory is private."""
+        return bool(self.tls_cert) and not self.unix_socket
 
-def _check_loopback(host: str) -> None:
-    if host == "localhost":
-        return
+    @property
+    def exposed(self) -> bool:
+        """Whether somebody off this machine could reach the store without TLS, or without saying who they are."""
+        return not self.unix_socket and not _is_loopback(self.host) and not (self.tls and self.identities)
+
+    def _check_callers(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("service.tls_cert and service.tls_key belong together; give both or neither")
+        if self.client_ca and not self.tls_cert:
+            raise ConfigError(
+                "service.client_ca needs service.tls_cert and service.tls_key: only TLS asks for certificates"
+            )
+        names = [identity.name for identity in self.identities]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"service.identities: {name!r} is there twice")
+        tokens = [identity.token for identity in self.identities if identity.token]
+        if len(set(tokens)) < len(tokens):
+            raise ConfigError("service.identities: two have the same token; make one for each with `cachestore token`")
+        for identity in self.identities:
+            if identity.certificate and not self.client_ca:
+                raise ConfigError(
+                    f"service.identities ({identity.name}): a certificate needs service.client_ca, which vouches for it"
+                )
+        if not NAME.fullmatch(self.audience):
+            raise ConfigError(f"service.audience must be letters, digits and ._:@/-, got {self.audience!r}")
+        if self.gateway_key and not any(identity.role == "delegate" for identity in self.identities):
+            raise ConfigError("service.gateway_key needs an identity with role delegate, for nobody else may use it")
+
+    def _check_reach(self) -> None:
+        if self.unix_socket or _is_loopback(self.host):
+            return
+        try:
+            ip_address(self.host)
+        except ValueError:
+            raise ConfigError(
+                f"service.host = {self.host!r} is no IP address of this machine; use for example 127.0.0.1, localhost, "
+                "0.0.0.0 or ::"
+            ) from None
+        if self.exposed and not self.insecure:
+            raise ConfigError(
+                f"service.host = {self.host!r} is not loopback: anyone who reaches the port could read and write every "
+                "cache; give service.tls_cert, service.tls_key and service.identities (`cachestore certs` and "
+                "`cachestore token` make them), listen on 127.0.0.1 or service.unix_socket, or spell it out with "
+                "service.insecure = true"
+            )
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        loopback = ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
-        loopback = False
-    if not loopback:
-        raise ConfigError(
-            f"service.host = {host!r} is not loopback, and authentication does not exist yet: anyone who reaches "
-            "the port could read and write every cache; use 127.0.0.1, ::1, localhost or service.unix_socket"
-        )
+        return False

@@ -26,9 +26,12 @@ CODES: dict[type[CacheStoreError], grpc.StatusCode] = {
     errors.UnsupportedModel: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Mismatch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.LeaseExpired: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.DurabilityUnmet: grpc.StatusCode.UNAVAILABLE,
+    errors.Untrusted: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Aborted: grpc.StatusCode.ABORTED,
     errors.InternalError: grpc.StatusCode.INTERNAL,
@@ -42,8 +45,8 @@ _BY_CODE: dict[grpc.StatusCode, type[CacheStoreError]] = {
     grpc.StatusCode.OUT_OF_RANGE: errors.InvalidArgument,
     grpc.StatusCode.FAILED_PRECONDITION: errors.Mismatch,
     grpc.StatusCode.UNIMPLEMENTED: errors.Mismatch,
-    grpc.StatusCode.UNAUTHENTICATED: errors.ConfigError,
-    grpc.StatusCode.PERMISSION_DENIED: errors.ConfigError,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
@@ -71,6 +74,11 @@ def answer(error: BaseException, method: str) -> Answer:
     code = next((CODES[cls] for cls in type(error).__mro__ if cls in CODES), grpc.StatusCode.INTERNAL)
     trailers = ((REASON, error.reason), (RETRYABLE, "1" if error.retryable else "0"))
     return Answer(code, str(error)[:LONGEST_TEXT], trailers)
+
+
+def named(reason: str, text: str) -> CacheStoreError:
+    """The error whose reason this is, with the server's text."""
+    return _BY_REASON.get(reason, InternalError)(text)
 
 
 def error_of(

@@ -11,9 +11,13 @@ import pytest
 
 from cachestore.codecs import create
 from cachestore.eviction.lru import Lru
+from cachestore.service.certificates import Made, make
 from cachestore.service.client import RemoteStore
+from cachestore.service.credentials import Credentials
+from cachestore.service.identity_settings import IdentitySettings
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.tokens import digest_of, load_private, new_token, sign
 from cachestore.store.tiered import TieredStore
 from cachestore.tiers.cpu import Cpu
 
@@ -91,3 +95,55 @@ def remote(server: CacheStoreServer) -> Iterator[RemoteStore]:
 def channel(server: CacheStoreServer) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.address) as channel:
         yield channel
+
+
+NAMES = ("localhost", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """An authority, a certificate for this machine's loopback, one for a client, and a gateway's key."""
+    return make(tmp_path_factory.mktemp("certs"), NAMES, ["alice"])
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The same of an authority that nobody trusts."""
+    return make(tmp_path_factory.mktemp("strange"), NAMES, ["alice"])
+
+
+class People:
+    """Callers with a token each: `reader`, `alice` and `bob` (writers), `worker` (a delegate), `admin`."""
+
+    WHO = (
+        ("reader", "reader", "a"), ("alice", "writer", "a"), ("bob", "writer", "b"), ("worker", "delegate", ""),
+        ("admin", "admin", "a"),
+    )  # fmt: skip
+
+    def __init__(self, made: Made) -> None:
+        self.made = made
+        self.tokens = {name: new_token() for name, _, _ in self.WHO}
+        self.gateway = load_private(made.gateway_key.read_bytes(), "gateway")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a server must know of them."""
+        identities = tuple(
+            IdentitySettings(name, role, namespace, f"sha256:{digest_of(self.tokens[name]).hex()}")
+            for name, role, namespace in self.WHO
+        )
+        return {"identities": identities, "gateway_key": str(self.made.gateway_public)}
+
+    def credentials(self, name: str, tenant: str = "", **more: Any) -> Credentials:
+        """What one of them shows; a delegate may name a tenant."""
+        return Credentials(token=self.tokens[name], tenant=self.sign(tenant) if tenant else "", **more)
+
+    def sign(self, namespace: str, **options: Any) -> str:
+        """A tenant's token, signed by the gateway."""
+        return sign(self.gateway, namespace, **options)
+
+
+@pytest.fixture(scope="session")
+def people(made: Made) -> People:
+    """Callers of every role."""
+    return People(made)

@@ -1,0 +1,82 @@
+"""Who makes a call, from what the caller shows: a token, a certificate, a tenant's token."""
+
+from collections.abc import Mapping, Sequence
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import grpc
+
+from cachestore.errors import PermissionDenied, Unauthenticated
+from cachestore.service.credentials import AUTHORIZATION, TENANT
+from cachestore.service.gateway import Gateway
+from cachestore.service.identity import LOCAL, Identity, Role
+from cachestore.service.settings import ServiceSettings
+from cachestore.service.tokens import digest_of
+
+BEARER = "Bearer "
+
+
+class Authority:
+    """Knows the identities of `settings`. Without any everybody is `LOCAL`; with one, nobody is anonymous any more."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._known = [(each.digest, each.certificate, each.identity()) for each in settings.identities]
+        self._certificates = any(certificate for _, certificate, _ in self._known)
+        self._gateway = Gateway(settings.gateway_key, settings.audience)
+
+    def open(self) -> None:
+        """Reads the gateway's key. ConfigError if it cannot be used."""
+        self._gateway.open()
+
+    def identify(self, context: "grpc.ServicerContext") -> Identity:
+        """Who makes this call. Unauthenticated if nobody knows; PermissionDenied for a tenant's token of a caller
+        that is no delegate."""
+        shown = _shown(context.invocation_metadata() or ())
+        identity = self._recognised(shown.get(AUTHORIZATION, ""), context) if self._known else LOCAL
+        if TENANT not in shown:
+            return identity
+        if identity.role is not Role.delegate:
+            # also where nobody is named: blocks of a tenant must not end up where everybody's are
+            raise PermissionDenied(f"{identity.name} is no delegate, and so acts for no tenant")
+        tenant = self._gateway.tenant(shown[TENANT])
+        return Identity(identity.name, tenant.namespace, tenant.role, tenant.expires)
+
+    def _recognised(self, authorization: str, context: "grpc.ServicerContext") -> Identity:
+        token = authorization[len(BEARER) :] if authorization[: len(BEARER)].lower() == BEARER.lower() else ""
+        digest = digest_of(token) if token else b""
+        names = _names(context.auth_context()) if self._certificates else ()
+        found: Identity | None = None
+        # all of them are looked at, always: how long it takes says nothing of how far a guess came
+        for known, certificate, identity in self._known:
+            same = compare_digest(known, digest)
+            if same and (not certificate or certificate in names):
+                found = found or identity
+        if found is not None:
+            return found
+        if authorization:
+            raise Unauthenticated("the token is not one that this store knows, or needs its certificate beside it")
+        raise Unauthenticated(
+            "this store answers only callers it knows: show a token (CACHESTORE_TOKEN or CACHESTORE_TOKEN_FILE)"
+            + (", or a certificate that it knows" if self._certificates else "")
+        )
+
+
+def _shown(metadata: Sequence[Any]) -> dict[str, str]:
+    """The caller's tokens. Unauthenticated if it shows two of a kind: they could be read in either order."""
+    shown: dict[str, str] = {}
+    for name, value in metadata:
+        if name in (AUTHORIZATION, TENANT):
+            if name in shown or not isinstance(value, str):
+                raise Unauthenticated(f"the metadata {name} must be there once, as text")
+            shown[name] = value
+    return shown
+
+
+def _names(peer: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names in the certificate that the caller's handshake proved; the common name only where there are no others
+    (RFC 6125, 6.4.4)."""
+    if list(peer.get("transport_security_type", ())) != [b"ssl"]:
+        return ()
+    names = peer.get("x509_subject_alternative_name") or peer.get("x509_common_name") or ()
+    return tuple(name.decode("utf-8", "replace") for name in names)

@@ -1,0 +1,20 @@
+"""Channels: with TLS if the credentials name an authority, and without it if they do not; never one for the other."""
+
+import grpc
+
+from cachestore.service.credentials import SYSTEM, Credentials
+from cachestore.service.files import read_private, read_public
+from cachestore.service.options import CLIENT, Options
+
+
+def open_channel(address: str, credentials: Credentials) -> grpc.Channel:
+    """A channel to `address`, which connects with its first call. ConfigError for files that cannot be used."""
+    if not credentials.tls or address.startswith("unix:"):
+        return grpc.insecure_channel(address, options=CLIENT)
+    options: Options = CLIENT
+    if credentials.server_name:
+        options = (*CLIENT, ("grpc.ssl_target_name_override", credentials.server_name))
+    ca = None if credentials.ca == SYSTEM else read_public(credentials.ca, "credentials.ca")
+    key = read_private(credentials.key, "credentials.key") if credentials.key else None
+    cert = read_public(credentials.cert, "credentials.cert") if credentials.cert else None
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options=options)

@@ -1,0 +1,172 @@
+"""`cachestore certs` and `cachestore token`, and a store that is served and asked with what they make."""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from cachestore.service.credentials import Credentials
+from cachestore.service.identity import Role
+
+CPU = '[[tiers]]\nname = "cpu"\ncapacity = "8MiB"\n'
+
+
+def lines(out: str) -> str:
+    """What a command says to copy."""
+    return "\n".join(line[4:] for line in out.splitlines() if line.startswith("    "))
+
+
+def split(out: str) -> tuple[str, dict[str, str]]:
+    """The configuration of the store and the environment of the client."""
+    told = lines(out).splitlines()
+    words = [word for line in told if line.startswith("export ") for word in line.split()[1:]]
+    return "".join(f"{line}\n" for line in told if not line.startswith("export ")), dict(
+        word.split("=", 1) for word in words
+    )
+
+
+def test_what_is_made(command: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "certs"
+    made = command("certs", str(folder), "--name", "store.example", "--name", "10.1.2.3", "--client", "a", "--json")
+    assert made.object["names"] == ["store.example", "10.1.2.3", "localhost", "127.0.0.1", "::1"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    files = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert files == {
+        "ca.crt": 0o644, "ca.key": 0o600, "server.crt": 0o644, "server.key": 0o600, "a.crt": 0o644, "a.key": 0o600,
+        "gateway.key": 0o600, "gateway.pub": 0o644,
+    }  # fmt: skip
+    assert {str(folder / name) for name in files if name != "ca.key"} == set(made.object["files"])
+    ca, server, client = (
+        x509.load_pem_x509_certificate((folder / f"{name}.crt").read_bytes()) for name in ("ca", "server", "a")
+    )
+    for one, purpose in ((server, ExtendedKeyUsageOID.SERVER_AUTH), (client, ExtendedKeyUsageOID.CLIENT_AUTH)):
+        one.verify_directly_issued_by(ca)
+        assert list(one.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [purpose]
+        assert not one.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["store.example", "localhost"]
+    assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["10.1.2.3", "127.0.0.1", "::1"]
+
+
+def test_renewal_is_asked_for(command: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "certs"
+    assert command("certs", str(folder)).status == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "--renew" in command("certs", str(folder)).refused(2)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert command("certs", str(folder), "--renew").status == 0
+    changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
+    assert changed == {"server.crt", "server.key", "client.crt", "client.key"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--client", "../x"], "a client's name"),
+        (["--client", "server"], "a client's name"),
+        (["--name", "a b"], "host name"),
+        (["--days", "0"], "days"),
+    ],
+)
+def test_names_that_cannot_be(command: Callable[..., Any], tmp_path: Path, options: list[str], said: str) -> None:
+    assert said in command("certs", str(tmp_path / "certs"), *options).refused(1)
+    assert not (tmp_path / "certs").exists()
+
+
+def test_what_is_said_works(
+    command: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copied as it stands, into a configuration and an environment."""
+    configuration, environment = split(command("certs", str(tmp_path / "certs"), "--client", "alice").out)
+    address = serve(CPU + configuration).address
+    assert "CACHESTORE_CA" in command("stats", "--address", address).refused(1)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert command("stats", "--address", address, "--json").object["sums_hold"]
+    assert "Clear needs the role admin" in command("clear", "--address", address).refused(1)
+
+
+def test_tokens_work(
+    command: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, shown_environment = split(command("token", "new", "alice").out)
+    file = tmp_path / "token"
+    kept, kept_environment = split(
+        command("token", "new", "carol", "--role", "admin", "--namespace", "c", "--file", str(file)).out
+    )
+    assert file.stat().st_mode & 0o777 == 0o600 and file.read_text().strip() not in kept
+    (carol,) = tomllib.loads(kept)["service"]["identities"]
+    assert (carol["role"], carol["namespace"]) == ("admin", "c")
+    address = serve(CPU + shown + kept).address
+    assert "CACHESTORE_TOKEN" in command("stats", "--address", address).refused(1)
+    for environment, status in ((shown_environment, 1), (kept_environment, 0)):
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            assert command("stats", "--address", address, "--json").object["sums_hold"]
+            assert command("clear", "--address", address).status == status
+    assert "exists" in command("token", "new", "dora", "--file", str(file)).refused(2)
+    assert "did you mean 'writer'" in command("token", "new", "dora", "--role", "writr").refused(2)
+
+
+def test_a_tenants_token_is_signed(command: Callable[..., Any], tmp_path: Path) -> None:
+    command("certs", str(tmp_path / "certs"))
+    key = tmp_path / "certs" / "gateway.key"
+    signed = command("token", "tenant", "acme", "--key", str(key), "--json").object["token"]
+    assert signed != command("token", "tenant", "acme", "--key", str(key)).out.strip()
+    assert "role" in command("token", "tenant", "acme", "--key", str(key), "--role", "admin").refused(1)
+    os.chmod(key, 0o640)
+    assert "chmod 600" in command("token", "tenant", "acme", "--key", str(key)).refused(2)
+    assert "--key" in command("token", "tenant", "acme", "--key", str(tmp_path / "certs" / "ca.key")).refused(2)
+
+
+@pytest.mark.parametrize(
+    ("service", "said"),
+    [
+        ('host = "0.0.0.0"', "service.insecure"),
+        ('tls_cert = "c"', "belong together"),
+        ('identities = ["a"]', "identities"),
+    ],
+)
+def test_what_is_not_safe_is_not_served(
+    command: Callable[..., Any], config: Callable[[str], str], service: str, said: str
+) -> None:
+    """B14: one line, exit status 2."""
+    given = config(f"{CPU}[service]\n{service}\n")
+    for arguments in (["serve"], ["config", "check"]):
+        assert said in command(*arguments, "--config", given).refused(2)
+
+
+def test_a_key_that_others_can_read_is_not_served(
+    command: Callable[..., Any], config: Callable[[str], str], tmp_path: Path
+) -> None:
+    configuration, _ = split(command("certs", str(tmp_path / "certs")).out)
+    os.chmod(tmp_path / "certs" / "server.key", 0o644)
+    assert "chmod 600" in command("serve", "--port", "0", "--config", config(CPU + configuration)).refused(2)
+
+
+def test_identities_are_shown_as_they_could_be_written(
+    command: Callable[..., Any], config: Callable[[str], str]
+) -> None:
+    identities, _ = split(command("token", "new", "alice").out)
+    given = config(CPU + '[store.quotas]\n"a/b:c" = "1MiB"\n' + identities)
+    shown = command("config", "show", "--config", given).out
+    (alice,) = tomllib.loads(shown)["service"]["identities"]
+    assert alice["name"] == "alice" and tomllib.loads(shown)["store"]["quotas"] == {"a/b:c": 1 << 20}
+    assert command("config", "show", "--config", config(shown)).out == shown
+
+
+def test_the_page_on_security_is_right(command: Callable[..., Any], config: Callable[[str], str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert command("config", "check", "--config", config(CPU + example)).out == "ok\n"
+    assert re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE) == [role.name for role in Role]
+    for name in (field.name for field in fields(Credentials) if field.name not in ("tenant", "insecure")):
+        assert f"`CACHESTORE_{name.upper()}`" in page

@@ -1,0 +1,352 @@
+"""Who may call what: every method of every server, against every kind of caller."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from cachestore.errors import LeaseExpired, PermissionDenied, Unauthenticated
+from cachestore.hashing import Chain
+from cachestore.service.client import RemoteStore
+from cachestore.service.credentials import Credentials
+from cachestore.service.identity import Identity, Role, identity_of
+from cachestore.service.methods import HEALTH, LEAST_ROLE, WITHOUT_NAMESPACE
+from cachestore.service.server import CacheStoreServer
+from cachestore.service.settings import ServiceSettings
+from cachestore.service.tokens import new_token
+from cachestore.store.base import PutStatus, put_blocks
+from cachestore.testing import random_prompt, small_spec
+from cachestore.wire import worker_pb2, worker_pb2_grpc
+from prefill_worker.serving import Serving
+
+Serve = Callable[..., CacheStoreServer]
+
+WHO = {Role.reader: "reader", Role.writer: "alice", Role.delegate: "worker", Role.admin: "admin"}
+REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+
+def worker(kind: str, settings: ServiceSettings) -> Serving:
+    """A worker's server; what it would answer does not matter here."""
+    servicer = getattr(worker_pb2_grpc, f"{kind}Servicer")()
+    add = getattr(worker_pb2_grpc, f"add_{kind}Servicer_to_server")
+    name = worker_pb2.DESCRIPTOR.services_by_name[kind].full_name
+    return Serving(settings, "worker", name, lambda server: add(servicer, server))
+
+
+@pytest.fixture
+def servers(serve: Serve, people: Any) -> Iterator[list[str]]:
+    """The addresses of one server of each kind there is."""
+    settings = ServiceSettings(port=0, **people.settings)
+    workers = [worker(kind, settings) for kind in ("PrefillWorker", "DecodeWorker")]
+    for one in workers:
+        one.open()
+    yield [serve(**people.settings).address, *(one.address for one in workers)]
+    for one in workers:
+        one.close(0)
+
+
+def methods(address: str, credentials: Credentials) -> dict[str, Any]:
+    """Every method of every service of a server, as it describes itself."""
+    with grpc.insecure_channel(address) as plain:
+        shown = grpc.intercept_channel(plain, Showing(credentials.metadata(address)))
+        described = ProtoReflectionDescriptorDatabase(shown)
+        found = {}
+        for service in described.get_services():
+            file = described.FindFileContainingSymbol(service)
+            for one in file.service:
+                if f"{file.package}.{one.name}" == service:
+                    found |= {f"/{service}/{method.name}": method for method in one.method}
+        return found
+
+
+class Showing(grpc.StreamStreamClientInterceptor):
+    """Sends metadata with reflection's calls."""
+
+    def __init__(self, metadata: Any) -> None:
+        self._metadata = metadata
+
+    def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return continuation(details._replace(metadata=self._metadata), requests)
+
+
+def outcome(channel: grpc.Channel, path: str, method: Any, metadata: Any, request: bytes = b"") -> grpc.StatusCode:
+    """How a call of this method ends, or begins: with an answer it is OK."""
+    shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
+    made = getattr(channel, shape)(path)
+    call = made(iter([request]) if method.client_streaming else request, timeout=10, metadata=metadata) \
+        if method.server_streaming else None  # fmt: skip
+    try:
+        if call is None:
+            made(request, timeout=10, metadata=metadata)
+        else:
+            next(call)
+            call.cancel()
+    except grpc.RpcError as error:
+        return error.code()
+    except StopIteration:
+        pass
+    return grpc.StatusCode.OK
+
+
+def test_every_method_refuses_the_anonymous_and_the_wrong_role(servers: list[str], people: Any) -> None:
+    """B10: enumerated by reflection, so that no method can be added and forgotten."""
+    seen = set()
+    foreign = Credentials(token=people.tokens["worker"], tenant=people.sign("a", audience="elsewhere"))
+    for address in servers:
+        found = methods(address, people.credentials("admin"))
+        seen |= set(found)
+        with grpc.insecure_channel(address) as channel:
+            for path, method in found.items():
+                # a named service: the bare question for health is the exception below
+                request = health_pb2.HealthCheckRequest(service="x").SerializeToString() if path == HEALTH else b""
+
+                def code(
+                    credentials: Credentials, path: str = path, method: Any = method, data: bytes = request
+                ) -> Any:
+                    return outcome(channel, path, method, credentials.metadata(address), data)  # noqa: B023
+
+                unknown = grpc.StatusCode.UNAUTHENTICATED
+                assert code(Credentials()) is unknown, path
+                assert code(Credentials(token=new_token())) is unknown, path
+                assert code(foreign) is unknown, path
+                # without a tenant a delegate touches nobody's blocks
+                alone = code(people.credentials("worker")) is not grpc.StatusCode.PERMISSION_DENIED
+                assert alone is (path in WITHOUT_NAMESPACE and LEAST_ROLE[path] <= Role.delegate), path
+                for role, name in WHO.items():
+                    got = code(
+                        people.credentials(name, tenant="a" if role is Role.delegate and "Store/" in path else "")
+                    )
+                    if role is Role.delegate and "CacheStore/" in path:
+                        # with a tenant's token a delegate is the tenant
+                        allowed = LEAST_ROLE[path] <= Role.writer
+                    else:
+                        allowed = role >= LEAST_ROLE[path]
+                    assert (got is not grpc.StatusCode.PERMISSION_DENIED) is allowed, (path, role, got)
+                    assert not allowed or got not in REFUSED, (path, role, got)
+    assert seen == set(LEAST_ROLE), "the table and the servers name different methods"
+
+
+def test_what_health_tells_anybody(servers: list[str]) -> None:
+    for address in servers:
+        with grpc.insecure_channel(address) as channel:
+            check = channel.unary_unary(HEALTH)
+            answer = health_pb2.HealthCheckResponse.FromString(check(b"", timeout=5))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.RpcError) as refused:
+                check(health_pb2.HealthCheckRequest(service="cachestore.v1.CacheStore").SerializeToString(), timeout=5)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_method_nobody_thought_of_is_refused_to_all(
+    serve: Serve, people: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(LEAST_ROLE, "/cachestore.v1.CacheStore/Stats")
+    with (
+        RemoteStore(serve(**people.settings).address, credentials=people.credentials("admin")) as admin,
+        pytest.raises(PermissionDenied, match="no role is set for it"),
+    ):
+        admin.stats()
+
+
+def test_without_identities_this_machine_is_served_as_before(server: CacheStoreServer) -> None:
+    with RemoteStore(server.address) as store:
+        keys, blocks = random_prompt(small_spec(), 2)
+        put_blocks(store, keys.fingerprint, blocks)
+        assert store.lookup(keys).ready == 2
+        assert store.clear() == 2
+
+
+def test_with_identities_nobody_is_anonymous(serve: Serve, people: Any) -> None:
+    server = serve(**people.settings)
+    with RemoteStore(server.address) as nobody, pytest.raises(Unauthenticated, match="CACHESTORE_TOKEN"):
+        nobody.stats()
+    for shown in ("Bearer", "Bearer ", "Basic abc", f"Bearer  {people.tokens['alice']}", people.tokens["alice"]):
+        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary("/cachestore.v1.CacheStore/Stats")(b"", metadata=(("authorization", shown),), timeout=5)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert server.guard.refused.figures()
+
+
+def test_a_unix_socket_asks_for_identities_too(serve: Serve, people: Any, tmp_path: Any) -> None:
+    server = serve(**people.settings, unix_socket=str(tmp_path / "run" / "s"))
+    with RemoteStore(server.address) as nobody, pytest.raises(Unauthenticated):
+        nobody.stats()
+    with RemoteStore(server.address, credentials=people.credentials("alice")) as alice:
+        assert alice.stats()
+
+
+def test_a_role_does_not_do_more_than_it_may(serve: Serve, people: Any) -> None:
+    address = serve(**people.settings).address
+    keys, blocks = random_prompt(small_spec(), 1)
+    with (
+        RemoteStore(address, credentials=people.credentials("alice")) as alice,
+        RemoteStore(address, credentials=people.credentials("reader")) as reader,
+        RemoteStore(address, credentials=people.credentials("admin")) as admin,
+    ):
+        with pytest.raises(PermissionDenied, match="writer"):
+            put_blocks(reader, keys.fingerprint, blocks)
+        put_blocks(alice, keys.fingerprint, blocks)
+        assert reader.lookup(keys).ready == 1
+        with reader.read(keys) as reading:
+            assert len(list(reading)) == 1
+        with pytest.raises(PermissionDenied, match="Delete"):
+            reader.delete(keys)
+        with pytest.raises(PermissionDenied, match="admin"):
+            alice.clear()
+        assert admin.clear() == 1
+
+
+def test_what_is_anothers_is_a_plain_miss(serve: Serve, people: Any) -> None:
+    """A key, a lease or a put of another namespace gets the answer that one which never was gets."""
+    address = serve(**people.settings).address
+    keys, blocks = random_prompt(small_spec(), 2)
+    never, _ = random_prompt(small_spec(), 2)
+    with (
+        RemoteStore(address, credentials=people.credentials("alice")) as alice,
+        RemoteStore(address, credentials=people.credentials("bob")) as bob,
+    ):
+        put_blocks(alice, keys.fingerprint, blocks)
+        lease = alice.lease(keys)
+        assert alice.lookup(keys).ready == 2
+        assert bob.lookup(keys) == bob.lookup(never)
+        for asked in (keys, never):
+            with bob.read(asked) as reading:
+                assert list(reading) == []
+        assert bob.delete(keys) == bob.delete(never) == 0
+        for unknown in (lease.id, b"?" * 16):
+            with pytest.raises(LeaseExpired) as refused:
+                bob.renew(unknown, 5.0)
+            assert lease.id.hex() not in str(refused.value)
+        assert bob.pins() == [] and alice.pin(keys, 60.0) == 2 and bob.pins() == []
+        # the same key is another block there
+        put_blocks(bob, keys.fingerprint, blocks[:1])
+        assert bob.lookup(keys).ready == 1 and alice.lookup(keys).ready == 2
+        alice.release(lease)
+
+
+def test_an_identity_may_need_token_and_certificate(made: Any, serve: Serve, people: Any) -> None:
+    (alice,) = (each for each in people.settings["identities"] if each.name == "alice")
+    both = type(alice)(alice.name, alice.role, alice.namespace, alice.token, "alice")
+    server = serve(
+        identities=(both,), tls_cert=str(made.cert()), tls_key=str(made.key()), client_ca=str(made.ca)
+    )  # fmt: skip
+    shown = {"ca": str(made.ca), "cert": str(made.cert("alice")), "key": str(made.key("alice"))}
+    with RemoteStore(server.address, credentials=people.credentials("alice", **shown)) as store:
+        assert store.stats()
+    for wrong in (Credentials(**shown), Credentials(**shown, token=new_token())):
+        with RemoteStore(server.address, credentials=wrong) as store, pytest.raises(Unauthenticated):
+            store.stats()
+
+
+def test_metadata_of_any_kind_does_no_harm(serve: Serve, people: Any) -> None:
+    server = serve(**people.settings)
+    good = ("authorization", f"Bearer {people.tokens['alice']}")
+    odd: list[Any] = [
+        (good, good),
+        (("authorization", "Bearer x"), good),
+        (good, ("cachestore-tenant", "x" * 4000)),
+        (("authorization", "Bearer " + "x" * 5000),),
+        (("authorization", "Bearer " + "x" * 60_000),),
+        (*((f"x-{number}", "y" * 500) for number in range(200)), good),
+    ]
+    with grpc.insecure_channel(server.address) as channel:
+        stats = channel.unary_unary("/cachestore.v1.CacheStore/Stats")
+        for metadata in odd:
+            with pytest.raises(grpc.RpcError) as refused:
+                stats(b"", metadata=metadata, timeout=5)
+            assert refused.value.code() in (*REFUSED, grpc.StatusCode.RESOURCE_EXHAUSTED), refused.value
+        assert stats(b"", metadata=(good,), timeout=5)
+
+
+def test_what_the_anonymous_send_is_not_even_parsed(serve: Serve, people: Any) -> None:
+    with grpc.insecure_channel(serve(**people.settings).address) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary("/cachestore.v1.CacheStore/Lookup")(b"\xff" * 1000, timeout=5)
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_anonymous_hold_nothing_up(serve: Serve, people: Any) -> None:
+    """They are refused before they have sent anything, however many they are and however long they would take."""
+    server = serve(**people.settings, max_concurrent=2)
+    never = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait(20)
+        yield from ()
+
+    with grpc.insecure_channel(server.address) as channel, RemoteStore(
+        server.address, credentials=people.credentials("alice")
+    ) as alice:  # fmt: skip
+        try:
+            for path in ("/cachestore.v1.CacheStore/Lookup", "/grpc.health.v1.Health/List"):
+                calls = [channel.stream_unary(path).future(nothing(), timeout=15) for _ in range(40)]
+                for call in calls:
+                    assert call.exception(5).code() is grpc.StatusCode.UNAUTHENTICATED
+            # the one question that anybody may ask is waited for a second, by a few at a time
+            calls = [channel.stream_unary(HEALTH).future(nothing(), timeout=15) for _ in range(40)]
+            assert alice.stats(timeout=5)
+            codes = {call.exception(5).code() for call in calls}
+            assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED}
+        finally:
+            never.set()
+    figures = {figure.label("reason"): figure.value for figure in server.guard.refused.figures()}
+    assert figures["unauthenticated"] >= 80
+
+
+def test_no_secret_is_in_any_text(
+    serve: Serve, people: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """B13: neither in errors, nor in logs, nor in what is shown of objects."""
+    wrong, tenant = new_token(), people.sign("a")
+    texts = []
+    with caplog.at_level(logging.DEBUG):
+        server = serve(**people.settings)
+        for credentials in (
+            Credentials(token=wrong),
+            Credentials(token=people.tokens["alice"], tenant=tenant),
+            Credentials(token=people.tokens["worker"], tenant=tenant[:-4] + "AAAA"),
+            Credentials(token=people.tokens["reader"]),
+        ):
+            texts.append(repr(credentials))
+            with (
+                RemoteStore(server.address, credentials=credentials) as store,
+                pytest.raises((Unauthenticated, PermissionDenied)) as refused,
+            ):
+                store.clear()
+            texts += [str(refused.value), repr(refused.value)]
+    said = "\n".join([*texts, caplog.text, *capfd.readouterr()])
+    for secret in (wrong, tenant, tenant[:-4], *people.tokens.values()):
+        assert secret not in said
+    # nor what the store compares with
+    assert "sha256:" not in said
+
+
+def test_a_call_that_nobody_identified_has_no_identity() -> None:
+    class Context:
+        pass
+
+    with pytest.raises(Unauthenticated):
+        identity_of(Context())  # type: ignore[arg-type]
+
+
+def test_roles_contain_each_other() -> None:
+    assert Role.reader < Role.writer < Role.delegate < Role.admin
+    assert Identity("n", "", Role.delegate).namespace == ""
+
+
+def test_puts_under_a_tenants_token_are_the_tenants(serve: Serve, people: Any) -> None:
+    address = serve(**people.settings).address
+    keys, blocks = random_prompt(small_spec(), 1)
+    chain = Chain(keys.fingerprint, keys.keys)
+    with (
+        RemoteStore(address, credentials=people.credentials("worker", tenant="b")) as worker,
+        RemoteStore(address, credentials=people.credentials("alice")) as alice,
+        RemoteStore(address, credentials=people.credentials("bob")) as bob,
+    ):
+        (answer,) = put_blocks(worker, keys.fingerprint, blocks)
+        assert answer.status is PutStatus.STORED
+        assert bob.lookup(chain).ready == 1 and alice.lookup(chain).ready == 0
