@@ -1,0 +1,362 @@
+"""A mirror that has caught up answers as the store does, whatever happened to the store and to the connection."""
+
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cachestore.hashing import Chain
+from cachestore.service import mirror as mirrors
+from cachestore.service.connection import Connection
+from cachestore.service.mirror import Mirror
+from cachestore.service.mirror_view import View
+from cachestore.service.server import CacheStoreServer
+from cachestore.service.settings import ServiceSettings
+from cachestore.store.base import Lookup, Run, put_blocks
+from cachestore.store.compose import compose
+from cachestore.store.local import LocalStore
+from cachestore.testing import random_prompt, small_spec
+from cachestore.wire import store_pb2 as wire
+
+SPEC = small_spec(block_tokens=256)
+"""Of blocks of 50 KiB, so that a few of them are more than memory has room for."""
+
+PROMPTS = [random_prompt(SPEC, 12, seed) for seed in (1, 2)]
+CHAIN, BLOCKS = PROMPTS[0]
+CHAINS = [
+    Chain(chain.fingerprint, chain.keys[first:last])
+    for chain, _ in PROMPTS
+    for first in range(0, 12, 3)
+    for last in range(first, 13, 2)
+]
+FOREIGN = Chain(bytes(32), CHAIN.keys)
+SOON = 10.0
+
+
+class World:
+    """A store over a folder, served on a socket, that can be started again and cut off; and a mirror of it."""
+
+    def __init__(self, folder: Path, log_keys: int) -> None:
+        self.folder, self.log_keys = folder, log_keys
+        self.start()
+        self.mirror = self.another()
+        self.mirror.open()
+
+    @property
+    def local(self) -> LocalStore:
+        return self.tiered.namespace("default")
+
+    def another(self, fingerprint: bytes = b"", **how: Any) -> Mirror:
+        return Mirror(Connection(f"unix:{self.folder}/socket/store"), fingerprint, **how)
+
+    def start(self) -> None:
+        tiers = [
+            {"name": "cpu", "capacity": "1MiB"},
+            {"name": "gpu", "device": "cpu", "capacity": "2MiB"},
+            {"name": "disk", "path": str(self.folder / "disk"), "capacity": "1MiB"},
+        ]
+        self.tiered = compose({"tiers": tiers, "codecs": {"name": "raw"}, "store": {"hot_after": 1}})
+        self.tiered.events.log_keys = self.log_keys
+        self.tiered.open()
+        self.serve()
+
+    def serve(self) -> None:
+        self.server = CacheStoreServer(self.tiered, ServiceSettings(unix_socket=f"{self.folder}/socket/store"))
+        self.server.open()
+
+    def put(self, prompt: int, first: int, count: int) -> None:
+        chain, blocks = PROMPTS[prompt]
+        put_blocks(self.local, chain.fingerprint, blocks[first : first + count])
+
+    def read(self, prompt: int, first: int, count: int) -> None:
+        chain = PROMPTS[prompt][0]
+        with self.local.read(Chain(chain.fingerprint, chain.keys[first : first + count])) as reading:
+            for _ in reading:
+                pass
+
+    def delete(self, prompt: int, first: int, count: int) -> None:
+        chain = PROMPTS[prompt][0]
+        self.local.delete(Chain(chain.fingerprint, chain.keys[first : first + count]))
+
+    def clear(self, tier: str) -> None:
+        self.local.clear(tier)
+
+    def settle(self) -> None:
+        self.tiered.settle()
+
+    def cut(self) -> None:
+        self.server.close(grace=0.0)
+        self.serve()
+
+    def restart(self) -> None:
+        self.server.close(grace=0.0)
+        self.tiered.close()
+        self.start()
+
+    def check(self) -> None:
+        """Asserts that the mirror comes to answer as the store does."""
+        assert self.tiered.settle()
+        until = time.monotonic() + SOON
+        while time.monotonic() < until:
+            different = [chain for chain in (*CHAINS, FOREIGN) if self.mirror.lookup(chain) != self.local.lookup(chain)]
+            if not different and self.mirror.fresh:
+                return
+            time.sleep(0.005)
+        raise AssertionError(
+            [(self.mirror.lookup(chain), self.local.lookup(chain)) for chain in different], self.mirror.error
+        )
+
+    def close(self) -> None:
+        self.mirror.close()
+        self.server.close(grace=0.0)
+        self.tiered.close()
+
+
+@pytest.fixture
+def world() -> Iterator[Callable[..., World]]:
+    worlds: list[World] = []
+    with tempfile.TemporaryDirectory() as root:
+
+        def start(log_keys: int = 1 << 15) -> World:
+            folder = Path(root) / str(len(worlds))
+            folder.mkdir(mode=0o700)
+            worlds.append(World(folder, log_keys))
+            return worlds[-1]
+
+        yield start
+        for one in worlds:
+            one.close()
+
+
+prompts, firsts, counts = st.integers(0, 1), st.integers(0, 8), st.integers(1, 12)
+steps = st.one_of(
+    st.tuples(st.just("put"), prompts, firsts, counts),
+    st.tuples(st.just("put"), prompts, firsts, counts),
+    st.tuples(st.just("read"), prompts, firsts, counts),
+    st.tuples(st.just("delete"), prompts, firsts, counts),
+    st.tuples(st.just("clear"), st.sampled_from(["", "cpu", "gpu", "disk"])),
+    st.tuples(st.sampled_from(["settle", "check", "cut", "restart"])),
+)
+
+
+def run(world: World, history: list[tuple[Any, ...]]) -> None:
+    try:
+        for name, *arguments in history:
+            getattr(world, name)(*arguments)
+        world.check()
+    finally:
+        world.close()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(log_keys=st.sampled_from([8, 1 << 15]), history=st.lists(steps, max_size=12))
+def test_after_any_history_the_mirror_is_the_index(
+    world: Callable[..., World], log_keys: int, history: list[tuple[Any, ...]]
+) -> None:
+    run(world(log_keys), history)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(log_keys=st.sampled_from([4, 30, 1 << 15]), history=st.lists(steps, max_size=25))
+def test_after_any_of_many_histories_the_mirror_is_the_index(
+    world: Callable[..., World], log_keys: int, history: list[tuple[Any, ...]]
+) -> None:
+    run(world(log_keys), history)
+
+
+def test_a_broken_connection_is_made_up_for_without_a_snapshot(world: Callable[..., World]) -> None:
+    one = world()
+    one.put(0, 0, 3)
+    one.check()
+    view = one.mirror._view
+    one.cut()
+    one.put(0, 3, 2)
+    one.check()
+    assert one.mirror._view is view and one.mirror.error is not None
+
+
+def test_a_store_that_started_again_is_mirrored_anew(world: Callable[..., World]) -> None:
+    one = world()
+    one.put(0, 0, 3)
+    one.check()
+    one.restart()
+    one.check()
+    assert one.mirror.lookup(CHAIN).runs == (Run(3, "disk", "local"),)
+
+
+def test_a_mirror_without_a_store_knows_nothing_and_says_so(tmp_path: Path) -> None:
+    with Mirror(Connection(f"unix:{tmp_path}/nobody")) as mirror:
+        assert not mirror.settle(0.05)
+        assert mirror.lookup(CHAIN) == Lookup(0, ())
+        assert mirror.age == math.inf and not mirror.fresh
+        began = time.monotonic()
+    assert time.monotonic() - began < SOON
+
+
+def test_a_mirror_of_a_store_that_is_away_grows_old(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "FRESH", 0.2)
+    one = world()
+    one.put(0, 0, 2)
+    assert one.mirror.settle(SOON)
+    one.server.close(grace=0.0)
+    time.sleep(0.4)
+    assert one.mirror.age > 0.2 and not one.mirror.fresh
+    monkeypatch.setattr(mirrors, "FRESH", 3.0)
+    one.serve()
+    one.check()
+
+
+def test_what_was_missed_is_not_told_again_and_makes_the_mirror_look_anew(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world()
+    one.put(0, 0, 4)
+    one.check()
+    one.mirror.missed(CHAIN.keys[2:3])
+    assert one.mirror.lookup(CHAIN).ready == 2
+    # the store has it after all: what is told next, or a snapshot, brings it back
+    monkeypatch.setattr(mirrors, "RENEW", 0.0)
+    one.check()
+    assert one.mirror.lookup(CHAIN).ready == 4
+
+
+def test_a_mirror_of_one_spec_and_of_few_keys(world: Callable[..., World]) -> None:
+    one = world()
+    one.put(0, 0, 6)
+    assert one.tiered.settle()
+    with one.another(bytes(32)) as narrow:
+        assert narrow.settle(SOON) and narrow.lookup(CHAIN).runs == (Run(6, "disk", "local"),)
+    with one.another(CHAIN.fingerprint, most=1) as small:
+        assert small.settle(SOON) and small.lookup(CHAIN) == one.local.lookup(CHAIN) and len(small) == 6
+
+
+def message(**fields: Any) -> wire.WatchResponse:
+    return wire.WatchResponse(epoch=7, **fields)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [message(event=wire.WatchResponse.STORED_BLOCKS, tier="cpu", sequence=1)],
+        [message(event=wire.WatchResponse.SNAPSHOT, complete=True)],
+        [message(tiers=["cpu"]), message(event=wire.WatchResponse.ALIVE)],
+        [message(tiers=["cpu"]), message(chain=wire.Chain(keys=b"x" * 33), tier="cpu")],
+        [message(tiers=["cpu"], complete=True, sequence=4), message(event=wire.WatchResponse.ALIVE, sequence=6)],
+        [message(tiers=["cpu"], complete=True), wire.WatchResponse(epoch=8, event=wire.WatchResponse.CLEARED)],
+        [message(tiers=["cpu"], complete=True), message(event=99)],
+    ],
+)
+def test_a_stream_that_makes_no_sense_is_begun_anew(messages: list[wire.WatchResponse]) -> None:
+    asked: list[wire.WatchRequest] = []
+
+    class Confusing(Connection):
+        """Says the same every time."""
+
+        def call(self, method: str, request: Any, timeout: float) -> Any:
+            asked.append(request)
+            return Messages(messages)
+
+    with Mirror(Confusing("127.0.0.1:1")) as mirror:
+        until = time.monotonic() + SOON
+        while len(asked) < 3 and time.monotonic() < until:
+            time.sleep(0.005)
+    assert mirror.error is not None and "snapshot is asked for" in str(mirror.error)
+    assert [(request.epoch, request.sequence) for request in asked[:3]] == [(0, 0)] * 3
+
+
+class Hanging(Connection):
+    """Its calls say nothing and know neither deadline nor cancelling; only closing the channel ends them."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1:1")
+        self.calls = 0
+        self._closed = threading.Event()
+
+    def open(self) -> None:
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def call(self, method: str, request: Any, timeout: float) -> Any:
+        self.calls += 1
+        closed = self._closed
+
+        def silence() -> Iterator[wire.WatchResponse]:
+            closed.wait()
+            yield from ()
+
+        return Messages(silence())
+
+
+def test_a_stream_that_hangs_is_given_up_with_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "PATIENCE", 0.2)
+    connection = Hanging()
+    with Mirror(connection) as mirror:
+        until = time.monotonic() + SOON
+        while connection.calls < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert connection.calls >= 3 and not mirror.fresh
+
+
+class Messages:
+    """A call that answers these."""
+
+    def __init__(self, messages: Iterable[wire.WatchResponse]) -> None:
+        self._messages = messages
+
+    def __iter__(self) -> Iterator[wire.WatchResponse]:
+        return iter(self._messages)
+
+    def cancel(self) -> None:
+        """There is nothing to cancel."""
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["stored", "removed", "cleared", "forget"]),
+            st.sampled_from(["cpu", "disk", "redis", "drum"]),
+            st.sets(st.integers(0, 7)),
+        )
+    )
+)
+def test_a_view_answers_as_its_tiers_would(history: list[tuple[str, str, set[int]]]) -> None:
+    view = View(1, ("cpu", "disk", "redis"), "node", 1 << 20)
+    held: dict[str, set[int]] = {"cpu": set(), "disk": set(), "redis": set(), "drum": set()}
+    for what, tier, numbers in history:
+        keys = [CHAIN.keys[number] for number in numbers]
+        if what == "stored":
+            view.stored(tier, CHAIN.fingerprint, keys)
+            held[tier] |= numbers
+        elif what == "removed":
+            view.removed(tier, CHAIN.fingerprint, keys)
+            held[tier] -= numbers
+        elif what == "cleared":
+            view.cleared(tier)
+            held[tier].clear()
+        else:
+            assert view.forget(keys) == any(numbers & held[tier] for tier in ("cpu", "disk", "redis"))
+            for one in held.values():
+                one -= numbers
+    found = view.lookup(CHAIN)
+    ready = sum(run.blocks for run in found.runs)
+    tiers = list(np.repeat([run.tier for run in found.runs], [run.blocks for run in found.runs]))
+    assert found.ready == ready
+    assert all(number in held[tier] for number, tier in enumerate(tiers))
+    assert all(tier == "cpu" for number, tier in enumerate(tiers) if number in held["cpu"])
+    everywhere = held["cpu"] | held["disk"]
+    if not held["redis"]:
+        assert ready == next((number for number in range(12) if number not in everywhere), 12)
+    assert view.lookup(FOREIGN).ready <= ready
