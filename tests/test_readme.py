@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from cachestore import settings
 from cachestore.block import Block, BlockSpec, Slot
-from cachestore.cli import app
+from cachestore.cli.app import app
 from cachestore.codecs import CODECS
 from cachestore.demo.documents import from_file
 from cachestore.eviction import EVICTIONS

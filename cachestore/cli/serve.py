@@ -1,7 +1,6 @@
 """`cachestore serve`: one store in this process."""
 
 import signal
-from dataclasses import replace
 from threading import Event
 from typing import Annotated
 
@@ -9,10 +8,8 @@ import typer
 
 from cachestore import settings
 from cachestore.cli.output import Config, Json, console, print_json
-from cachestore.config import build
-from cachestore.service.server import CacheStoreServer
-from cachestore.service.settings import ServiceSettings
-from cachestore.store.compose import compose
+from cachestore.cluster.host import StoreHost
+from cachestore.store.settings import StoreSettings
 
 
 def serve(
@@ -22,19 +19,19 @@ def serve(
 ) -> None:
     """Serve one store over gRPC until it is interrupted. No Ray, no workers."""
     tables = settings.load(config)
-    service = build(ServiceSettings, tables.get("service", {}), "service")
-    if port is not None:
-        service = replace(service, port=port)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with compose(tables) as store, CacheStoreServer(store, service, store.settings.node) as server:
-        tiers = [store.memory.name, *(tier.name for tier in store.cold)]
+    host = StoreHost(tables, tables.get("store", {}).get("node", StoreSettings.node), port)
+    try:
         if json:
-            print_json({"address": server.address, "tiers": tiers})
+            print_json({"address": host.address(), "tiers": host.tiers})
         else:
-            console.print(f"serving [bold]{', '.join(tiers)}[/] at [bold]{server.address}[/]; end with Ctrl-C")
+            tiers = ", ".join(host.tiers)
+            console.print(f"serving [bold]{tiers}[/] at [bold]{host.address()}[/]; end with Ctrl-C")
         stop.wait()
+    finally:
+        host.close()
 
 
 def register(app: typer.Typer) -> None:

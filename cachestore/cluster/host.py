@@ -1,10 +1,12 @@
-"""The store of one node with its gRPC server, as Ray runs it: pinned there, restarted, found by name."""
+"""The store of one node with all that serves it; under Ray an actor, pinned there, restarted, found by name."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from cachestore.config import build
+from cachestore.service.kv_events import KvEvents
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.store.compose import SECTIONS, compose
@@ -17,23 +19,26 @@ def actor_name(node_id: str) -> str:
 
 def store_tables(tables: Mapping[str, Any]) -> dict[str, Any]:
     """The sections that make a store what it is; the others may change while it is up."""
-    return {name: tables[name] for name in (*SECTIONS, "service") if name in tables}
+    return {name: tables[name] for name in (*SECTIONS, "service", "kv_events") if name in tables}
 
 
 class StoreHost:
-    """Opens the configured store and serves it on `port`. The class knows nothing of Ray."""
+    """Opens the configured store and serves it, on `port` instead of the configured one. It knows nothing of Ray."""
 
-    def __init__(self, tables: Mapping[str, Any], node: str, port: int) -> None:
+    def __init__(self, tables: Mapping[str, Any], node: str, port: int | None = None) -> None:
         self._tables = store_tables(tables)
-        settings = replace(build(ServiceSettings, tables.get("service", {}), "service"), port=port)
-        self._store = compose({**tables, "store": {**tables.get("store", {}), "node": node}})
-        self._store.open()
-        self._server = CacheStoreServer(self._store, settings, node)
-        try:
-            self._server.open()
-        except BaseException:
-            self._store.close()
-            raise
+        settings = build(ServiceSettings, tables.get("service", {}), "service")
+        if port is not None:
+            settings = replace(settings, port=port)
+        events = build(KvEvents, tables.get("kv_events", {}), "kv_events")
+        with ExitStack() as opened:
+            store = opened.enter_context(compose({**tables, "store": {**tables.get("store", {}), "node": node}}))
+            publisher = events.start(store)
+            if publisher is not None:
+                opened.enter_context(publisher)
+            self._server = opened.enter_context(CacheStoreServer(store, settings, node))
+            self.tiers = [store.memory.name, *(tier.name for tier in store.lower)]
+            self._opened = opened.pop_all()
 
     def address(self) -> str:
         """Where clients find the store."""
@@ -44,6 +49,5 @@ class StoreHost:
         return self.address(), self._tables
 
     def close(self) -> None:
-        """Ends server and store in order."""
-        self._server.close()
-        self._store.close()
+        """Ends what serves, then the store."""
+        self._opened.close()

@@ -21,9 +21,6 @@ from cachestore.testing import plans_of, random_blocks, random_prompt, random_to
 from cachestore.wire import store_pb2 as wire
 
 METHODS = wire.DESCRIPTOR.services_by_name["CacheStore"].methods
-NOT_YET = {"Watch", "Attach"}
-
-
 def called(channel: grpc.Channel, method: str, *requests: bytes) -> grpc.RpcError:
     """How a call with these raw requests fails."""
     path = f"/{SERVICE}/{method}"
@@ -64,16 +61,8 @@ def test_no_bug_in_any_method_leaks(
 @pytest.mark.parametrize("method", [method.name for method in METHODS])
 def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel, remote: RemoteStore, method: str) -> None:
     error = called(channel, method, b"\xff" * 100)
-    if method in NOT_YET:
-        assert error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT)
-    else:
-        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT and reason(error) == "invalid_argument"
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT and reason(error) == "invalid_argument"
     assert remote.stats()
-
-
-@pytest.mark.parametrize("method", sorted(NOT_YET))
-def test_what_is_not_built_yet_says_so(channel: grpc.Channel, method: str) -> None:
-    assert called(channel, method, b"").code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_an_unknown_lease_is_expired(remote: RemoteStore) -> None:
