@@ -52,6 +52,9 @@ _BY_CODE: dict[grpc.StatusCode, type[CacheStoreError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.CANCELLED: errors.Aborted,
     grpc.StatusCode.ABORTED: errors.Aborted,
+    # a bug in the service would have our trailers: what broke is the connection
+    grpc.StatusCode.INTERNAL: errors.Unavailable,
+    grpc.StatusCode.UNKNOWN: errors.Unavailable,
 }
 
 _log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Stores of four tiers, called directly or over gRPC, with copies that can be broken from outside."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from cachestore.store.compose import compose
 from cachestore.store.local import LocalStore
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import check_sums, random_prompt, small_spec
+from tests.faults.wire import TRANSPORTS, Wire, wire
 
 SPEC = small_spec()
 BLOCK = 2560
@@ -90,10 +91,23 @@ class Node:
     def _memory(self, tier: str, key: bytes) -> Any:
         if tier == "gpu":
             hot: Any = self.tiered.hot[0]
-            return hot._blocks.find(self.local.namespace, key).slot.tensor.numpy()
+            return hot._work.blocks.find(self.local.namespace, key).slot.tensor.numpy()
         entry = self.tiered.index.get(Name(self.local.namespace, key))
         assert entry is not None
         return entry.slot.bytes
+
+
+@pytest.fixture(params=sorted(TRANSPORTS))
+def transports(request: pytest.FixtureRequest) -> Sequence[str]:
+    """How payload travels."""
+    return TRANSPORTS[str(request.param)]
+
+
+@pytest.fixture
+def wired(transports: Sequence[str]) -> Iterator[Wire]:
+    """A served store with the fault proxy before it."""
+    with wire(transports) as made:
+        yield made
 
 
 @pytest.fixture(params=["direct", "grpc"])

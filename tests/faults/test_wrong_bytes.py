@@ -39,7 +39,7 @@ SPOILS: dict[str, Callable[[bytes, bytes], bytes]] = {
 
 @pytest.mark.parametrize("tier", ["disk", "redis"])
 @pytest.mark.parametrize("how", SPOILS)
-def test_a_spoiled_value_is_never_served(open_node: Opener, tier: str, how: str) -> None:
+def test_b12_a_spoiled_value_is_neither_served_nor_unpickled(open_node: Opener, tier: str, how: str) -> None:
     node = open_node(tiers="disk redis")
     keys, blocks = node.stored(3)
     node.only_in(tier, keys)

@@ -1,10 +1,8 @@
 """Connections that break, and bytes that break on them: nothing wrong is handed out, nothing stays open."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -20,72 +18,37 @@ from cachestore.service.server import SERVICE, CacheStoreServer
 from cachestore.store.base import Loaded, put_blocks
 from cachestore.testing import check_sums, plans_of, random_prompt, same, small_spec
 from cachestore.wire import store_pb2 as wire
+from tests.faults.proxy import Proxy
 
 LARGE = BlockSpec("test/large", "0" * 40, "float32", (Slot(8, 128, 128),), head_groups=1, block_tokens=256)
 """Two planes of 1 MiB."""
 
-
-class Proxy:
-    """Passes bytes between clients and a server until its connections are cut; new ones are taken again."""
-
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._sockets: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                self._sockets += [client, server]
-                for source, sink in ((client, server), (server, client)):
-                    self._threads.append(threading.Thread(target=self._pass, args=(source, sink)))
-                    self._threads[-1].start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-
-    def cut(self) -> None:
-        while self._sockets:
-            one = self._sockets.pop()
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut()
-        for thread in self._threads:
-            thread.join(10)
-            assert not thread.is_alive()
+STREAM = ("stream",)
+"""The way on which connections break."""
 
 
 @pytest.fixture
 def proxy(server: CacheStoreServer) -> Iterator[Proxy]:
-    proxy = Proxy(server.address)
-    yield proxy
-    proxy.close()
+    with Proxy(server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def stream(server: CacheStoreServer) -> Iterator[RemoteStore]:
+    with RemoteStore(server.address, transports=STREAM) as store:
+        yield store
 
 
 def test_a_read_goes_on_after_its_connection_is_cut(server: CacheStoreServer, proxy: Proxy) -> None:
     keys, blocks = random_prompt(LARGE, 12)
-    with RemoteStore(server.address) as direct, RemoteStore(proxy.address) as store:
+    with RemoteStore(server.address) as direct, RemoteStore(proxy.address, transports=STREAM) as store:
         put_blocks(direct, keys.fingerprint, blocks)
         loaded: list[Loaded] = []
         with store.read(keys) as reading:
             for one in reading:
                 loaded.append(one)
                 if len(loaded) == 1:
-                    proxy.cut()
+                    proxy.reset()
         assert len(loaded) == 12 and all(map(same, (block for block, _ in loaded), blocks))
         figures = direct.stats()
         assert total(figures, "read_blocks") == total(figures, "read_hits") == 12
@@ -94,23 +57,23 @@ def test_a_read_goes_on_after_its_connection_is_cut(server: CacheStoreServer, pr
 
 def test_a_connection_cut_again_and_again_ends_the_read(server: CacheStoreServer, proxy: Proxy) -> None:
     keys, blocks = random_prompt(LARGE, 12)
-    with RemoteStore(server.address) as direct, RemoteStore(proxy.address) as store:
+    with RemoteStore(server.address) as direct, RemoteStore(proxy.address, transports=STREAM) as store:
         put_blocks(direct, keys.fingerprint, blocks)
         with store.read(keys) as reading:
             loaded = []
             for one in reading:
                 loaded.append(one)
-                proxy.cut()
+                proxy.reset()
         assert 1 <= len(loaded) < 12 and all(map(same, (block for block, _ in loaded), blocks))
 
 
 def test_a_cut_put_leaves_nothing(server: CacheStoreServer, proxy: Proxy) -> None:
     keys, blocks = random_prompt(LARGE, 12)
-    with RemoteStore(server.address) as direct, RemoteStore(proxy.address) as store:
+    with RemoteStore(server.address) as direct, RemoteStore(proxy.address, transports=STREAM) as store:
         with pytest.raises(Unavailable), store.put(keys.fingerprint, plans_of(blocks)) as put:
             for index, block in enumerate(blocks):
                 put.write(index, 0, block.data[0])
-                proxy.cut()
+                proxy.reset()
             put.commit()
         until = time.monotonic() + 10
         while direct.lookup(keys).writing:
@@ -121,26 +84,26 @@ def test_a_cut_put_leaves_nothing(server: CacheStoreServer, proxy: Proxy) -> Non
 
 @pytest.mark.parametrize("wrong", ["header", "payload", "other block", "offset", "gone", "silent"])
 def test_what_the_wire_breaks_is_a_miss(
-    server: CacheStoreServer, remote: RemoteStore, monkeypatch: pytest.MonkeyPatch, wrong: str
+    server: CacheStoreServer, stream: RemoteStore, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     keys, blocks = random_prompt(LARGE, 3)
-    put_blocks(remote, keys.fingerprint, blocks)
-    sent = remote._connection.read
+    put_blocks(stream, keys.fingerprint, blocks)
+    sent = stream._connection.read
 
     def broken(request: wire.ReadRequest, timeout: float) -> "Tampered":
         return Tampered(sent(request, timeout), wrong)
 
     with monkeypatch.context() as patch:
-        patch.setattr(remote._connection, "read", broken)
-        with remote.read(keys) as reading:
+        patch.setattr(stream._connection, "read", broken)
+        with stream.read(keys) as reading:
             loaded = list(reading)
     assert len(loaded) == 1 and same(loaded[0].block, blocks[0])
-    figures = remote.stats()
+    figures = stream.stats()
     check_sums(figures)
     assert total(figures, "read_hits") == 1 and total(figures, "read_open") == 0
     corrupt = 0 if wrong in ("gone", "silent") else 1
     assert total(figures, "read_corrupt") == corrupt == total(figures, "corruptions", tier="transit")
-    with remote.read(keys) as reading:
+    with stream.read(keys) as reading:
         assert len(list(reading)) == 3
 
 

@@ -94,7 +94,7 @@ def test_a_frozen_server_does_not_hold_a_call(process: Callable[..., Any]) -> No
 def test_a_server_that_freezes_amid_reading_and_writing(process: Callable[..., Any]) -> None:
     server = process()
     keys, blocks = random_prompt(LARGE, 12)
-    with RemoteStore(server.address) as store:
+    with RemoteStore(server.address, transports=("stream",)) as store:
         put_blocks(store, keys.fingerprint, blocks)
         begun = time.monotonic()
         with store.read(keys, timeout=3) as reading:
@@ -122,7 +122,7 @@ def test_a_server_that_freezes_amid_reading_and_writing(process: Callable[..., A
 def test_a_server_killed_amid_reading_ends_the_read(process: Callable[..., Any]) -> None:
     server = process()
     keys, blocks = random_prompt(LARGE, 12)
-    with RemoteStore(server.address) as store:
+    with RemoteStore(server.address, transports=("stream",)) as store:
         put_blocks(store, keys.fingerprint, blocks)
         begun = time.monotonic()
         with store.read(keys, timeout=8) as reading:
