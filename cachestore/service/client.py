@@ -16,7 +16,7 @@ from cachestore.service.credentials import Credentials
 from cachestore.service.members import Member
 from cachestore.service.remote_put import RemotePut
 from cachestore.service.remote_reading import RemoteReading
-from cachestore.service.transport import Transport
+from cachestore.service.transport import Looks, Transport
 from cachestore.service.transports import ALL, start
 from cachestore.service.words import VERDICT
 from cachestore.store.base import (
@@ -29,7 +29,7 @@ from cachestore.store.base import (
     Purpose,
     Verdict,
 )
-from cachestore.store.checks import check_after, check_into
+from cachestore.store.checks import check_after, check_into, check_provisional
 from cachestore.wire import store_pb2 as wire
 
 FRAME_BYTES = 1 << 20
@@ -58,6 +58,7 @@ class RemoteStore:
         if not transports:
             raise InvalidArgument(f"transports must name at least one of {', '.join(ALL)}")
         self._transports: Sequence[Transport] = [start(name, self._connection, frame_bytes) for name in transports]
+        self._looks = [transport for transport in self._transports if isinstance(transport, Looks)]
 
     def open(self) -> None:
         """Gets ready to call; the first call connects."""
@@ -76,8 +77,11 @@ class RemoteStore:
         self.close()
 
     def lookup(self, chain: Chain, *, timeout: float = TIMEOUT) -> Lookup:
+        deadline = Deadline.after(timeout)
         request = wire.LookupRequest(chain=convert.chain_message(chain))
-        return convert.lookup(self._call("Lookup", request, timeout))
+        found = (transport.lookup(request, deadline) for transport in self._looks)
+        answer = next(filter(None, found), None) or self._connection.call("Lookup", request, deadline.remaining())
+        return convert.lookup(answer)
 
     def lease(self, chain: Chain, *, ttl: float | None = None, timeout: float = TIMEOUT) -> Lease:
         request = wire.LeaseRequest(chain=convert.chain_message(chain), lease_ms=convert.lifetime(ttl))
@@ -100,12 +104,15 @@ class RemoteStore:
         into: Sequence[Buffer] | None = None,
         lease: Lease | None = None,
         wait: float = 0.0,
+        provisional: bool = False,
         purpose: Purpose = Purpose.REUSE,
         timeout: float = TIMEOUT,
     ) -> RemoteReading:
         check_into(into, len(chain))
+        if provisional:
+            check_provisional(lease)
         reading = RemoteReading(self._transports, chain, part, into, Deadline.after(timeout))
-        reading.open(lease, wait, purpose)
+        reading.open(lease, wait, purpose, provisional=provisional)
         return reading
 
     def put(

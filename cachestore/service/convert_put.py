@@ -1,10 +1,12 @@
 """Wire messages to domain values and back: what a put speaks in. Checked as in `convert`."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from cachestore.block import Half, PlaneId
 from cachestore.errors import InvalidArgument, TooLarge
+from cachestore.plane_table import MOST_PLANES_KNOWN
 from cachestore.seal import MAX_PAYLOAD, MAX_PLANES
 from cachestore.service.convert import MOST_KEYS, key, lifetime, seconds
 from cachestore.service.words import DURABILITY, PUT_STATUS
@@ -12,6 +14,9 @@ from cachestore.store.base import BlockPlan, Durability, PutAnswer
 from cachestore.wire import store_pb2 as wire
 
 MOST_TOKENS = 1 << 20
+KNOWN_LAYOUTS = 32
+"""How many layouts are remembered: most puts of a spec have the same."""
+
 MOST_PLANES = 1 << 22
 """Planes of all blocks of one put, which bounds the work that one small message can ask for."""
 
@@ -26,11 +31,23 @@ class Reservation(NamedTuple):
     after: bytes | None = None
 
 
-def _planes(layout: wire.Layout, field: str) -> tuple[PlaneId, ...]:
-    if not 1 <= len(layout.planes) <= MAX_PLANES:
-        raise InvalidArgument(f"{field}.planes must hold 1 to {MAX_PLANES} planes, got {len(layout.planes)}")
+def layout(message: wire.Layout, field: str) -> tuple[PlaneId, ...]:
+    """The planes of a block."""
+    if len(message.planes) > MOST_PLANES_KNOWN:
+        return _layout(message, field)
+    return _known_layout(message.SerializeToString(), field)
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _known_layout(message: bytes, field: str) -> tuple[PlaneId, ...]:
+    return _layout(wire.Layout.FromString(message), field)
+
+
+def _layout(message: wire.Layout, field: str) -> tuple[PlaneId, ...]:
+    if not 1 <= len(message.planes) <= MAX_PLANES:
+        raise InvalidArgument(f"{field}.planes must hold 1 to {MAX_PLANES} planes, got {len(message.planes)}")
     planes = []
-    for index, plane in enumerate(layout.planes):
+    for index, plane in enumerate(message.planes):
         at = f"{field}.planes[{index}]"
         if plane.slot >= MAX_PLANES or plane.group >= MAX_PLANES:
             raise InvalidArgument(f"{at}.slot and .group must be below {MAX_PLANES}, got {plane.slot}, {plane.group}")
@@ -48,13 +65,32 @@ def _planes(layout: wire.Layout, field: str) -> tuple[PlaneId, ...]:
     return tuple(planes)
 
 
+def layout_message(planes: tuple[PlaneId, ...]) -> wire.Layout:
+    """The other way; what is answered is others' too."""
+    return (_known_message if len(planes) <= MOST_PLANES_KNOWN else _layout_message)(planes)
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _known_message(planes: tuple[PlaneId, ...]) -> wire.Layout:
+    return _layout_message(planes)
+
+
+def _layout_message(planes: tuple[PlaneId, ...]) -> wire.Layout:
+    return wire.Layout(
+        planes=[
+            wire.PlaneId(slot=p.slot, half=p.half, group=p.group, item_bytes=p.item_bytes, raw_bytes=p.raw_bytes)
+            for p in planes
+        ]
+    )
+
+
 def reservation(message: wire.Reserve) -> Reservation:
     """The put that a Reserve asks for."""
     if len(message.blocks) > MOST_KEYS:
         raise TooLarge(f"reserve.blocks may hold {MOST_KEYS} blocks, got {len(message.blocks)}; put in several calls")
     if sum(len(layout.planes) for layout in message.layouts) > MAX_PLANES:
         raise TooLarge(f"reserve.layouts may hold {MAX_PLANES} planes together; put in several calls")
-    layouts = [_planes(layout, f"reserve.layouts[{index}]") for index, layout in enumerate(message.layouts)]
+    layouts = [layout(planes, f"reserve.layouts[{index}]") for index, planes in enumerate(message.layouts)]
     for index, block in enumerate(message.blocks):
         if block.layout >= len(layouts):
             raise InvalidArgument(
@@ -79,26 +115,17 @@ def reservation(message: wire.Reserve) -> Reservation:
 def reserve_message(value: Reservation) -> wire.Reserve:
     """The other way; blocks of equal planes share a layout."""
     layouts: dict[tuple[PlaneId, ...], int] = {}
+    # by identity first: blocks share their planes, and to compare those costs more than all the rest
+    known = {id(plan.planes): plan.planes for plan in value.plans}
+    numbers = {same: layouts.setdefault(planes, len(layouts)) for same, planes in known.items()}
     blocks = [
         wire.Reserve.Block(
-            key=plan.key,
-            token_count=plan.token_count,
-            layout=layouts.setdefault(plan.planes, len(layouts)),
-            short=plan.short,
+            key=plan.key, token_count=plan.token_count, layout=numbers[id(plan.planes)], short=plan.short
         )
         for plan in value.plans
     ]
-    messages = [
-        wire.Layout(
-            planes=[
-                wire.PlaneId(slot=p.slot, half=p.half, group=p.group, item_bytes=p.item_bytes, raw_bytes=p.raw_bytes)
-                for p in planes
-            ]
-        )
-        for planes in layouts
-    ]
     return wire.Reserve(
-        fingerprint=value.fingerprint, layouts=messages, blocks=blocks,
+        fingerprint=value.fingerprint, layouts=map(layout_message, layouts), blocks=blocks,
         durability=DURABILITY.number(value.durability), ttl_ms=lifetime(value.ttl), after=value.after or b"",
     )  # fmt: skip
 

@@ -1,10 +1,11 @@
-"""The two messages that carry bytes, without protobuf's own copies of them.
+"""The messages that carry bytes, without protobuf's own copies of them.
 
-On the wire they are what protobuf would write: a `BlockData` within a `ReadResponse`, a `PlaneFrame` within a
-`WriteRequest`, each with its `data`, field 3, last. Whoever writes them otherwise is understood too, through protobuf.
+On the wire they are what protobuf would write: a `BlockData` or a `PlaneFrame` within a `ReadResponse`, a `PlaneFrame`
+within a `WriteRequest`, each with its `data`, field 3, last. Whoever writes them otherwise is understood too, through
+protobuf.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,12 +32,17 @@ class PlaneFrame(NamedTuple):
 
 def block_frame(head: wire.BlockData, data: Buffer) -> bytes:
     """A serialized `ReadResponse`; the one copy of `data` there is."""
-    return _joined(wire.ReadResponse.DATA_FIELD_NUMBER, head.SerializeToString(), data)
+    return _joined(wire.ReadResponse.DATA_FIELD_NUMBER, head.SerializeToString(), [data])
 
 
-def plane_frame(head: wire.PlaneFrame, data: Buffer) -> bytes:
-    """A serialized `WriteRequest`; the one copy of `data` there is."""
-    return _joined(wire.WriteRequest.FRAME_FIELD_NUMBER, head.SerializeToString(), data)
+def plane_frame(head: wire.PlaneFrame, pieces: Sequence[Buffer]) -> bytes:
+    """A serialized `WriteRequest`; the one copy of `pieces` there is."""
+    return _joined(wire.WriteRequest.FRAME_FIELD_NUMBER, head.SerializeToString(), pieces)
+
+
+def provisional_frame(head: wire.PlaneFrame, pieces: Sequence[Buffer]) -> bytes:
+    """A serialized `ReadResponse` with planes of a block that is being written; the one copy of `pieces` there is."""
+    return _joined(wire.ReadResponse.PLANES_FIELD_NUMBER, head.SerializeToString(), pieces)
 
 
 def serialized(message: Any) -> bytes:
@@ -44,15 +50,21 @@ def serialized(message: Any) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
-def read_response(raw: bytes) -> wire.ReadResponse | BlockFrame:
+def read_response(raw: bytes) -> wire.ReadResponse | BlockFrame | PlaneFrame:
     """What one message of a Read's answer says."""
     split = _split(raw, wire.ReadResponse.DATA_FIELD_NUMBER)
     if split is not None:
         return BlockFrame(wire.BlockData.FromString(split[0]), split[1])
+    split = _split(raw, wire.ReadResponse.PLANES_FIELD_NUMBER)
+    if split is not None:
+        return PlaneFrame(wire.PlaneFrame.FromString(split[0]), split[1])
     message = wire.ReadResponse.FromString(raw)
-    if message.WhichOneof("message") != "data":
-        return message
-    return BlockFrame(message.data, np.frombuffer(message.data.data, dtype=np.uint8))
+    match message.WhichOneof("message"):
+        case "data":
+            return BlockFrame(message.data, np.frombuffer(message.data.data, dtype=np.uint8))
+        case "planes":
+            return PlaneFrame(message.planes, np.frombuffer(message.planes.data, dtype=np.uint8))
+    return message
 
 
 def write_request(raw: bytes) -> wire.WriteRequest | PlaneFrame:
@@ -73,9 +85,10 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {WRITE: write_request}
 """How the server reads the requests of a method, where not through protobuf alone."""
 
 
-def _joined(field: int, head: bytes, data: Buffer) -> bytes:
-    inner = head + bytes((_DATA_TAG,)) + _varint(data.nbytes)
-    return b"".join((bytes((field << 3 | 2,)), _varint(len(inner) + data.nbytes), inner, data.data))
+def _joined(field: int, head: bytes, pieces: Sequence[Buffer]) -> bytes:
+    size = sum(piece.nbytes for piece in pieces)
+    inner = head + bytes((_DATA_TAG,)) + _varint(size)
+    return b"".join((bytes((field << 3 | 2,)), _varint(len(inner) + size), inner, *(piece.data for piece in pieces)))
 
 
 def _split(raw: bytes, field: int) -> tuple[bytes, Buffer] | None:

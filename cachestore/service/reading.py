@@ -1,25 +1,33 @@
 """The server's side of a read: blocks in order, each as its header, the ranges its reader asked for, and an end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import NamedTuple
 
 from cachestore.block import Part
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.seal import CorruptBlock
-from cachestore.service import convert, frames
+from cachestore.service import convert, frames, provisional
 from cachestore.service.ranges import ranges
 from cachestore.service.words import PURPOSE
 from cachestore.store.base import Lease
 from cachestore.store.local import LocalStore
-from cachestore.store.reading import SealedBlock
+from cachestore.store.reading import SealedBlock, SealedReading
 from cachestore.wire import store_pb2 as wire
 
 
-def read(
-    store: LocalStore, request: wire.ReadRequest, frame_bytes: int, deadline: Deadline
-) -> Iterator[wire.ReadResponse | bytes]:
-    """The answers to one Read. Ending it early ends the reading; its lease is the caller's to release."""
+class Opened(NamedTuple):
+    """A read that has its lease; blocks are wanted from `first` on."""
+
+    sealed: SealedReading
+    granted: wire.Granted
+    part: Part
+    first: int
+
+
+def opened(store: LocalStore, request: wire.ReadRequest, deadline: Deadline) -> Opened:
+    """The read that a request asks for, by whichever way its blocks will travel."""
     first, resume = 0, request.resume if request.HasField("resume") else None
     chain = convert.chain(request.chain)
     if resume is not None:
@@ -28,7 +36,7 @@ def read(
         raise InvalidArgument("lease_ms is for a lease opened here; leave it out with `lease`, or renew with Lease")
     part = convert.part(request.part)
     given = Lease(convert.identifier(request.lease, "lease"), 0, 0.0) if request.lease else None
-    reading = store.open(
+    sealed = store.open(
         chain,
         part=part,
         lease=given,
@@ -37,28 +45,64 @@ def read(
         purpose=PURPOSE.word(request.purpose),
         timeout=deadline.remaining(),
     )
-    with closing(reading):
-        lease = reading.lease
-        granted = wire.Granted(lease=lease.id, lease_ms=round(lease.ttl * 1000), runs=convert.run_messages(lease.runs))
+    lease = sealed.lease
+    granted = wire.Granted(lease=lease.id, lease_ms=round(lease.ttl * 1000), runs=convert.run_messages(lease.runs))
+    return Opened(sealed, granted, part, first)
+
+
+def read(
+    store: LocalStore,
+    request: wire.ReadRequest,
+    frame_bytes: int,
+    deadline: Deadline,
+    offer: Callable[[Opened], wire.BulkOffer | None],
+    on_end: Callable[[Callable[[], None]], bool],
+) -> Iterator[wire.ReadResponse | bytes]:
+    """The answers to one Read. Ending it early ends the reading; its lease is the caller's to release.
+
+    `offer` is asked, for a caller who would take them so, whether the blocks may go over the bulk path: then they do.
+    `on_end` takes what is to be called when the caller leaves, False if it has.
+    """
+    sent = None
+    if request.provisional:
+        sent = yield from provisional.follow(store, request, frame_bytes, deadline, on_end)
+        if sent is None:
+            return
+        deadline.check("waiting for blocks that are being written")
+        request.wait_ms = 0
+    sealed, granted, part, first = agreed = opened(store, request, deadline)
+    with closing(sealed):
+        bulk = offer(agreed) if request.bulk else None
+        if bulk is not None:
+            granted.bulk.CopyFrom(bulk)
+            yield wire.ReadResponse(granted=granted)
+            return
         yield wire.ReadResponse(granted=granted)
-        for block in reading:
+        for block in sealed:
             if block.number < first:
                 continue
             try:
-                yield from _sent(block, part, frame_bytes)
+                if sent is not None and sent.has(block.number, block.header):
+                    yield _start(block, known=True)
+                else:
+                    yield from _sent(block, part, frame_bytes)
+                yield wire.ReadResponse(end=wire.BlockEnd(block=block.number, status=wire.SENT))
             except CorruptBlock:
                 # its memory was taken for another block meanwhile: to the reader it is gone
                 yield wire.ReadResponse(end=wire.BlockEnd(block=block.number, status=wire.GONE))
                 return
 
 
+def _start(block: SealedBlock, *, known: bool = False) -> wire.ReadResponse:
+    start = wire.BlockStart(block=block.number, header=block.packed, tier=block.tier, known=known)
+    return wire.ReadResponse(start=start)
+
+
 def _sent(block: SealedBlock, part: Part, frame_bytes: int) -> Iterator[wire.ReadResponse | bytes]:
-    number = block.number
-    yield wire.ReadResponse(start=wire.BlockStart(block=number, header=block.packed, tier=block.tier))
+    yield _start(block)
     for start, end in ranges(block.header, part):
         for at in range(start, end, frame_bytes):
-            head = wire.BlockData(block=number, offset=at)
+            head = wire.BlockData(block=block.number, offset=at)
             frame = frames.block_frame(head, block.payload[at : min(at + frame_bytes, end)])
             block.check()
             yield frame
-    yield wire.ReadResponse(end=wire.BlockEnd(block=number, status=wire.SENT))

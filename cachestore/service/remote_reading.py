@@ -13,15 +13,15 @@ from cachestore.errors import CacheStoreError, Unavailable
 from cachestore.hashing import Chain
 from cachestore.seal import CorruptBlock
 from cachestore.service import convert
-from cachestore.service.transport import Asked, Broken, Source, Transport
+from cachestore.service.transport import Asked, Broken, Followed, Follows, Source, Transport
 from cachestore.service.words import PURPOSE, VERDICT
-from cachestore.store.base import Lease, Loaded, Purpose, Verdict
+from cachestore.store.base import Lease, Loaded, Provisional, Purpose, Verdict
 from cachestore.wire import store_pb2 as wire
 
 RELEASE_SECONDS = 1.0
 """How long the end of a reading may wait for its Release, if the deadline is that far away."""
 
-GRACE_SECONDS = 0.2
+GRACE_SECONDS = 0.1
 """What a Release gets when the deadline has passed already."""
 
 
@@ -42,11 +42,16 @@ class RemoteReading:
         self._into = into
         self._deadline = deadline
         self._source: Source | None = None
+        self._followed: Followed | None = None
+        self._planes: Iterator[Provisional] = iter(())
         self._verdicts: dict[int, Verdict] = {}
         self._closed = False
 
-    def open(self, lease: Lease | None, wait: float, purpose: Purpose) -> None:
-        """Asks for the blocks and waits for the lease on them; raises if the store cannot be asked."""
+    def open(self, lease: Lease | None, wait: float, purpose: Purpose, *, provisional: bool = False) -> None:
+        """Asks for the blocks and waits for the lease on them; raises if the store cannot be asked.
+
+        Of a provisional read that is left to `planes`, if there is a transport for it; else it has none.
+        """
         request = wire.ReadRequest(
             chain=convert.chain_message(self._chain),
             part=convert.part_message(self._part),
@@ -54,7 +59,12 @@ class RemoteReading:
             wait_ms=convert.milliseconds(wait, "wait"),
             purpose=PURPOSE.number(purpose),
         )
-        self._source = self._begin(request)
+        follows = [number for number, transport in enumerate(self._transports) if isinstance(transport, Follows)]
+        if provisional and follows:
+            del self._transports[: follows[0]]
+            self._follow(request, wait)
+        else:
+            self._source = self._begin(request)
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +72,15 @@ class RemoteReading:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def planes(self) -> Iterator[Provisional]:
+        """As `cachestore.store.base.Reading`; raises what keeps the read from starting."""
+        return self._planes
+
     def __iter__(self) -> Iterator[Loaded]:
+        for _ in self._planes:
+            pass
+        if self._followed is not None and not self._closed:
+            self._source = self._source or self._followed.source
         for number in range(len(self._verdicts), len(self._chain)):
             try:
                 loaded = self._load(number)
@@ -76,9 +94,14 @@ class RemoteReading:
 
     def close(self) -> None:
         """Ends the read and tells what became of each block. Closing twice is allowed; a lost Release is not told."""
-        if self._source is None or self._closed:
+        if self._closed:
             return
         self._closed = True
+        if self._followed is not None:
+            self._followed.close()
+            self._source = self._source or self._followed.source
+        if self._source is None:
+            return
         self._source.close()
         verdicts = [verdict for _, verdict in sorted(self._verdicts.items())]
         request = wire.ReleaseRequest(
@@ -90,6 +113,14 @@ class RemoteReading:
         except CacheStoreError:
             # without it the lease runs out, and its blocks count as expired
             return
+
+    def _follow(self, request: wire.ReadRequest, wait: float) -> None:
+        first = self._transports[0]
+        assert isinstance(first, Follows)
+        request.provisional = True
+        asked = Asked(self._chain, self._part, request)
+        self._followed = first.follow(asked, self._into, wait, self._deadline)
+        self._planes = self._followed.planes()
 
     def _begin(self, request: wire.ReadRequest) -> Source:
         """The first transport that takes it; those before it are not asked again in this read."""

@@ -4,15 +4,15 @@ A transport is asked whether it can serve a read or a put; what it does not take
 one serves, under the same lease. The gRPC stream is always there and always the last.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Generator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from cachestore.block import Buffer, Part
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
 from cachestore.service.convert_put import Reservation
-from cachestore.store.base import Loaded, PutAnswer
+from cachestore.store.base import Loaded, Provisional, PutAnswer
 from cachestore.wire import store_pb2 as wire
 
 
@@ -61,6 +61,36 @@ class Sink(Protocol):
 
     def abort(self) -> None:
         """Gives up what is not committed. Aborting twice is allowed."""
+
+
+class Followed(Protocol):
+    """A provisional read: planes of blocks that are being written, then the blocks."""
+
+    @property
+    def source(self) -> Source | None:
+        """The blocks, once the planes are at their end; None if the time was over first."""
+
+    def planes(self) -> Generator[Provisional, None, None]:
+        """The planes as they come. Raises what the store answers instead."""
+
+    def close(self) -> None:
+        """Ends it, but not `source`. Closing twice is allowed."""
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A transport that can begin a provisional read."""
+
+    def follow(self, asked: Asked, into: Sequence[Buffer] | None, wait: float, deadline: Deadline) -> Followed:
+        """Begins one, which waits `wait` seconds; the store is asked when the first plane is."""
+
+
+@runtime_checkable
+class Looks(Protocol):
+    """A transport that answers lookups sooner than a call does."""
+
+    def lookup(self, request: wire.LookupRequest, deadline: Deadline) -> wire.LookupResponse | None:
+        """What the store answers; None if this way is not open."""
 
 
 class Transport(Protocol):

@@ -140,6 +140,19 @@ class Loaded(NamedTuple):
     tier: str
 
 
+class Provisional(NamedTuple):
+    """Plane number `plane` of block number `block` of a chain, from before the block was published.
+
+    `data` is raw bytes whose checksum held, in memory of the reader's own. Unless its block is handed out later, the
+    plane is void.
+    """
+
+    block: int
+    plane: int
+    id: PlaneId
+    data: Buffer
+
+
 class Reading(Protocol):
     """The blocks of one read, in order, ending at the first that is missing, corrupt or late.
 
@@ -150,6 +163,20 @@ class Reading(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
     def __iter__(self) -> Iterator[Loaded]: ...
+
+    def planes(self) -> Iterator[Provisional]:
+        """Of a read with `provisional`, the planes of blocks that are being written, as they come; else nothing.
+
+        Those of one put come in the order in which it wrote them, also those that were there before the reader. They
+        end when every block of the chain that was being written is published or given up, or the wait or the deadline
+        is over. If nothing of the chain is being written, the first block to be is waited for, unless all are there.
+        A block that is given up may be written anew; then its planes come again, into the same memory where that is
+        given.
+
+        No lease is taken and nothing is counted before the end; iterating the reading first takes what is left here.
+        It hands out a block that is whole already without fetching it again, if the checksums it was published with
+        are those of the planes that came, and in the very memory these came in: leave that as it is until then.
+        """
 
 
 class Put(Protocol):
@@ -204,10 +231,14 @@ class Store(Protocol):
         into: Sequence[Buffer] | None = None,
         lease: Lease | None = None,
         wait: float = 0.0,
+        provisional: bool = False,
         purpose: Purpose = Purpose.REUSE,
         timeout: float = TIMEOUT,
     ) -> Reading:
         """The leading blocks of `chain`; `wait` seconds for blocks that are being written.
+
+        With `provisional`, that wait is in `Reading.planes`, which gives what comes meanwhile, and the rest happens
+        when the reading is iterated. InvalidArgument together with a `lease`, which has no block that is not there.
 
         Under a `lease` given, that lease is used up by the reading; otherwise one is taken.
 

@@ -7,6 +7,7 @@ import numpy as np
 from cachestore.block import Buffer, PlaneId, covered
 from cachestore.errors import InvalidArgument
 from cachestore.hashing import KEY_BYTES
+from cachestore.store.base import Lease
 
 _BYTE = np.dtype(np.uint8)
 
@@ -23,6 +24,12 @@ def check_into(into: Sequence[Buffer] | None, blocks: int) -> None:
                 f"into[{index}] must be a one-dimensional, contiguous, writeable array of uint8, "
                 f"such as tensor.view(torch.uint8).numpy()"
             )
+
+
+def check_provisional(lease: Lease | None) -> None:
+    """InvalidArgument for a provisional read under a lease."""
+    if lease is not None:
+        raise InvalidArgument("provisional: a lease holds what is published; read without `lease`, or not provisional")
 
 
 def is_flat(data: Buffer) -> bool:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cachestore.block import Buffer, Half, PlaneId
-from cachestore.codecs.base import Encoded
+from cachestore.codecs.base import RAW, Encoded
 from cachestore.codecs.planes import Piece, copy_planes, pieces_of, slices, starts
 from cachestore.index import Entry
-from cachestore.plane_table import Stored, table_of
+from cachestore.plane_table import MOST_PLANES_KNOWN, Stored, table_of
 from cachestore.seal import DURABLE, OPAQUE, PARENT_BYTES, SHORT, Header, aligned, checksums, header_bytes
 from cachestore.store.adopting import payload_end, read_table
+from cachestore.store.arriving import Arrival
 from cachestore.store.base import BlockPlan
 from cachestore.store.checks import check_write, is_flat
 from cachestore.tiers.slab import Slot
+
+KNOWN_LAYOUTS = 32
+"""How many layouts are remembered."""
+
+MOST_RUNS = 64
+"""Runs of planes that a layout remembers: writers use the same few for every block."""
 
 
 class Run(NamedTuple):
@@ -31,7 +38,7 @@ class Run(NamedTuple):
 
 
 class Layout:
-    """What is the same for all blocks of a put that have these planes, worked out once."""
+    """What is the same for all blocks that have these planes, worked out once. Threads may share it."""
 
     def __init__(self, planes: tuple[PlaneId, ...]) -> None:
         self.planes = planes
@@ -39,27 +46,41 @@ class Layout:
         self.nbytes = self.start + sum(aligned(plane.raw_bytes) for plane in planes)
         self.table = table_of(planes)
         self._runs: dict[tuple[int, int], Run] = {}
+        self._of: dict[range, Run] = {}
 
     def run(self, block: int, first: int, data: Buffer) -> Run:
         """The planes of block `block` that `data` is, from plane `first` on; InvalidArgument if it is no whole ones."""
         known = self._runs.get((first, data.nbytes)) if is_flat(data) else None
         if known is None:
-            planes = check_write(self.planes, block, first, data)
+            if len(self._runs) >= MOST_RUNS:
+                self._runs.clear()
+            known = self._runs[first, data.nbytes] = self.run_of(check_write(self.planes, block, first, data))
+        return known
+
+    def run_of(self, planes: range) -> Run:
+        """These planes, one behind the other."""
+        known = self._of.get(planes)
+        if known is None:
             sizes = [self.planes[number].raw_bytes for number in planes]
             padded = [aligned(size) for size in sizes]
             offsets, packed = starts(padded), slices(starts(sizes), sizes)
             pieces = pieces_of(packed, slices(offsets, sizes))
             known = Run(planes, packed, np.array(offsets, dtype="<u8"), sum(padded), pieces)
-            self._runs[first, data.nbytes] = known
+            if len(self._of) >= MOST_RUNS:
+                self._of.clear()
+            self._of[planes] = known
         return known
 
 
-class Arrival(NamedTuple):
-    """Planes in their stored form that somebody else lays into a slot: the memory for them, neighbours in one piece."""
+def layout_of(planes: tuple[PlaneId, ...]) -> Layout:
+    """The layout of blocks with these planes; most puts of a spec have the same."""
+    # a client may name any number of planes: what is remembered must stay small
+    return (_remembered if len(planes) <= MOST_PLANES_KNOWN else Layout)(planes)
 
-    planes: range
-    places: tuple[slice, ...]
-    memory: tuple[Buffer, ...]
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _remembered(planes: tuple[PlaneId, ...]) -> Layout:
+    return Layout(planes)
 
 
 class Laying:
@@ -75,14 +96,14 @@ class Laying:
         self.arriving = 0
         self._payload = payload
         self._table = layout.table.copy()
-        # raw planes, where they start, and their checksums: into the table with the others when that is asked for
-        self._runs: list[tuple[Run, int, list[int]]] = []
+        # raw planes by the first, where they start, and their checksums: into the table when that is asked for
+        self._runs: dict[int, tuple[Run, int, list[int]]] = {}
 
     def append_run(self, run: Run, data: Buffer) -> None:
         """Raw planes, as they are."""
         start = self.end
         sums = copy_planes(data, self._payload[start:], run.pieces)
-        self._runs.append((run, start, sums))
+        self._runs[run.planes.start] = run, start, sums
         self.end = start + run.nbytes
         self.written.update(run.planes)
 
@@ -99,36 +120,45 @@ class Laying:
         self.written.add(plane)
         return target
 
-    def expect(self, planes: range, sizes: Sequence[int]) -> Arrival:
-        """Takes places for planes of these stored sizes, which somebody else fills; nothing else will be laid there."""
-        offsets = [self.end + start for start in starts([aligned(size) for size in sizes])]
-        places = slices(offsets, sizes)
-        pieces: list[slice] = []
-        for place in places:
-            if pieces and pieces[-1].stop == place.start:
-                pieces[-1] = slice(pieces[-1].start, place.stop)
-            else:
-                pieces.append(place)
-        self.end = aligned(places[-1].stop)
+    def expect(self, planes: range, stored: NDArray[np.void] | None) -> Arrival:
+        """Takes places for planes that somebody else lays; `stored` has the codec and stored bytes of each, None: raw.
+
+        Nothing else will be laid there.
+        """
+        if stored is None:
+            run = self.layout.run_of(planes)
+            offsets, sizes, nbytes, pieces = run.offsets, self.layout.table["raw_bytes"], run.nbytes, run.pieces
+            sizes = sizes[planes.start : planes.stop]
+        else:
+            lengths = stored["stored_bytes"].tolist()
+            padded = [aligned(size) for size in lengths]
+            places = slices(starts(padded), lengths)
+            offsets, sizes, nbytes = np.array(starts(padded), dtype="<u8"), stored["stored_bytes"], sum(padded)
+            pieces = pieces_of(places, places)
+        rows = self._table[planes.start : planes.stop]
+        rows["codec"] = RAW if stored is None else stored["codec"]
+        rows["offset"] = offsets + self.end
+        rows["stored_bytes"] = sizes
+        arrival = Arrival(self._payload[self.end : self.end + nbytes], pieces, rows)
+        self.end += nbytes
         self.written.update(planes)
         self.arriving += 1
-        return Arrival(planes, places, tuple(self._payload[piece] for piece in pieces))
+        return arrival
 
-    def holds(self, arrival: Arrival, stored: NDArray[np.void]) -> bool:
-        """Whether what arrived has the checksums of these rows."""
-        return checksums(self._payload, arrival.places) == stored["stored_checksum"].tolist()
-
-    def arrived(self, arrival: Arrival, stored: NDArray[np.void]) -> None:
-        """The planes are there, as these rows say."""
-        rows = self._table[arrival.planes.start : arrival.planes.stop]
-        for name in ("codec", "stored_bytes", "stored_checksum", "raw_checksum"):
-            rows[name] = stored[name]
-        rows["offset"] = [place.start for place in arrival.places]
-        self.arriving -= 1
+    def stored(self, planes: range) -> list[Stored]:
+        """How and where planes are stored that came at once. Another thread may ask for what the writer told it of."""
+        known = self._runs.get(planes.start)
+        if known is None:
+            rows = self._table[planes.start : planes.stop]
+            return list(map(Stored._make, zip(*(rows[name].tolist() for name in Stored._fields), strict=True)))
+        run, start, sums = known
+        sizes = [self.layout.planes[number].raw_bytes for number in planes]
+        places = zip((run.offsets + start).tolist(), sizes, sums, sums, strict=True)
+        return [Stored(RAW, *place) for place in places]
 
     def table(self) -> NDArray[np.void]:
         """The plane table; of planes that did not come, nothing is stored."""
-        for run, start, sums in self._runs:
+        for run, start, sums in self._runs.values():
             rows = self._table[run.planes.start : run.planes.stop]
             rows["offset"] = run.offsets + start
             rows["stored_bytes"] = rows["raw_bytes"]
@@ -141,7 +171,7 @@ class OpenBlock(Laying):
     """One block that is being written into the slot of its entry, then sealed.
 
     Whoever calls sees to it that the slot is not given to others meanwhile. `failed` says that one of the planes was
-    not what its sender meant.
+    not what its sender meant; `told` has the planes of which a writer elsewhere said that it has laid them.
     """
 
     def __init__(self, entry: Entry, plan: BlockPlan, layout: Layout) -> None:
@@ -150,6 +180,7 @@ class OpenBlock(Laying):
         self.plan = plan
         self.failed = False
         self.sealed = False
+        self.told: set[int] = set()
 
     @property
     def whole(self) -> bool:
@@ -165,8 +196,18 @@ class OpenBlock(Laying):
         """All planes were laid by a writer elsewhere, who left their table at the front of the slot."""
         table = read_table(self.entry.slot.bytes, len(self.layout.planes))
         end = payload_end(table, self.layout.table, self._payload.nbytes)
-        self.failed |= not end
+        if not end:
+            self.failed = True
+            return
         self._table, self.end, self.written = table, end, set(range(len(table)))
+
+    def tell(self, planes: range, stored: NDArray[np.void]) -> bool:
+        """Planes were laid by a writer elsewhere, as these rows of its table say; False if they are not sound."""
+        sound = payload_end(stored, self.layout.table[planes.start : planes.stop], self._payload.nbytes) > 0
+        if sound:
+            self._table[planes.start : planes.stop] = stored
+            self.told.update(planes)
+        return sound
 
     def move(self, slot: Slot) -> Slot:
         """The bytes are in another slot from now on; the old one."""

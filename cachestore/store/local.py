@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
@@ -28,13 +28,16 @@ from cachestore.store.base import (
     Verdict,
     runs_of,
 )
-from cachestore.store.checks import check_after, check_into
+from cachestore.store.checks import check_after, check_into, check_provisional
 from cachestore.store.durability import discard, durable_tiers, promise
 from cachestore.store.granting import grant, locate
 from cachestore.store.inspection import copy_is_good
 from cachestore.store.leases import Held, Holding
+from cachestore.store.provisional import Following
+from cachestore.store.provisional_reading import ProvisionalReading
 from cachestore.store.put import LocalPut
 from cachestore.store.reading import LocalReading, SealedReading
+from cachestore.store.received import Received
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -103,12 +106,26 @@ class LocalStore:
         into: Sequence[Buffer] | None = None,
         lease: Lease | None = None,
         wait: float = 0.0,
+        provisional: bool = False,
         purpose: Purpose = Purpose.REUSE,
         timeout: float = TIMEOUT,
-    ) -> LocalReading:
+    ) -> LocalReading | ProvisionalReading:
         check_into(into, len(chain))
+        if provisional:
+            check_provisional(lease)
+            deadline = Deadline.after(timeout)
+
+            def begin(received: Mapping[int, Received]) -> LocalReading:
+                sealed = self.open(chain, part=part, purpose=purpose, timeout=max(deadline.remaining(), 1e-3))
+                return LocalReading(sealed, into, received)
+
+            return ProvisionalReading(self.follow(chain, wait, deadline), part, into, deadline, begin)
         sealed = self.open(chain, part=part, lease=lease, wait=wait, purpose=purpose, timeout=timeout)
         return LocalReading(sealed, into)
+
+    def follow(self, chain: Chain, wait: float, deadline: Deadline) -> Following:
+        """What of `chain` is being written in the next `wait` seconds."""
+        return Following(self.tiered, self.namespace, chain, Deadline(min(deadline.at, time.monotonic() + wait)))
 
     def open(
         self,

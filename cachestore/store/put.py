@@ -25,7 +25,7 @@ from cachestore.hashing import Chain
 from cachestore.index import Entry
 from cachestore.seal import checksum
 from cachestore.store import copying
-from cachestore.store.arriving import unsound
+from cachestore.store.arriving import Arrival, unsound
 from cachestore.store.base import BlockPlan, Durability, Lease, PutAnswer, PutStatus
 from cachestore.store.durability import secure
 from cachestore.store.laying import OpenBlock
@@ -90,10 +90,12 @@ class LocalPut:
             with self._writing:
                 self._check_open()
                 open_block.append_run(run, data)
+                self._tell(open_block, run.planes)
             return
         for number, place in zip(run.planes, run.packed, strict=True):
             encoded = encode_plane(self.codec, data[place], open_block.layout.planes[number])
             self._append(open_block, number, encoded)
+            self._tell(open_block, range(number, number + 1))
 
     def write_encoded(self, block: int, plane: int, encoded: Encoded) -> None:
         """One plane in its stored form; a checksum that does not hold fails the block."""
@@ -114,6 +116,7 @@ class LocalPut:
             open_block.failed = True
         stored = self._append(open_block, plane, encoded)
         open_block.failed |= checksum(stored) != encoded.stored_checksum
+        self._tell(open_block, range(plane, plane + 1))
 
     @property
     def over(self) -> bool:
@@ -121,33 +124,36 @@ class LocalPut:
         return self._over or not self.deadline.remaining()
 
     @contextmanager
-    def arriving(self, block: int, planes: range, stored: NDArray[np.void]) -> Iterator[Sequence[Buffer]]:
-        """Memory for planes of a wanted block in their stored form, one behind the other, to be filled inside.
+    def arriving(self, block: int, planes: range, stored: NDArray[np.void] | None) -> Iterator[Arrival]:
+        """Memory for planes of a wanted block, to be filled inside by somebody else; without checksums it fails.
 
-        `stored` has a row for each, with its codec, stored bytes and checksums; one that does not hold fails the
-        block, and so does an end by an exception. An abort meanwhile does not wait: the slot stays until the end.
+        `stored` has the codec and stored bytes of each; with None all are raw. One that does not hold fails the block,
+        and so does an end by an exception. An abort does not wait for it: the slot stays until the end.
         """
         open_block = self._writable(block, planes.start)
-        if open_block is None:
-            raise InvalidArgument(f"block {block} is not wanted")
-        wrong = unsound(open_block.layout, planes, stored)
+        if open_block is None or planes.stop > len(open_block.layout.planes):
+            raise InvalidArgument(f"planes {planes.start} to {planes.stop - 1} of block {block} are not wanted")
+        raw_bytes = open_block.layout.table["raw_bytes"][planes.start : planes.stop]
+        wrong = unsound(raw_bytes, stored) if stored is not None else ""
         if wrong:
-            raise InvalidArgument(f"planes {planes.start} to {planes[-1]} of block {block}: {wrong}")
+            raise InvalidArgument(f"planes {planes.start} to {planes.stop - 1} of block {block}: {wrong}")
         with self._writing:
             self._check_open()
             if self._blocks.open.get(block) is not open_block or not open_block.written.isdisjoint(planes):
-                raise InvalidArgument(f"planes {planes.start} to {planes[-1]} of block {block} are not wanted any more")
-            arrival = open_block.expect(planes, stored["stored_bytes"].tolist())
+                raise InvalidArgument(f"planes {planes.start} to {planes.stop - 1} of block {block} are not all wanted")
+            arrival = open_block.expect(planes, stored)
             with self.tiered.index.changed:
                 self.tiered.index.use(open_block.entry)
-        good = False
         try:
-            yield arrival.memory
-            good = open_block.holds(arrival, stored)
+            yield arrival
+        except BaseException:
+            arrival.good = False
+            raise
         finally:
             with self._writing:
-                open_block.failed |= not good
-                open_block.arrived(arrival, stored)
+                open_block.failed |= not arrival.good
+                open_block.arriving -= 1
+                self._tell(open_block, planes)
             with self.tiered.index.changed:
                 self.tiered.index.leave(open_block.entry)
 
@@ -175,6 +181,24 @@ class LocalPut:
             open_block.adopt()
         if self.tiered.sealed and not open_block.failed:
             self._take_over(block, open_block)
+
+    def tell(self, block: int, planes: range, stored: NDArray[np.void]) -> None:
+        """A writer elsewhere laid these planes of a wanted block into its slot, as the rows `stored` of its table say.
+
+        They will not change before it is done with the block. Only those who follow it hear of that: what is
+        published is what `adopt` finds. InvalidArgument if that cannot be, or it was told before.
+        """
+        if not planes:
+            return
+        open_block = self._writable(block, planes.start)
+        if open_block is None:
+            return
+        with self._writing:
+            self._check_open()
+            named = planes.stop <= len(open_block.layout.planes) and len(stored) == len(planes)
+            if not named or not open_block.told.isdisjoint(planes) or not open_block.tell(planes, stored):
+                raise InvalidArgument(f"planes {planes.start} to {planes.stop - 1} of block {block} cannot lie as told")
+            self._tell(open_block, planes)
 
     def _take_over(self, number: int, open_block: OpenBlock) -> None:
         """Copies a block out of its writer's memory and verifies it where the writer cannot reach it."""
@@ -319,6 +343,11 @@ class LocalPut:
         with self._writing:
             self._check_open()
             return open_block.append(plane, encoded)
+
+    def _tell(self, open_block: OpenBlock, planes: range) -> None:
+        """Lets those who follow the block know that these planes of it are there."""
+        if not open_block.failed:
+            self._blocks.journal.add(open_block.entry.name.key, planes)
 
     def _seal(self, open_block: OpenBlock) -> None:
         if open_block.sealed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -14,11 +14,12 @@ from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.index import Name
 from cachestore.seal import FOR_OTHERS, SHORT, CorruptBlock, Header, checksums
-from cachestore.store.base import Lease, Loaded
+from cachestore.store.base import Lease, Loaded, Provisional
 from cachestore.store.durability import discard
 from cachestore.store.inspection import opened
 from cachestore.store.leases import Held, Holding
 from cachestore.store.promotion import Arrival
+from cachestore.store.received import Received
 from cachestore.tiers.base import Found
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ class LocalReading:
 
     sealed: SealedReading
     into: Sequence[Buffer] | None = None
+    received: Mapping[int, Received] = field(default_factory=dict)
+    """What the reader has of blocks that were not published yet, by number."""
     _used: set[int] = field(default_factory=set)
 
     def __enter__(self) -> Self:
@@ -208,8 +211,7 @@ class LocalReading:
     def __iter__(self) -> Iterator[Loaded]:
         for sealed in self.sealed:
             try:
-                into = None if self.into is None else self.into[sealed.number]
-                block = decoded(sealed.header, sealed.payload, self.sealed.part, into, own=sealed.own)
+                block = self._decoded(sealed)
                 sealed.check()
             except CorruptBlock as corrupt:
                 self.sealed.reject(sealed, corrupt.reason)
@@ -218,6 +220,16 @@ class LocalReading:
                 return
             self._used.add(sealed.number)
             yield Loaded(block, sealed.tier)
+
+    def planes(self) -> Iterator[Provisional]:
+        """Nothing: this reading began with what is published."""
+        return iter(())
+
+    def _decoded(self, sealed: SealedBlock) -> Block:
+        into = None if self.into is None else self.into[sealed.number]
+        received = self.received.get(sealed.number)
+        block = received.block(sealed.header, into) if received is not None else None
+        return block or decoded(sealed.header, sealed.payload, self.sealed.part, into, own=sealed.own)
 
     def close(self) -> None:
         """Settles every block and ends the lease. Closing twice is allowed."""

@@ -13,7 +13,8 @@ from cachestore.hashing import Chain
 from cachestore.index import Entry, Name
 from cachestore.store.base import BlockPlan, PutAnswer, PutStatus
 from cachestore.store.durability import upgrade
-from cachestore.store.laying import Layout, OpenBlock
+from cachestore.store.laying import Layout, OpenBlock, layout_of
+from cachestore.store.provisional import Journal
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -35,6 +36,7 @@ class Reserved:
     owner: bytes = b""
     answers: list[PutAnswer] = field(default_factory=list)
     open: dict[int, OpenBlock] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
     _layouts: dict[int, Layout] = field(default_factory=dict)
     _held: list[Entry] = field(default_factory=list)
     """Blocks of the chain that were there before: they must not leave for those that come behind them."""
@@ -66,7 +68,7 @@ class Reserved:
 
     def stored(self, number: int, tier: str) -> None:
         """An open block was published, or is kept by `tier` alone. Called under the lock; the caller counts it."""
-        del self.open[number]
+        self.tiered.journals.closed(self.open.pop(number), published=True)
         self.answers[number] = PutAnswer(number, PutStatus.STORED, tier)
 
     def drop(self, number: int, status: PutStatus | None) -> None:
@@ -76,6 +78,7 @@ class Reserved:
             if open_block is None:
                 return
             self.tiered.index.remove(open_block.entry)
+            self.tiered.journals.closed(open_block, published=False)
             self.answers[number] = PutAnswer(number, status or PutStatus.FAILED)
             counters = self.tiered.counters(self.namespace)
             counters.add("put_open", -1)
@@ -95,7 +98,7 @@ class Reserved:
         # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
         layout = self._layouts.get(id(plan.planes))
         if layout is None:
-            layout = self._layouts[id(plan.planes)] = Layout(plan.planes)
+            layout = self._layouts[id(plan.planes)] = layout_of(plan.planes)
         return layout
 
     def _hold(self) -> None:
@@ -151,7 +154,8 @@ class Reserved:
                 self.tiered.give(slot)
                 return known
             entry = self.tiered.index.reserve(name, self.chain.fingerprint, slot, parent)
-            self.open[number] = OpenBlock(entry, plan, layout)
+            self.open[number] = open_block = OpenBlock(entry, plan, layout)
+            self.tiered.journals.opened(open_block, self.journal)
         return PutAnswer(number, PutStatus.WANTED)
 
     def _count_first(self) -> None:

@@ -25,6 +25,7 @@ from cachestore.store.leases import Leases
 from cachestore.store.local import LocalStore
 from cachestore.store.pins import Pins
 from cachestore.store.promotion import Promotion
+from cachestore.store.provisional import Journals
 from cachestore.store.settings import StoreSettings
 from cachestore.tiers.base import ColdTier, Departure
 from cachestore.tiers.cpu import Cpu, CpuTier
@@ -57,6 +58,7 @@ class TieredStore:
     events: Events = field(init=False)
     ledger: Ledger = field(init=False)
     staging: CpuTier = field(init=False)
+    journals: Journals = field(default_factory=Journals)
     promised: Counter[bytes] = field(default_factory=Counter)
     """Bytes by namespace that open puts may still make durable."""
     moving: int = 0

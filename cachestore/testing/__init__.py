@@ -18,6 +18,7 @@ from cachestore.testing.codecs import CodecTests, bf16_normal
 from cachestore.testing.evictions import EvictionTests
 from cachestore.testing.lossy import LossyCodecTests
 from cachestore.testing.pins import PinTests
+from cachestore.testing.provisional import FollowingTests, ProvisionalTests
 from cachestore.testing.puts import PutTests
 from cachestore.testing.reads import ReadTests
 from cachestore.testing.sealed import sealed_block
@@ -25,13 +26,14 @@ from cachestore.testing.sums import check_sums
 from cachestore.testing.tiers import TierTests
 
 
-class StoreTests(ReadTests, PutTests, PinTests):
+class StoreTests(ReadTests, ProvisionalTests, PutTests, PinTests):
     """All that `cachestore.store.base.Store` promises. Subclasses give the fixture `store`."""
 
 
 __all__ = [
     "CodecTests",
     "EvictionTests",
+    "FollowingTests",
     "LossyCodecTests",
     "StoreTests",
     "TierTests",

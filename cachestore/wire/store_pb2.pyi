@@ -148,20 +148,22 @@ class Resume(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class ReadResponse(_message.Message):
-    __slots__ = ("granted", "start", "data", "end", "provisional", "published")
+    __slots__ = ("granted", "start", "data", "end", "published", "began", "planes")
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
-    PROVISIONAL_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_FIELD_NUMBER: _ClassVar[int]
+    PLANES_FIELD_NUMBER: _ClassVar[int]
     granted: Granted
     start: BlockStart
     data: BlockData
     end: BlockEnd
-    provisional: ProvisionalPlane
     published: Published
-    def __init__(self, granted: _Optional[_Union[Granted, _Mapping]] = ..., start: _Optional[_Union[BlockStart, _Mapping]] = ..., data: _Optional[_Union[BlockData, _Mapping]] = ..., end: _Optional[_Union[BlockEnd, _Mapping]] = ..., provisional: _Optional[_Union[ProvisionalPlane, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ...) -> None: ...
+    began: Began
+    planes: PlaneFrame
+    def __init__(self, granted: _Optional[_Union[Granted, _Mapping]] = ..., start: _Optional[_Union[BlockStart, _Mapping]] = ..., data: _Optional[_Union[BlockData, _Mapping]] = ..., end: _Optional[_Union[BlockEnd, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., began: _Optional[_Union[Began, _Mapping]] = ..., planes: _Optional[_Union[PlaneFrame, _Mapping]] = ...) -> None: ...
 
 class Granted(_message.Message):
     __slots__ = ("lease", "lease_ms", "runs", "bulk")
@@ -176,14 +178,16 @@ class Granted(_message.Message):
     def __init__(self, lease: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., bulk: _Optional[_Union[BulkOffer, _Mapping]] = ...) -> None: ...
 
 class BlockStart(_message.Message):
-    __slots__ = ("block", "header", "tier")
+    __slots__ = ("block", "header", "tier", "known")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
     block: int
     header: bytes
     tier: str
-    def __init__(self, block: _Optional[int] = ..., header: _Optional[bytes] = ..., tier: _Optional[str] = ...) -> None: ...
+    known: bool
+    def __init__(self, block: _Optional[int] = ..., header: _Optional[bytes] = ..., tier: _Optional[str] = ..., known: bool = ...) -> None: ...
 
 class BlockData(_message.Message):
     __slots__ = ("block", "offset", "data")
@@ -203,29 +207,21 @@ class BlockEnd(_message.Message):
     status: ReadStatus
     def __init__(self, block: _Optional[int] = ..., status: _Optional[_Union[ReadStatus, str]] = ...) -> None: ...
 
-class ProvisionalPlane(_message.Message):
-    __slots__ = ("block", "plane", "encoding", "offset", "data")
+class Began(_message.Message):
+    __slots__ = ("block", "layout")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
-    PLANE_FIELD_NUMBER: _ClassVar[int]
-    ENCODING_FIELD_NUMBER: _ClassVar[int]
-    OFFSET_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
     block: int
-    plane: PlaneId
-    encoding: Encoding
-    offset: int
-    data: bytes
-    def __init__(self, block: _Optional[int] = ..., plane: _Optional[_Union[PlaneId, _Mapping]] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    layout: Layout
+    def __init__(self, block: _Optional[int] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ...) -> None: ...
 
 class Published(_message.Message):
-    __slots__ = ("block", "aborted", "header")
+    __slots__ = ("block", "aborted")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     ABORTED_FIELD_NUMBER: _ClassVar[int]
-    HEADER_FIELD_NUMBER: _ClassVar[int]
     block: int
     aborted: bool
-    header: bytes
-    def __init__(self, block: _Optional[int] = ..., aborted: bool = ..., header: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, block: _Optional[int] = ..., aborted: bool = ...) -> None: ...
 
 class PlaneId(_message.Message):
     __slots__ = ("slot", "half", "group", "item_bytes", "raw_bytes")

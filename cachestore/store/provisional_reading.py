@@ -1,0 +1,88 @@
+"""A read in this process that begins with the planes of blocks that are being written."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Self
+
+from cachestore.block import Buffer, Part
+from cachestore.codecs.planes import decode_plane
+from cachestore.deadline import Deadline
+from cachestore.seal import CorruptBlock
+from cachestore.store.base import Loaded, Provisional
+from cachestore.store.provisional import Began, Ended, Following, Wrote, sight
+from cachestore.store.reading import LocalReading
+from cachestore.store.received import Received
+
+
+class ProvisionalReading:
+    """Follows `cachestore.store.base.Reading`; `begin` opens the ordinary reading, given what was received by then."""
+
+    def __init__(
+        self,
+        following: Following,
+        part: Part,
+        into: Sequence[Buffer] | None,
+        deadline: Deadline,
+        begin: Callable[[Mapping[int, Received]], LocalReading],
+    ) -> None:
+        self._following = following
+        self._part = part
+        self._into = into
+        self._deadline = deadline
+        self._begin = begin
+        self._received: dict[int, Received] = {}
+        self._planes = self._follow()
+        self._reading: LocalReading | None = None
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def planes(self) -> Iterator[Provisional]:
+        return self._planes
+
+    def __iter__(self) -> Iterator[Loaded]:
+        for _ in self._planes:
+            pass
+        if self._reading is None and not self._closed and self._deadline.remaining():
+            self._reading = self._begin(self._received)
+        if self._reading is not None:
+            yield from self._reading
+
+    def close(self) -> None:
+        """Settles every block if the ordinary reading began, and ends. Closing twice is allowed."""
+        self._closed = True
+        self._planes.close()
+        if self._reading is not None:
+            self._reading.close()
+
+    def _follow(self) -> Generator[Provisional, None, None]:
+        with closing(iter(self._following)) as heard:
+            for news in heard:
+                match news:
+                    case Began(number, planes):
+                        into = None if self._into is None else self._into[number]
+                        self._received[number] = Received(planes, self._part, into)
+                    case Wrote():
+                        yield from self._wrote(news)
+                    case Ended(number, published=False):
+                        del self._received[number]
+
+    def _wrote(self, wrote: Wrote) -> Iterator[Provisional]:
+        received = self._received[wrote.number]
+        for planes in wrote.runs:
+            for number, row in zip(planes, wrote.block.stored(planes), strict=True):
+                while number in received.planes and (seen := sight(self._following.tiered, wrote.block)) is not None:
+                    plane, out = received.planes[number], received.place(number)
+                    try:
+                        decode_plane(plane, row, seen.payload[row.offset : row.offset + row.stored_bytes], out)
+                    except CorruptBlock:
+                        if seen.current:
+                            break  # nothing that its writer meant to show; what is published decides
+                        continue
+                    received.sums[number] = row.raw_checksum
+                    yield Provisional(wrote.number, number, plane, out)
+                    break
