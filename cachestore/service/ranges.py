@@ -1,6 +1,9 @@
 """Which ranges of a payload a part needs. Both ends compute it from the same header, so it is never sent."""
 
+import numpy as np
+
 from cachestore.block import Part
+from cachestore.plane_table import PLACES, remembered, selected
 from cachestore.seal import ALIGN, Header
 
 
@@ -9,10 +12,15 @@ def ranges(header: Header, part: Part) -> list[tuple[int, int]]:
 
     Planes that are apart by no more than their alignment count as neighbours.
     """
-    table = header.table[header.select(part)]
-    places = sorted(zip(table["offset"].tolist(), (table["offset"] + table["stored_bytes"]).tolist(), strict=True))
+    return _ranges(header.places, part)
+
+
+@remembered
+def _ranges(places: bytes, part: Part) -> list[tuple[int, int]]:
+    table = np.frombuffer(places, dtype=PLACES)[list(selected(places, part))]
+    ends = table["offset"] + table["stored_bytes"]
     merged: list[tuple[int, int]] = []
-    for start, end in places:
+    for start, end in sorted(zip(table["offset"].tolist(), ends.tolist(), strict=True)):
         if merged and start - merged[-1][1] < ALIGN:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:

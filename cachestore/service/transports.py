@@ -16,6 +16,8 @@ from cachestore.service.transport import Transport
 TRANSPORTS = Catalogue(
     "transports",
     {
+        "shared": "cachestore.service.shared:Shared",
+        "bulk": "cachestore.service.bulk:Bulk",
         "stream": "cachestore.service.stream:Stream",
     },
 )

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachestore.block import Half, Part
-from cachestore.seal import ALIGN, TABLE, Header, aligned
+from cachestore.plane_table import TABLE
+from cachestore.seal import ALIGN, Header, aligned
 from cachestore.service.ranges import ranges
 from cachestore.testing import small_spec
 

@@ -1,0 +1,61 @@
+"""The transport between nodes: agreed on over gRPC, with the bytes on a connection of their own."""
+
+from cachestore.codecs.base import Codec
+from cachestore.deadline import Deadline
+from cachestore.service.bulk_lines import Lines
+from cachestore.service.bulk_sink import BulkSink
+from cachestore.service.bulk_source import BulkSource
+from cachestore.service.connection import Connection
+from cachestore.service.convert_put import Reservation
+from cachestore.service.stream_put import StreamSink
+from cachestore.service.stream_source import StreamSource, begin
+from cachestore.service.transport import Asked, Sink, Source
+from cachestore.wire import store_pb2 as wire
+
+
+class Bulk:
+    """The bulk port of the store behind `connection`; follows `cachestore.service.transport.Transport`.
+
+    A read or put for which the store offers nothing goes on as a stream.
+    """
+
+    name = "bulk"
+
+    def __init__(self, connection: Connection, frame_bytes: int) -> None:
+        self._connection = connection
+        self._frame_bytes = frame_bytes
+        self._lines = Lines(connection)
+
+    def read(self, asked: Asked, deadline: Deadline) -> Source | None:
+        if not self._lines.open:
+            return None
+        request = wire.ReadRequest()
+        request.CopyFrom(asked.request)
+        request.bulk = True
+        call, granted = begin(self._connection, request, deadline)
+        if not granted.HasField("bulk"):
+            stream = StreamSource(self._connection, asked, deadline)
+            stream.go_on(call, granted)
+            return stream
+        source = BulkSource(self._connection, self._lines, asked, deadline)
+        source.open(call, granted)
+        return source
+
+    def put(self, reservation: Reservation, codec: Codec, deadline: Deadline) -> Sink | None:
+        if not self._lines.open:
+            return None
+        stream = StreamSink(self._connection, codec, reservation, self._frame_bytes, deadline)
+        offer = stream.open(bulk=True)
+        if offer is None:
+            return stream
+        sink = BulkSink(self._lines, stream, codec, reservation, deadline)
+        # whatever keeps the connection from coming about, the stream is there
+        return sink if sink.open(offer) else stream
+
+    def release(self, request: wire.ReleaseRequest, timeout: float) -> None:
+        deadline = Deadline.after(timeout)
+        if not self._lines.release(request, deadline):
+            self._connection.call("Release", request, max(deadline.remaining(), 1e-3))
+
+    def close(self) -> None:
+        self._lines.close()

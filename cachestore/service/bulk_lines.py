@@ -1,0 +1,140 @@
+"""The client's connections to the bulk port of one store. What is whole after a transfer is kept for the next."""
+
+import socket
+import ssl
+import time
+from threading import Lock
+from typing import NamedTuple
+
+from cachestore.deadline import Deadline
+from cachestore.errors import ConfigError
+from cachestore.service.bulk_format import ANSWER, GO, RELEASE, REQUEST, TICKET
+from cachestore.service.bulk_line import Line, client_line
+from cachestore.service.connection import Connection
+from cachestore.service.credentials import host_of, stays_here
+from cachestore.service.tls import client_context
+from cachestore.wire import store_pb2 as wire
+
+STALL_SECONDS = 3.0
+"""A store that moves nothing for so long is given up."""
+
+CONNECT_SECONDS = 1.0
+
+SHUT_SECONDS = 10.0
+"""How long this way is not tried again after no connection came about."""
+
+MOST_KEPT = 16
+
+KEPT_SECONDS = 30.0
+"""How long a connection is kept: less than the store does."""
+
+
+class _Kept(NamedTuple):
+    until: float
+    address: str
+    line: Line
+
+
+class Lines:
+    """Connections for the bytes of the store behind `connection`. For many threads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._kept: list[_Kept] = []
+        self._ending: dict[bytes, _Kept] = {}
+        self._context: ssl.SSLContext | None = None
+        self._shut_until = 0.0
+        self._closed = False
+        self._lock = Lock()
+
+    @property
+    def open(self) -> bool:
+        """Whether this way may be tried; a ticket is not shown where others could see it."""
+        address = self._connection.address
+        safe = self._connection.credentials.tls or stays_here(address)
+        return safe and not address.startswith("unix:") and time.monotonic() >= self._shut_until
+
+    def begin(self, offer: wire.BulkOffer, deadline: Deadline) -> tuple[str, Line]:
+        """Shows the offer's ticket; the address of the connection, and the connection. OSError if there is none."""
+        address = offer.address
+        line = self._kept_one(address)
+        if line is None:
+            try:
+                line = self._connected(address, deadline)
+            except (OSError, ValueError, ConfigError) as error:
+                self._shut_until = time.monotonic() + SHUT_SECONDS
+                raise ConnectionError(f"no bulk connection to {address}") from error
+        try:
+            line.send(REQUEST.pack(TICKET, 0, offer.ticket), deadline)
+        except OSError:
+            line.close()
+            raise
+        return address, line
+
+    def keep(self, address: str, line: Line) -> None:
+        """Takes a connection back on which nothing is under way."""
+        with self._lock:
+            if not self._closed and len(self._kept) < MOST_KEPT:
+                self._kept.append(_Kept(time.monotonic() + KEPT_SECONDS, address, line))
+                return
+        line.close()
+
+    def rest(self, lease: bytes, address: str, line: Line) -> None:
+        """Keeps the connection of a read that is over, for the end of its lease."""
+        with self._lock:
+            self._ending[lease] = _Kept(time.monotonic() + KEPT_SECONDS, address, line)
+
+    def release(self, request: wire.ReleaseRequest, deadline: Deadline) -> bool:
+        """Ends a lease over the connection of its read, which is then free again; whether the store has said so."""
+        with self._lock:
+            kept = self._ending.pop(request.lease, None)
+        if kept is None:
+            return False
+        try:
+            head = REQUEST.pack(RELEASE, len(request.verdicts), b"")
+            kept.line.send(head + bytes(request.verdicts), deadline)
+            told = kept.line.take(ANSWER.size, deadline) == ANSWER.pack(GO, 0)
+        except OSError:
+            told = False
+        if told:
+            self.keep(kept.address, kept.line)
+        else:
+            kept.line.close()
+        return told
+
+    def close(self) -> None:
+        """Gives up those that are kept, and those that come back. Closing twice is allowed."""
+        with self._lock:
+            self._closed = True
+            kept = [*self._kept, *self._ending.values()]
+            self._kept.clear()
+            self._ending.clear()
+        for one in kept:
+            one.line.close()
+
+    def _kept_one(self, address: str) -> Line | None:
+        while True:
+            with self._lock:
+                if not self._kept:
+                    return None
+                until, where, line = self._kept.pop()
+            # whatever comes on one that rests is its end
+            if where == address and time.monotonic() < until and not line.readable(0):
+                return line
+            line.close()
+
+    def _connected(self, address: str, deadline: Deadline) -> Line:
+        host, port = host_of(address) or host_of(self._connection.address), int(address.rpartition(":")[2])
+        credentials = self._connection.credentials
+        seconds = min(CONNECT_SECONDS, deadline.remaining())
+        if not seconds:
+            raise TimeoutError("the deadline passed")
+        if credentials.tls and self._context is None:
+            self._context = client_context(credentials)
+        connection = socket.create_connection((host, port), seconds)
+        try:
+            until = Deadline.after(seconds)
+            return client_line(connection, STALL_SECONDS, self._context, credentials.server_name or host, until)
+        except BaseException:
+            connection.close()
+            raise

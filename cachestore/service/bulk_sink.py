@@ -1,0 +1,176 @@
+"""The client's side of a put over the bulk path: planes go from where their writer has them onto the connection."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+
+import numpy as np
+
+from cachestore.block import Buffer, PlaneId
+from cachestore.codecs.base import RAW as RAW_CODEC
+from cachestore.codecs.base import Codec, Encoded
+from cachestore.codecs.planes import encode_plane, slices, starts
+from cachestore.deadline import Deadline
+from cachestore.errors import Unavailable
+from cachestore.seal import checksums
+from cachestore.service.bulk_format import (
+    ANSWER,
+    CODED,
+    COMMIT,
+    DONE,
+    FRAME,
+    GO,
+    MOST_MESSAGE,
+    NO,
+    RAW,
+    ROW,
+    SUM,
+)
+from cachestore.service.bulk_line import Line
+from cachestore.service.bulk_lines import Lines
+from cachestore.service.convert_put import Reservation
+from cachestore.service.status import named
+from cachestore.service.stream_put import StreamSink
+from cachestore.store.base import PutAnswer
+from cachestore.wire import session_pb2
+from cachestore.wire import store_pb2 as wire
+
+
+class BulkSink:
+    """One put whose planes and commits go over a line while its `stream` is open; follows `transport.Sink`."""
+
+    def __init__(
+        self, lines: Lines, stream: StreamSink, codec: Codec, reservation: Reservation, deadline: Deadline
+    ) -> None:
+        self._lines = lines
+        self._stream = stream
+        self._codec = codec
+        self._reservation = reservation
+        self._deadline = deadline
+        self._address = ""
+        self._line: Line | None = None
+        self._places: dict[tuple[int, range], Sequence[slice]] = {}
+        # an abort by another thread must not close the connection under a write
+        self._using = Lock()
+
+    def open(self, offer: wire.BulkOffer) -> bool:
+        """Shows the ticket, and waits until the store is ready; whether it is. Nothing is lost if it is not."""
+        try:
+            self._address, line = self._lines.begin(offer, self._deadline)
+        except OSError:
+            return False
+        try:
+            ready = line.take(ANSWER.size, self._deadline) == ANSWER.pack(GO, 0)
+        except OSError:
+            ready = False
+        if ready:
+            self._line = line
+        else:
+            line.close()
+        return ready
+
+    @property
+    def answers(self) -> Sequence[PutAnswer]:
+        return self._stream.answers
+
+    def write(self, block: int, planes: range, data: Buffer) -> None:
+        ids = self._reservation.plans[block].planes
+        if self._codec.id == RAW_CODEC:
+            self._write_raw(block, planes, data, self._places_of(ids, planes))
+            return
+        pairs = zip(self._places_of(ids, planes), ids[planes.start : planes.stop], strict=True)
+        self._write_coded(block, planes, [encode_plane(self._codec, data[place], plane) for place, plane in pairs])
+
+    def commit(self, blocks: Sequence[int], lease_ms: int) -> wire.WriteResponse:
+        message = wire.Commit(blocks=blocks, lease_ms=lease_ms).SerializeToString()
+        with self._sending() as line:
+            line.send(FRAME.pack(COMMIT, len(message), 0, 0) + message, self._deadline)
+            word, size = self._answer(line)
+            answer = line.take(size, self._deadline)
+        if word != GO:
+            failure = session_pb2.Failure.FromString(answer)
+            raise named(failure.reason, failure.text)
+        return wire.WriteResponse.FromString(answer)
+
+    def abort(self) -> None:
+        line, self._line = self._line, None
+        if line is None:
+            self._stream.abort()
+            return
+        if self._using.locked():
+            # another thread is in the middle of something: that ends now
+            line.shut()
+        with self._using:
+            given_up = self._given_up(line)
+        # the store has nothing more to do then, and need not be waited for
+        self._stream.abort(wait=not given_up)
+
+    def _write_raw(self, block: int, planes: range, data: Buffer, places: Sequence[slice]) -> None:
+        sums = np.array(checksums(data, places), dtype=SUM).tobytes()
+        with self._sending() as line:
+            line.send(FRAME.pack(RAW, block, planes.start, len(planes)), self._deadline, more=True)
+            # in one piece: many small ones wake the other side as often
+            line.send(data, self._deadline, more=True)
+            line.send(sums, self._deadline)
+
+    def _write_coded(self, block: int, planes: range, encoded: Sequence[Encoded]) -> None:
+        rows = np.empty(len(planes), dtype=ROW)
+        rows["codec"] = [each.codec for each in encoded]
+        rows["stored_bytes"] = [each.stored.nbytes for each in encoded]
+        sums = [each.stored_checksum for each in encoded] + [each.raw_checksum for each in encoded]
+        with self._sending() as line:
+            head = FRAME.pack(CODED, block, planes.start, len(planes)) + rows.tobytes()
+            line.send(head, self._deadline, more=True)
+            for each in encoded:
+                line.send(each.stored, self._deadline, more=True)
+            line.send(np.array(sums, dtype=SUM).tobytes(), self._deadline)
+
+    def _places_of(self, ids: tuple[PlaneId, ...], planes: range) -> Sequence[slice]:
+        # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
+        name = id(ids), planes
+        places = self._places.get(name)
+        if places is None:
+            sizes = [plane.raw_bytes for plane in ids[planes.start : planes.stop]]
+            places = self._places[name] = slices(starts(sizes), sizes)
+        return places
+
+    @contextmanager
+    def _sending(self) -> Iterator[Line]:
+        """The line, for one thing at a time. What breaks it has ended the put, since what was sent may be lost."""
+        with self._using:
+            line = self._line
+            if line is None:
+                raise Unavailable(_BROKEN)
+            try:
+                yield line
+            except OSError as error:
+                self._line = None
+                line.close()
+                # says why, if it was the store that ended it
+                self._stream.commit((), 0)
+                raise Unavailable(_BROKEN) from error
+
+    def _answer(self, line: Line) -> tuple[bytes, int]:
+        """The word of an answer, which may take as long as the put has, and how much follows."""
+        if not line.readable(self._deadline.remaining()):
+            raise TimeoutError("the deadline passed")
+        word, size = ANSWER.unpack(line.take(ANSWER.size, self._deadline))
+        if word not in (GO, NO) or size > MOST_MESSAGE:
+            raise ConnectionError("the store answered something else")
+        return word, size
+
+    def _given_up(self, line: Line) -> bool:
+        """Has the store give up what is not committed; whether it has said so. Then the line is free again."""
+        try:
+            line.send(FRAME.pack(DONE, 0, 0, 0), self._deadline)
+            done = self._answer(line) == (GO, 0)
+        except OSError:
+            done = False
+        if done:
+            self._lines.keep(self._address, line)
+        else:
+            line.close()
+        return done
+
+
+_BROKEN = "the bulk connection of this put broke; put its blocks again"
