@@ -8,7 +8,7 @@ from cachestore.errors import Aborted, InvalidArgument
 from cachestore.service import convert, convert_put
 from cachestore.service.transport import Sink
 from cachestore.store.base import Lease, PutAnswer, PutStatus
-from cachestore.store.checks import check_write
+from cachestore.store.checks import check_write, is_flat
 
 
 class RemotePut:
@@ -18,7 +18,8 @@ class RemotePut:
         self._sink: Sink | None = sink
         self._reservation = reservation
         self._answers = list(sink.answers)
-        self._written: set[tuple[int, int]] = set()
+        self._written: dict[int, set[int]] = {}
+        self._runs: dict[tuple[int, int, int], range] = {}
 
     @property
     def answers(self) -> Sequence[PutAnswer]:
@@ -34,11 +35,15 @@ class RemotePut:
         sink = self._open()
         if self._answers[block].status is not PutStatus.WANTED:
             return
-        chosen = check_write(planes, block, plane, data)
-        names = {(block, number) for number in chosen}
-        if not self._written.isdisjoint(names):
+        # by identity: the blocks of a put share their planes, and to look at each of them takes longer than the rest
+        run = (id(planes), plane, data.nbytes)
+        chosen = self._runs.get(run) if is_flat(data) else None
+        if chosen is None:
+            chosen = self._runs[run] = check_write(planes, block, plane, data)
+        written = self._written.setdefault(block, set())
+        if not written.isdisjoint(chosen):
             raise InvalidArgument(f"one of the planes {plane} to {chosen[-1]} of block {block} was written before")
-        self._written |= names
+        written.update(chosen)
         sink.write(block, chosen, data)
 
     def commit(self, blocks: Sequence[int] | None = None, *, lease: float = 0.0) -> Lease | None:

@@ -163,7 +163,7 @@ class CpuTier:
         return [slab for arena in self._arenas.values() for slab in arena.slabs.values()]
 
     def _grow(self, namespace: bytes, need: int, owner: bytes) -> bool:
-        """One more slab for an owner in a namespace, with room for `need`; False if the cap or the system forbids it."""
+        """One more slab for an owner in a namespace, with room for `need`; False if the cap or the system says no."""
         usual = min(self.slab_bytes, max(self.first_bytes or self.slab_bytes, self._held(namespace, owner) // GROWTH))
         size = max(1, usual // need) * need
         self._drop_empty(size)

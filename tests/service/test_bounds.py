@@ -50,7 +50,7 @@ def test_many_clients_at_once(server: CacheStoreServer) -> None:
 def test_too_many_calls_are_refused_at_once(serve: Callable[..., CacheStoreServer]) -> None:
     server = serve(max_concurrent=2)
     keys, blocks = random_prompt(small_spec(), 1)
-    with RemoteStore(server.address) as remote:
+    with RemoteStore(server.address, transports=("stream",)) as remote:
         with remote.put(keys.fingerprint, plans_of(blocks)), remote.put(keys.fingerprint, plans_of(blocks)):
             begun = time.monotonic()
             with pytest.raises(Overloaded, match="concurrent calls") as refused:
@@ -65,7 +65,7 @@ def test_too_many_calls_are_refused_at_once(serve: Callable[..., CacheStoreServe
 def test_too_many_bytes_are_refused(serve: Callable[..., CacheStoreServer]) -> None:
     server = serve(in_flight_bytes=8 << 20)
     keys, blocks = random_prompt(LARGE, 1)
-    with RemoteStore(server.address) as remote:
+    with RemoteStore(server.address, transports=("stream",)) as remote:
         with (
             remote.put(keys.fingerprint, plans_of(blocks)) as put,
             pytest.raises(Overloaded, match="bytes in flight"),

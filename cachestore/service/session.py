@@ -1,0 +1,119 @@
+"""The server's side of one shared-memory session: small requests, answered with where the bytes lie."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cachestore.deadline import Deadline
+from cachestore.errors import InvalidArgument, PermissionDenied
+from cachestore.service import convert, reading
+from cachestore.service.identity import Identity
+from cachestore.service.methods import LEAST_ROLE
+from cachestore.service.session_put import SessionPut
+from cachestore.service.session_slabs import SessionSlabs, SlabNumbers
+from cachestore.store.base import Lease
+from cachestore.store.local import LocalStore
+from cachestore.tiers.slab import Slot
+from cachestore.wire import session_pb2 as wire
+from cachestore.wire import store_pb2
+
+METHODS = {
+    "lookup": "Lookup",
+    "read": "Read",
+    "release": "Release",
+    "reserve": "Write",
+    "commit": "Write",
+    "abort": "Abort",
+}
+"""The method whose role each request of a session needs."""
+
+
+@dataclass(eq=False)
+class Session:
+    """What one client may do and has open. One thread calls it; `close` gives everything back."""
+
+    store: LocalStore
+    identity: Identity
+    writer: bool
+    numbers: SlabNumbers
+    id: bytes = field(default_factory=lambda: os.urandom(16))
+    slabs: SessionSlabs = field(init=False)
+    _put: SessionPut | None = None
+
+    def __post_init__(self) -> None:
+        self.slabs = SessionSlabs(self.numbers, self.id)
+
+    @property
+    def lent(self) -> bool:
+        """Whether the client may be writing to memory of the store."""
+        return self._put is not None and bool(self._put.lent)
+
+    def answer(self, request: wire.SessionRequest, deadline: Deadline) -> wire.SessionAnswer:
+        """The answer to one request; what is raised is its answer too."""
+        kind = request.WhichOneof("message")
+        method = METHODS.get(kind or "")
+        if method is None:
+            raise InvalidArgument("the request must be one of lookup, read, release, reserve, commit, abort")
+        least = LEAST_ROLE[f"/cachestore.v1.CacheStore/{method}"]
+        if self.identity.role < least:
+            raise PermissionDenied(f"{kind} needs the role {least.name}, and {self.identity.name} is not")
+        match kind:
+            case "lookup":
+                found = self.store.lookup(convert.chain(request.lookup.chain), timeout=deadline.remaining())
+                return wire.SessionAnswer(lookup=convert.lookup_message(found))
+            case "read":
+                return self._read(request.read, deadline)
+            case "release":
+                return self._release(request.release, deadline)
+            case "reserve":
+                return self._reserve(request.reserve, deadline)
+            case "commit":
+                return wire.SessionAnswer(write=self._opened(request.commit.put).commit(request.commit))
+        return wire.SessionAnswer(abort=store_pb2.AbortResponse(blocks=self._opened(request.abort.put).abort()))
+
+    def close(self) -> None:
+        """The client is gone: what it did not commit is given up, and its memory is the store's again."""
+        if self._put is not None:
+            self._put.abort()
+        self.store.tiered.disown(self.store.namespace, self.id)
+
+    def _read(self, request: store_pb2.ReadRequest, deadline: Deadline) -> wire.SessionAnswer:
+        opened = reading.opened(self.store, request, deadline)
+        memory, slots = self.store.tiered.memory.name, list[Slot]()
+        with self.store.tiered.index.changed:
+            for held in opened.sealed.holding.blocks[opened.first : opened.sealed.count]:
+                if held.entry is None or held.tier != memory or not held.entry.slot.live:
+                    break
+                slots.append(held.entry.slot)
+            places = self._places(slots)
+        return wire.SessionAnswer(granted=opened.granted, places=places)
+
+    def _release(self, request: store_pb2.ReleaseRequest, deadline: Deadline) -> wire.SessionAnswer:
+        verdicts = convert.verdicts(request.verdicts)
+        lease = Lease(convert.identifier(request.lease, "lease"), len(verdicts), 0.0)
+        self.store.release(lease, verdicts, timeout=deadline.remaining())
+        return wire.SessionAnswer(release=store_pb2.ReleaseResponse())
+
+    def _reserve(self, request: store_pb2.Reserve, deadline: Deadline) -> wire.SessionAnswer:
+        if not self.writer:
+            raise PermissionDenied("this session is for reading; attach as a writer")
+        if self.lent:
+            raise InvalidArgument("a session has one put open at a time: commit or abort the one before")
+        self._put = put = SessionPut(self.store, request, deadline, self.id)
+        places = self._places(entry.slot for entry in put.lent.values())
+        places.blocks.extend(put.lent)
+        return wire.SessionAnswer(write=put.answer(), places=places)
+
+    def _places(self, slots: Iterable[Slot]) -> wire.Places:
+        chosen = list(slots)
+        return wire.Places(
+            slabs=[self.slabs.number(slot.slab) for slot in chosen],
+            offsets=[slot.offset for slot in chosen],
+            sizes=[slot.nbytes for slot in chosen],
+            generations=[slot.generation for slot in chosen],
+        )
+
+    def _opened(self, put: bytes) -> SessionPut:
+        if self._put is None or self._put.id != put:
+            raise InvalidArgument("put names none that this session has open")
+        return self._put

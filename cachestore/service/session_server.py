@@ -1,0 +1,211 @@
+"""Where clients of this node get at the store's memory: a private unix socket, and a thread for each that is attached.
+
+A session does little for every read, since no payload passes through it. One that is idle costs a thread that waits;
+one that stalls is cut off and holds nothing that others need.
+"""
+
+import logging
+import os
+import socket
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from threading import Lock, Thread
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from cachestore.deadline import Deadline
+from cachestore.errors import InvalidArgument, Mismatch, Overloaded, PermissionDenied
+from cachestore.service import status
+from cachestore.service.budget import Budget
+from cachestore.service.identity import Identity, Role
+from cachestore.service.session import Session
+from cachestore.service.session_place import SessionPlace, session_place
+from cachestore.service.session_slabs import SlabNumbers
+from cachestore.service.session_socket import MOST_DESCRIPTORS, STALL, Garbled, receive, send
+from cachestore.service.settings import ServiceSettings
+from cachestore.service.tickets import Tickets
+from cachestore.store.tiered import TieredStore
+from cachestore.wire import session_pb2 as wire
+
+MOST_SESSIONS = 256
+"""Sessions at once; who comes later uses another way."""
+
+LONGEST_SESSION = 600.0
+"""Seconds after which a session without an open put ends: identities are taken away, tokens run out."""
+
+log = logging.getLogger(__name__)
+
+
+class Agreed(NamedTuple):
+    """Who may begin a session, and whether to write."""
+
+    identity: Identity
+    writer: bool
+
+
+@dataclass(eq=False)
+class SessionServer:
+    """The sessions of one store. `calls` and `bytes_in_flight` are the bounds that it shares with gRPC."""
+
+    store: TieredStore
+    settings: ServiceSettings
+    calls: Budget
+    bytes_in_flight: Budget
+    tickets: Tickets[Agreed] = field(default_factory=Tickets)
+    _numbers: SlabNumbers = field(default_factory=SlabNumbers)
+    _listener: socket.socket | None = None
+    _place: SessionPlace | None = None
+    _connections: dict[socket.socket, Thread] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def open(self) -> None:
+        """Listens, if it is to. Without a place for its socket there is no shared memory, and the log says so."""
+        if not self.settings.shared:
+            return
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            self._place = session_place()
+            listener.bind(str(self._place.socket))
+            os.chmod(self._place.socket, 0o600)
+            listener.listen(MOST_SESSIONS)
+        except OSError as error:
+            log.warning("no shared memory: its socket cannot be made (%s)", error.strerror)
+            listener.close()
+            self.close()
+            return
+        self._listener = listener
+        Thread(target=self._accept, args=(listener,), name="cachestore-sessions", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends all sessions. Closing twice is allowed."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            # closing alone would not wake the thread that waits there
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        with self._lock:
+            connections = dict(self._connections)
+        for connection in connections:
+            with suppress(OSError):
+                # what is being answered still is
+                connection.shutdown(socket.SHUT_RD)
+        until = time.monotonic() + STALL
+        for thread in connections.values():
+            thread.join(max(0.0, until - time.monotonic()))
+        place, self._place = self._place, None
+        if place is not None:
+            place.close()
+
+    def attach(self, identity: Identity, writer: bool) -> tuple[str, bytes]:
+        """Where to connect, and the ticket to show there."""
+        place = self._place
+        if self._listener is None or place is None:
+            raise Mismatch("this store shares no memory: service.shared is off, or its socket could not be made")
+        if writer and identity.role < Role.writer:
+            raise PermissionDenied(f"writing needs the role writer, and {identity.name} is {identity.role.name}")
+        if len(self._connections) >= MOST_SESSIONS:
+            raise Overloaded(f"{MOST_SESSIONS} clients share memory already; use another way, or try again later")
+        return str(place.socket), self.tickets.issue(Agreed(identity, writer))
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError as error:
+                if self._listener is not listener:
+                    return
+                log.warning("a session cannot begin (%s)", error.strerror)
+                time.sleep(0.1)
+                continue
+            thread = Thread(target=self._serve, args=(connection,), name="cachestore-session", daemon=True)
+            with self._lock:
+                if self._listener is not listener or len(self._connections) >= MOST_SESSIONS:
+                    connection.close()
+                    continue
+                try:
+                    thread.start()
+                except RuntimeError:
+                    log.warning("a session cannot begin: this process may have no more threads")
+                    connection.close()
+                    continue
+                self._connections[connection] = thread
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection, suppress(OSError, Garbled, DecodeError):
+                agreed = self._greeted(connection)
+                if agreed is not None:
+                    store = self.store.namespace(agreed.identity.namespace)
+                    with closing(Session(store, agreed.identity, agreed.writer, self._numbers)) as session:
+                        _send(
+                            connection, session, wire.SessionAnswer(welcome=wire.Welcome(namespace_id=store.namespace))
+                        )
+                        self._converse(connection, session)
+        finally:
+            with self._lock:
+                self._connections.pop(connection, None)
+
+    def _greeted(self, connection: socket.socket) -> Agreed | None:
+        """What the ticket says that the client shows; None, and the client is told, if it is none that holds."""
+        data = receive(connection, STALL)
+        agreed = self.tickets.redeem(wire.SessionRequest.FromString(data).hello.ticket) if data is not None else None
+        if agreed is None and data is not None:
+            failure = wire.Failure(
+                reason=PermissionDenied.reason, text="the ticket is unknown, used or too old; call Attach for another"
+            )
+            send(connection, wire.SessionAnswer(failure=failure).SerializeToString())
+        return agreed
+
+    def _converse(self, connection: socket.socket, session: Session) -> None:
+        ends = time.monotonic() + LONGEST_SESSION
+        while True:
+            # whoever may be writing to memory of ours is never sent away: that memory could not be used again
+            data = receive(connection, None if session.lent else max(ends - time.monotonic(), 1e-3))
+            if data is None:
+                return
+            try:
+                with self.calls.hold(1), self.bytes_in_flight.hold(len(data)):
+                    answer = self._answer(session, data)
+            except Exception as error:
+                answer = _failed(error)
+            _send(connection, session, answer)
+
+    def _answer(self, session: Session, data: bytes) -> wire.SessionAnswer:
+        try:
+            request = wire.SessionRequest.FromString(data)
+        except DecodeError:
+            raise InvalidArgument("the request's bytes are no message of a session") from None
+        longest = self.settings.longest_call
+        seconds = min(request.timeout_ms / 1000, longest) if request.timeout_ms else longest
+        return session.answer(request, Deadline.after(seconds))
+
+
+def _failed(error: Exception) -> wire.SessionAnswer:
+    answer = status.answer(error, "session")
+    reason = dict(answer.trailers)[status.REASON]
+    return wire.SessionAnswer(failure=wire.Failure(reason=reason, text=answer.text))
+
+
+def _send(connection: socket.socket, session: Session, answer: wire.SessionAnswer) -> None:
+    """Sends an answer, with the slabs that it speaks of; if they are many, the first in messages of their own."""
+    with session.store.tiered.index.changed:
+        # under the lock no slab is given up: its descriptor could be another file's by then
+        try:
+            news = session.slabs.news()
+        except OSError as error:
+            log.warning("a session ends: its memory cannot be passed on (%s)", error.strerror)
+            raise
+    answer.gone.extend(session.slabs.gone())
+    last = max(0, len(news) - 1) // MOST_DESCRIPTORS * MOST_DESCRIPTORS
+    try:
+        for start in range(0, last + 1, MOST_DESCRIPTORS):
+            some = news[start : start + MOST_DESCRIPTORS]
+            message = answer if start == last else wire.SessionAnswer()
+            message.slabs.extend(one.message for one in some)
+            send(connection, message.SerializeToString(), [one.descriptor for one in some])
+    finally:
+        for one in news:
+            os.close(one.descriptor)

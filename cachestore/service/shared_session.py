@@ -1,0 +1,186 @@
+"""The client's side of one shared-memory session: a request at a time, and the slabs that it was told of."""
+
+import mmap
+import os
+import socket
+import time
+from collections.abc import Callable, MutableMapping
+from typing import NamedTuple
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from cachestore.block import Buffer
+from cachestore.errors import DeadlineExceeded, Unavailable
+from cachestore.service import status
+from cachestore.service.session_socket import Garbled, receive_with_descriptors, send
+from cachestore.tiers.paging import Paging
+from cachestore.tiers.slab import WORD_BYTES
+from cachestore.wire import session_pb2 as wire
+
+PATIENCE = 1.5
+"""Seconds without an answer after which the store is asked whether it is still there."""
+
+MARGIN = 0.1
+"""Seconds beyond its deadline that an answer may take: the store says itself that the time is over."""
+
+
+class Lost(Exception):
+    """The session is over; whatever it had open is given up."""
+
+
+class Mapped:
+    """A slab in this process's address space, for as long as anything refers to it."""
+
+    def __init__(self, descriptor: int, nbytes: int, *, writable: bool) -> None:
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        memory = mmap.mmap(descriptor, nbytes, prot=access)
+        # the store's huge pages, if it has any, are mapped as such only where that is asked for
+        Paging().advise(memory)
+        self.bytes: Buffer = np.frombuffer(memory, dtype=np.uint8)
+        self.words = self.bytes.view(np.uint64)
+
+
+class Place(NamedTuple):
+    """Where one block lies."""
+
+    slab: Mapped
+    offset: int
+    nbytes: int
+    generation: int
+
+    @property
+    def bytes(self) -> Buffer:
+        """Its memory, generation word excluded."""
+        start = self.offset + WORD_BYTES
+        return self.slab.bytes[start : start + self.nbytes]
+
+    @property
+    def current(self) -> bool:
+        """Whether what was copied from it before this was asked is its block."""
+        return int(self.slab.words[self.offset // 8]) == self.generation
+
+
+class SharedSession:
+    """A connection to the socket at `path`, opened with a ticket.
+
+    `known` has all slabs of that store that this process has mapped, by number, so that many sessions map each once.
+    `alive` says whether the store answers otherwise.
+    """
+
+    def __init__(self, path: str, known: MutableMapping[int, Mapped], alive: Callable[[], bool]) -> None:
+        self._path = path
+        self._known = known
+        self._alive = alive
+        self._slabs: dict[int, Mapped] = {}
+        self._connection: socket.socket | None = None
+        self.namespace = b""
+
+    def open(self, ticket: bytes, timeout: float) -> None:
+        """Connects and shows the ticket. Lost if there is nothing to connect to."""
+        self._connection = connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(self._path)
+            answer = self.ask(wire.SessionRequest(hello=wire.Hello(ticket=ticket)), timeout)
+        except OSError as error:
+            self.close()
+            raise Lost from error
+        except BaseException:
+            self.close()
+            raise
+        self.namespace = answer.welcome.namespace_id
+
+    def close(self) -> None:
+        """Ends the session. Closing twice is allowed."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self._slabs.clear()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it broke, or was closed."""
+        return self._connection is None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it was not ended from the other side while nobody used it."""
+        if self._connection is None:
+            return False
+        self._connection.setblocking(False)
+        try:
+            # nothing is sent without being asked for: whatever there is to read is the end
+            self._connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def ask(self, request: wire.SessionRequest, timeout: float) -> wire.SessionAnswer:
+        """The answer, within `timeout` seconds; raises what the store answers instead, and Lost if the session broke.
+
+        Unavailable if the store does not answer in any way, DeadlineExceeded if it does so late; then it is over too.
+        """
+        if self._connection is None:
+            raise Lost
+        request.timeout_ms = max(1, round(timeout * 1000))
+        until = time.monotonic() + timeout + MARGIN
+        try:
+            send(self._connection, request.SerializeToString())
+            answer = self._answer(self._connection, until)
+            while answer.WhichOneof("message") is None:
+                answer = self._answer(self._connection, until)
+        except (OSError, Garbled, DecodeError, ValueError) as error:
+            self.close()
+            raise Lost from error
+        except BaseException:
+            self.close()
+            raise
+        if answer.HasField("failure"):
+            raise status.named(answer.failure.reason, answer.failure.text)
+        return answer
+
+    def places(self, message: wire.Places) -> list[Place]:
+        """The places that an answer names. Lost if they are none."""
+        try:
+            slabs = [self._slabs[number] for number in message.slabs]
+            places = list(map(Place, slabs, message.offsets, message.sizes, message.generations))
+        except KeyError:
+            self.close()
+            raise Lost from None
+        if any(offset + WORD_BYTES + nbytes > slab.bytes.nbytes or offset % 8 for slab, offset, nbytes, _ in places):
+            self.close()
+            raise Lost
+        return places
+
+    def _answer(self, connection: socket.socket, until: float) -> wire.SessionAnswer:
+        while True:
+            left = until - time.monotonic()
+            try:
+                data, descriptors = receive_with_descriptors(connection, max(1e-3, min(PATIENCE, left)))
+                break
+            except TimeoutError:
+                if time.monotonic() >= until:
+                    raise DeadlineExceeded("the store did not answer in time") from None
+                if not self._alive():
+                    raise Unavailable("the store does not answer any more") from None
+        try:
+            if data is None:
+                raise Garbled("the store ended the session")
+            answer = wire.SessionAnswer.FromString(data)
+            for slab, descriptor in zip(answer.slabs, descriptors, strict=True):
+                self._slabs[slab.number] = self._mapped(slab, descriptor)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        for number in answer.gone:
+            self._slabs.pop(number, None)
+        return answer
+
+    def _mapped(self, slab: wire.Slab, descriptor: int) -> Mapped:
+        known = self._known.get(slab.number)
+        if known is None or (slab.writable and not known.bytes.flags.writeable):
+            known = self._known[slab.number] = Mapped(descriptor, slab.bytes, writable=slab.writable)
+        return known

@@ -1,0 +1,113 @@
+"""Where the planes of one put go on this node: into the store's own memory, with the code of a put in its process."""
+
+from collections.abc import Sequence
+from threading import RLock
+
+from cachestore.block import Buffer
+from cachestore.codecs.base import RAW, Codec
+from cachestore.codecs.planes import encode_plane
+from cachestore.deadline import Deadline
+from cachestore.errors import Aborted, CacheStoreError, Unavailable
+from cachestore.service import convert_put
+from cachestore.service.convert_put import Reservation
+from cachestore.service.shared_session import Lost, SharedSession
+from cachestore.service.shared_sessions import SharedSessions
+from cachestore.store.adopting import leave_table
+from cachestore.store.base import PutAnswer
+from cachestore.store.laying import Laying, Layout, layout_of
+from cachestore.wire import session_pb2, store_pb2
+
+ABORT_SECONDS = 1.0
+"""What telling of an abort may take; unheard, it happens with the end of the session."""
+
+
+class SharedSink:
+    """Follows `cachestore.service.transport.Sink`. It keeps its session to itself until the put is over.
+
+    `reserved` is the store's answer to the reservation, which it got over that session.
+    """
+
+    def __init__(
+        self,
+        sessions: SharedSessions,
+        session: SharedSession,
+        address: str,
+        reservation: Reservation,
+        codec: Codec,
+        reserved: session_pb2.SessionAnswer,
+        deadline: Deadline,
+    ) -> None:
+        self._sessions = sessions
+        self._session: SharedSession | None = session
+        self._address = address
+        self._codec = codec
+        self._deadline = deadline
+        self._id = reserved.write.put
+        self._answers = convert_put.answers(reserved.write.answers)
+        self._places = dict(zip(reserved.places.blocks, session.places(reserved.places), strict=True))
+        layouts: dict[int, Layout] = {}
+        self._open: dict[int, Laying] = {}
+        for number, place in self._places.items():
+            planes = reservation.plans[number].planes
+            # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
+            layout = layouts.get(id(planes)) or layouts.setdefault(id(planes), layout_of(planes))
+            self._open[number] = Laying(layout, place.bytes[layout.start :])
+        # an abort gives the memory to others, so it waits for what is being written
+        self._writing = RLock()
+
+    @property
+    def answers(self) -> Sequence[PutAnswer]:
+        return self._answers
+
+    def write(self, block: int, planes: range, data: Buffer) -> None:
+        self._deadline.check("writing")
+        with self._writing:
+            self._opened()
+            laying = self._open.get(block)
+            if laying is None:
+                return
+            if self._codec.id == RAW:
+                laying.append_run(laying.layout.run(block, planes.start, data), data)
+                return
+            at = 0
+            for number in planes:
+                plane = laying.layout.planes[number]
+                laying.append(number, encode_plane(self._codec, data[at : at + plane.raw_bytes], plane))
+                at += plane.raw_bytes
+
+    def commit(self, blocks: Sequence[int], lease_ms: int) -> store_pb2.WriteResponse:
+        with self._writing:
+            for block in blocks:
+                laying = self._open.pop(block, None)
+                if laying is not None:
+                    leave_table(self._places[block].bytes, laying.table())
+            commit = session_pb2.SharedCommit(put=self._id, blocks=blocks, lease_ms=lease_ms)
+            return self._asked(session_pb2.SessionRequest(commit=commit)).write
+
+    def abort(self) -> None:
+        with self._writing:
+            session, open_ = self._session, bool(self._open)
+            if session is None:
+                return
+            try:
+                if open_:
+                    request = session_pb2.SessionRequest(abort=store_pb2.AbortRequest(put=self._id))
+                    session.ask(request, ABORT_SECONDS)
+            except (CacheStoreError, Lost):
+                # the end of the session gives up what it could not be told of
+                session.close()
+            self._session = None
+            self._open.clear()
+            self._places.clear()
+            self._sessions.give(session, writer=True)
+
+    def _asked(self, request: session_pb2.SessionRequest) -> session_pb2.SessionAnswer:
+        try:
+            return self._opened().ask(request, max(self._deadline.remaining(), 1e-3))
+        except Lost:
+            raise Unavailable(f"the store at {self._address} ended the put") from None
+
+    def _opened(self) -> SharedSession:
+        if self._session is None:
+            raise Aborted("the put is over")
+        return self._session
