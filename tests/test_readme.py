@@ -30,7 +30,16 @@ from cachestore.tiers import TIERS
 ROOT = Path(__file__).parents[1]
 PAGES = {
     page: (ROOT / page).read_text()
-    for page in ("README.md", "docs/tiers.md", "docs/codecs.md", "docs/eviction.md", "docs/statistics.md", "docs/security.md", "docs/events.md")
+    for page in (
+        "README.md",
+        "docs/tiers.md",
+        "docs/codecs.md",
+        "docs/eviction.md",
+        "docs/statistics.md",
+        "docs/security.md",
+        "docs/events.md",
+        "docs/wire.md",
+    )
 }
 PRINTED = {"README.md": ["cpu", "64", "1048576"] * 2, "docs/events.md": ["0"]}
 """What the Python of a page prints."""

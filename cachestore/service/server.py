@@ -4,22 +4,30 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cachestore.errors import Unavailable
-from cachestore.service import listening
+from cachestore.service import listening, probing
+from cachestore.service.authority import Authority
 from cachestore.service.budget import Budget
+from cachestore.service.bulk_server import BulkServer
+from cachestore.service.draining import Drain
+from cachestore.service.exposure import Exposure
 from cachestore.service.guard import Guard
+from cachestore.service.health import SERVICE, Health
 from cachestore.service.members import Members
 from cachestore.service.options import SERVER
+from cachestore.service.probing import Look, Prober
 from cachestore.service.servicer import Servicer
+from cachestore.service.session_server import SessionServer
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.stalls import Stalls
+from cachestore.service.tls import ServerTls
 from cachestore.store.tiered import TieredStore
-from cachestore.wire import store_pb2
 from cachestore.wire.store_pb2_grpc import add_CacheStoreServicer_to_server
 
-SERVICE = store_pb2.DESCRIPTOR.services_by_name["CacheStore"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 SPARE = 16
 """Threads beyond `max_concurrent`: calls that are refused, health and reflection need one for a moment."""
@@ -35,9 +43,17 @@ class CacheStoreServer:
         self.calls = Budget(settings.max_concurrent, "concurrent calls")
         self.bytes_in_flight = Budget(settings.in_flight_bytes, "bytes in flight")
         self.members = Members()
+        self.sessions = SessionServer(store, settings, self.calls, self.bytes_in_flight)
+        self.guard = Guard(self.calls, settings.longest_call, Authority(settings))
+        self.tls = ServerTls(settings)
+        self.exposure = Exposure(settings)
+        self.bulk = BulkServer(settings, self.bytes_in_flight, self.tls.context if settings.tls else None)
         self._server: grpc.Server | None = None
         self._threads: ThreadPoolExecutor
-        self._health = health.HealthServicer()
+        self.stalls = Stalls(settings.stall)
+        self._health: Health
+        self._prober: Prober
+        self._drain: Drain
         self._address = ""
 
     @property
@@ -48,35 +64,65 @@ class CacheStoreServer:
         return self._address
 
     def open(self) -> None:
-        """Listens and serves. ConfigError if the address cannot be had."""
+        """Listens and serves. ConfigError if the address cannot be had, or a file of keys cannot be used."""
+        self.guard.open()
         threads = self._settings.max_concurrent + SPARE
-        self._health = health.HealthServicer()
+        self._health, self._drain = Health(), Drain(self.calls)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cachestore-service")
         server = grpc.server(
             self._threads,
-            interceptors=[Guard(self.calls, self._settings.longest_call)],
+            interceptors=[self._drain, self.guard],
             options=SERVER,
             maximum_concurrent_rpcs=threads,
         )
-        servicer = Servicer(self._store, self._settings, self.members, self.bytes_in_flight, self._node)
+        servicer = Servicer(
+            self._store, self._settings, self.members, self.bytes_in_flight, self._node, self.sessions, self.bulk,
+            self.stalls, self._drain,
+        )  # fmt: skip
         add_CacheStoreServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        self._address = listening.listen(server, self._settings)
+        reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), server)
+        self._address = listening.listen(server, self._settings, self.tls)
+        self.sessions.open()
+        self.bulk.open()
+        self.stalls.open()
         server.start()
-        for service in ("", SERVICE):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self.exposure.open()
+        self._prober = Prober(self._health, self._looks(), self._settings.probe_every)
+        self._prober.open()
         self._server = server
 
-    def close(self, grace: float = 1.0) -> None:
-        """Says NOT_SERVING, gives running calls `grace` seconds to end, cancels the rest. Closing twice is allowed."""
+    def close(self, grace: float | None = None) -> None:
+        """Says NOT_SERVING, refuses new calls, gives those that run `grace` seconds to end (`drain` of the settings).
+
+        What runs then is cancelled. It ends sooner if nothing runs. Closing twice is allowed.
+        """
         if self._server is None:
             return
-        self._health.enter_graceful_shutdown()
-        self._server.stop(grace).wait()
+        self._health.leave()
+        self._drain.begin()
+        left = self._drain.settle(self._settings.drain if grace is None else grace)
+        self._prober.close()
+        self._health.end()
+        stopped = self._server.stop(left)
+        self.bulk.close(left)
+        stopped.wait()
         self._server = None
+        self.stalls.close()
+        self.sessions.close()
         self._threads.shutdown(wait=False)
+        self.exposure.close()
         listening.leave(self._settings)
+
+    def _looks(self) -> dict[str, Look]:
+        """What health looks at."""
+        settings, looks = self._settings, probing.tiers(self._store)
+        looks["path/stream"] = probing.stream(self._threads)
+        if settings.shared:
+            looks["path/shared"] = probing.shared(self.sessions)
+        if self.bulk.port:
+            looks["path/bulk"] = probing.bulk(settings.host, self.bulk.port)
+        return looks
 
     def __enter__(self) -> Self:
         self.open()

@@ -1,20 +1,26 @@
 """The methods of the service, each a translation to the local store and back."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 
 from cachestore.deadline import Deadline
-from cachestore.service import convert, convert_pins, reading, writing
+from cachestore.service import convert, convert_pins, reading, watching, writing
 from cachestore.service.budget import Budget
+from cachestore.service.bulk_server import BulkServer
+from cachestore.service.draining import Drain
 from cachestore.service.frames import PlaneFrame
 from cachestore.service.guard import deadline_of
-from cachestore.service.identity import namespace_of
+from cachestore.service.identity import identity_of, namespace_of
 from cachestore.service.members import Members
+from cachestore.service.session_server import SessionServer
 from cachestore.service.settings import MAX_MESSAGE, ServiceSettings
+from cachestore.service.stalls import Stalls
 from cachestore.store.base import Lease
 from cachestore.store.local import LocalStore
+from cachestore.store.put import LocalPut
 from cachestore.store.tiered import TieredStore
 from cachestore.wire import store_pb2 as wire
 from cachestore.wire.store_pb2_grpc import CacheStoreServicer
@@ -31,6 +37,11 @@ class Servicer(CacheStoreServicer):
     members: Members
     bytes_in_flight: Budget
     node: str
+    sessions: SessionServer
+    bulk: BulkServer
+    stalls: Stalls
+    drain: Drain
+    watchers: Budget = field(default_factory=lambda: Budget(watching.WATCHERS, "watches"))
 
     def Lookup(self, request: wire.LookupRequest, context: Context) -> wire.LookupResponse:
         """How long a prefix is ready, and where."""
@@ -40,15 +51,29 @@ class Servicer(CacheStoreServicer):
     def Read(self, request: wire.ReadRequest, context: Context) -> Iterator[wire.ReadResponse | bytes]:
         """Blocks in order up to the first gap."""
         # one frame is being sent while the next is being made
-        with self.bytes_in_flight.hold(2 * self.settings.frame_bytes):
-            yield from reading.read(self._local(context), request, self.settings.frame_bytes, self._deadline(context))
+        with self.bytes_in_flight.hold(2 * self.settings.frame_bytes), self.stalls.watched(context) as peer:
+            answers = reading.read(
+                self._local(context), request, self.settings.frame_bytes, self._deadline(context),
+                partial(self.bulk.offer_read, context, self._local(context)), partial(self.drain.told, context),
+            )  # fmt: skip
+            yield from peer.sent(answers)
 
     def Write(
         self, requests: Iterator[wire.WriteRequest | PlaneFrame], context: Context
     ) -> Iterator[wire.WriteResponse]:
         """One put of many blocks."""
-        with self.bytes_in_flight.hold(MAX_MESSAGE):
-            yield from writing.write(self._local(context), requests, self.bytes_in_flight, self._deadline(context))
+        with self.bytes_in_flight.hold(MAX_MESSAGE), self.stalls.watched(context) as peer:
+
+            def offer(put: LocalPut) -> wire.BulkOffer | None:
+                offered = self.bulk.offer_put(context, put)
+                if offered is not None:
+                    peer.excuse()
+                return offered
+
+            answers = writing.write(
+                self._local(context), peer.received(requests), self.bytes_in_flight, self._deadline(context), offer
+            )
+            yield from peer.sent(answers)
 
     def Abort(self, request: wire.AbortRequest, context: Context) -> wire.AbortResponse:
         """Gives up an open put from outside its stream."""
@@ -100,6 +125,17 @@ class Servicer(CacheStoreServicer):
         """Every figure counted in the namespace."""
         figures = convert.figure_messages(self._local(context).stats(timeout=self._remaining(context)))
         return wire.StatsResponse(node=self.node, incarnation=self.store.incarnation, figures=figures)
+
+    def Watch(self, request: wire.WatchRequest, context: Context) -> Iterator[wire.WatchResponse]:
+        """What appears and disappears in the namespace."""
+        with self.watchers.hold(1), self.stalls.watched(context) as peer:
+            told = partial(self.drain.told, context)
+            yield from peer.sent(watching.watch(self._local(context), request, self._deadline(context), told))
+
+    def Attach(self, request: wire.AttachRequest, context: Context) -> wire.AttachResponse:
+        """Where a client of this node gets at the store's memory."""
+        path, ticket = self.sessions.attach(identity_of(context), request.writer)
+        return wire.AttachResponse(socket=path, ticket=ticket)
 
     def ClusterMap(self, request: wire.ClusterMapRequest, context: Context) -> wire.ClusterMapResponse:
         """Who is in the cluster."""
