@@ -29,26 +29,26 @@ else:
 
 
 class Drain(Interceptor):
-    """Stands before everything else; `calls` counts those that run."""
+    """Stands before everything else; `calls` counts those that run, and `begun` says that the end has begun."""
 
     def __init__(self, calls: Budget) -> None:
         self._calls = calls
-        self._begun = False
+        self.begun = False
         self._ends: dict[object, Callable[[], object]] = {}
         self._lock = Lock()
 
     def begin(self) -> None:
         """From now on calls are refused; what asked to be told ends."""
         with self._lock:
-            self._begun = True
+            self.begun = True
             ends = list(self._ends.values())
         for end in ends:
             end()
 
-    def settle(self, seconds: float) -> float:
-        """Waits until no call runs, `seconds` at most; what is left of them."""
+    def settle(self, seconds: float, busy: Callable[[], bool]) -> float:
+        """Waits until no call runs and nothing else is `busy`, `seconds` at most; what is left of them."""
         until = time.monotonic() + seconds
-        while self._calls.used and time.monotonic() < until:
+        while (self._calls.used or busy()) and time.monotonic() < until:
             time.sleep(LOOK_SECONDS)
         return max(0.0, until - time.monotonic())
 
@@ -56,7 +56,7 @@ class Drain(Interceptor):
         """Calls `end` when the server is about to end, or the caller leaves; False if that has happened already."""
         name = object()
         with self._lock:
-            if self._begun:
+            if self.begun:
                 return False
             self._ends[name] = end
 
@@ -76,12 +76,17 @@ class Drain(Interceptor):
     ) -> "Handler | None":
         """The method's handler; once the end has begun, one that refuses."""
         method = handler_call_details.method
-        if not self._begun or method.startswith(OTHERS) or method in ENDING:
+        if not self.begun or method.startswith(OTHERS) or method in ENDING:
             return continuation(handler_call_details)
         return grpc.stream_stream_rpc_method_handler(_refuse)
 
 
+def draining() -> Unavailable:
+    """What a caller is told who would begin something new."""
+    return Unavailable("this store is draining: it ends soon; call another one")
+
+
 def _refuse(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-    answer = status.answer(Unavailable("this store is draining: it ends soon; call another one"), "")
+    answer = status.answer(draining(), "")
     context.set_trailing_metadata(answer.trailers)
     context.abort(answer.code, answer.text)

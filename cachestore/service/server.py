@@ -8,6 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cachestore.errors import Unavailable
+from cachestore.metrics import Figure
 from cachestore.service import listening, probing
 from cachestore.service.authority import Authority
 from cachestore.service.budget import Budget
@@ -43,7 +44,8 @@ class CacheStoreServer:
         self.calls = Budget(settings.max_concurrent, "concurrent calls")
         self.bytes_in_flight = Budget(settings.in_flight_bytes, "bytes in flight")
         self.members = Members()
-        self.sessions = SessionServer(store, settings, self.calls, self.bytes_in_flight)
+        self.drain = Drain(self.calls)
+        self.sessions = SessionServer(store, settings, self.calls, self.bytes_in_flight, self.drain)
         self.guard = Guard(self.calls, settings.longest_call, Authority(settings))
         self.tls = ServerTls(settings)
         self.exposure = Exposure(settings)
@@ -53,7 +55,6 @@ class CacheStoreServer:
         self.stalls = Stalls(settings.stall)
         self._health: Health
         self._prober: Prober
-        self._drain: Drain
         self._address = ""
 
     @property
@@ -63,21 +64,30 @@ class CacheStoreServer:
             raise Unavailable("the server is not open")
         return self._address
 
+    def figures(self) -> list[Figure]:
+        """What the service itself counts, whoever calls."""
+        return [
+            Figure("insecure", (), int(self.exposure.exposed)),
+            *self.guard.refused.figures(),
+            *self.stalls.counters.figures(),
+            *self.bulk.counters.figures(),
+        ]
+
     def open(self) -> None:
         """Listens and serves. ConfigError if the address cannot be had, or a file of keys cannot be used."""
         self.guard.open()
         threads = self._settings.max_concurrent + SPARE
-        self._health, self._drain = Health(), Drain(self.calls)
+        self._health, self.drain.begun = Health(), False
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cachestore-service")
         server = grpc.server(
             self._threads,
-            interceptors=[self._drain, self.guard],
+            interceptors=[self.drain, self.guard],
             options=SERVER,
             maximum_concurrent_rpcs=threads,
         )
         servicer = Servicer(
             self._store, self._settings, self.members, self.bytes_in_flight, self._node, self.sessions, self.bulk,
-            self.stalls, self._drain,
+            self.stalls, self.drain, self.figures,
         )  # fmt: skip
         add_CacheStoreServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -100,8 +110,8 @@ class CacheStoreServer:
         if self._server is None:
             return
         self._health.leave()
-        self._drain.begin()
-        left = self._drain.settle(self._settings.drain if grace is None else grace)
+        self.drain.begin()
+        left = self.drain.settle(self._settings.drain if grace is None else grace, self.sessions.lent)
         self._prober.close()
         self._health.end()
         stopped = self._server.stop(left)

@@ -1,19 +1,20 @@
 """The methods of the service, each a translation to the local store and back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
 import grpc
 
 from cachestore.deadline import Deadline
+from cachestore.metrics import Figure
 from cachestore.service import convert, convert_pins, reading, watching, writing
 from cachestore.service.budget import Budget
 from cachestore.service.bulk_server import BulkServer
 from cachestore.service.draining import Drain
 from cachestore.service.frames import PlaneFrame
 from cachestore.service.guard import deadline_of
-from cachestore.service.identity import identity_of, namespace_of
+from cachestore.service.identity import Role, identity_of, namespace_of
 from cachestore.service.members import Members
 from cachestore.service.session_server import SessionServer
 from cachestore.service.settings import MAX_MESSAGE, ServiceSettings
@@ -41,6 +42,8 @@ class Servicer(CacheStoreServicer):
     bulk: BulkServer
     stalls: Stalls
     drain: Drain
+    own_figures: Callable[[], list[Figure]]
+    """What the service itself counts, for those who see everything."""
     watchers: Budget = field(default_factory=lambda: Budget(watching.WATCHERS, "watches"))
 
     def Lookup(self, request: wire.LookupRequest, context: Context) -> wire.LookupResponse:
@@ -122,9 +125,13 @@ class Servicer(CacheStoreServicer):
         return wire.ClearResponse(blocks=blocks)
 
     def Stats(self, request: wire.StatsRequest, context: Context) -> wire.StatsResponse:
-        """Every figure counted in the namespace."""
-        figures = convert.figure_messages(self._local(context).stats(timeout=self._remaining(context)))
-        return wire.StatsResponse(node=self.node, incarnation=self.store.incarnation, figures=figures)
+        """Every figure counted in the namespace; for an admin those of the service too."""
+        figures = self._local(context).stats(timeout=self._remaining(context))
+        if identity_of(context).role is Role.admin:
+            figures += self.own_figures()
+        return wire.StatsResponse(
+            node=self.node, incarnation=self.store.incarnation, figures=convert.figure_messages(figures)
+        )
 
     def Watch(self, request: wire.WatchRequest, context: Context) -> Iterator[wire.WatchResponse]:
         """What appears and disappears in the namespace."""

@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Lock, Thread
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, Mismatch, Overloaded, PermissionDenied
 from cachestore.service import status
 from cachestore.service.budget import Budget
+from cachestore.service.draining import Drain, draining
 from cachestore.service.identity import Identity, Role
 from cachestore.service.session import Session
 from cachestore.service.session_place import SessionPlace, session_place
@@ -34,6 +36,9 @@ MOST_SESSIONS = 256
 
 LONGEST_SESSION = 600.0
 """Seconds after which a session without an open put ends: identities are taken away, tokens run out."""
+
+BEGINNINGS = frozenset({"lookup", "read", "reserve"})
+"""Requests that begin something new."""
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +58,13 @@ class SessionServer:
     settings: ServiceSettings
     calls: Budget
     bytes_in_flight: Budget
+    drain: Drain
     tickets: Tickets[Agreed] = field(default_factory=Tickets)
     _numbers: SlabNumbers = field(default_factory=SlabNumbers)
     _listener: socket.socket | None = None
     _place: SessionPlace | None = None
     _connections: dict[socket.socket, Thread] = field(default_factory=dict)
+    _sessions: set[Session] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
 
     def open(self) -> None:
@@ -99,6 +106,11 @@ class SessionServer:
         if place is not None:
             place.close()
 
+    def lent(self) -> bool:
+        """Whether a client may be writing to memory of the store: its put is open."""
+        with self._lock:
+            return any(session.lent for session in self._sessions)
+
     def attach(self, identity: Identity, writer: bool) -> tuple[str, bytes]:
         """Where to connect, and the ticket to show there."""
         place = self._place
@@ -139,14 +151,25 @@ class SessionServer:
                 agreed = self._greeted(connection)
                 if agreed is not None:
                     store = self.store.namespace(agreed.identity.namespace)
-                    with closing(Session(store, agreed.identity, agreed.writer, self._numbers)) as session:
+                    with self._session(Session(store, agreed.identity, agreed.writer, self._numbers)) as session:
                         _send(
                             connection, session, wire.SessionAnswer(welcome=wire.Welcome(namespace_id=store.namespace))
                         )
-                        self._converse(connection, session)
+                        self._converse(connection, session, agreed.identity)
         finally:
             with self._lock:
                 self._connections.pop(connection, None)
+
+    @contextmanager
+    def _session(self, session: Session) -> Iterator[Session]:
+        with self._lock:
+            self._sessions.add(session)
+        try:
+            yield session
+        finally:
+            session.close()
+            with self._lock:
+                self._sessions.discard(session)
 
     def _greeted(self, connection: socket.socket) -> Agreed | None:
         """What the ticket says that the client shows; None, and the client is told, if it is none that holds."""
@@ -159,8 +182,8 @@ class SessionServer:
             send(connection, wire.SessionAnswer(failure=failure).SerializeToString())
         return agreed
 
-    def _converse(self, connection: socket.socket, session: Session) -> None:
-        ends = time.monotonic() + LONGEST_SESSION
+    def _converse(self, connection: socket.socket, session: Session, identity: Identity) -> None:
+        ends = time.monotonic() + min(LONGEST_SESSION, identity.expires - time.time())
         while True:
             # whoever may be writing to memory of ours is never sent away: that memory could not be used again
             data = receive(connection, None if session.lent else max(ends - time.monotonic(), 1e-3))
@@ -178,6 +201,8 @@ class SessionServer:
             request = wire.SessionRequest.FromString(data)
         except DecodeError:
             raise InvalidArgument("the request's bytes are no message of a session") from None
+        if self.drain.begun and request.WhichOneof("message") in BEGINNINGS:
+            raise draining()
         longest = self.settings.longest_call
         seconds = min(request.timeout_ms / 1000, longest) if request.timeout_ms else longest
         return session.answer(request, Deadline.after(seconds))

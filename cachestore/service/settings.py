@@ -37,9 +37,9 @@ class ServiceSettings:
     `gateway_key`, the public key of a gateway, delegates may bring tokens it signed for the cluster named `audience`.
     Off loopback TLS and identities are needed; `insecure` waives that.
 
-    `longest_call` ends calls that bring no deadline of their own, or a longer one; `longest_wait` bounds how long a
-    reader waits for a block that is being written. Who moves nothing for `stall` is cut off. When the server ends,
-    calls that run have `drain` to finish, and new ones are refused. Tiers and paths are tried every `probe_every`.
+    `longest_call` ends calls that bring no deadline of their own, or a longer one. Who moves nothing for `stall` is cut
+    off. When the server ends, calls that run have `drain` to finish, and new ones are refused. Tiers and paths are
+    tried every `probe_every`.
     """
 
     host: str = "127.0.0.1"
@@ -58,7 +58,6 @@ class ServiceSettings:
     frame_bytes: Bytes = 1 << 20
     in_flight_bytes: Bytes = 512 << 20
     longest_call: Seconds = 300.0
-    longest_wait: Seconds = 30.0
     stall: Seconds = 10.0
     drain: Seconds = 5.0
     probe_every: Seconds = 5.0
@@ -78,7 +77,7 @@ class ServiceSettings:
             raise ConfigError(f"service.frame_bytes must lie in 4KiB .. {MAX_MESSAGE >> 21}MiB, got {self.frame_bytes}")
         if self.in_flight_bytes < 2 * MAX_MESSAGE:
             raise ConfigError(f"service.in_flight_bytes must be at least 8MiB, got {self.in_flight_bytes}")
-        for name in ("longest_call", "longest_wait", "stall", "probe_every"):
+        for name in ("longest_call", "stall", "probe_every"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"service.{name} must be more than 0 seconds, got {getattr(self, name)}")
         if self.drain < 0:

@@ -50,7 +50,6 @@ TLS = {"tls_cert": "c", "tls_key": "k"}
         ({"identities": [{**ALICE, "certificate": "alice"}]}, "service.client_ca"),
         ({"bulk_port": -2}, "bulk_port"),
         ({"bulk_port": 65536}, "bulk_port"),
-        ({"longest_wait": 0}, "longest_wait"),
         ({"stall": "0s"}, "stall"),
         ({"insecur": True}, "did you mean 'insecure'"),
     ],

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachestore.block import WHOLE, Half, Part
-from cachestore.errors import Aborted, InvalidArgument, TooLarge
+from cachestore.errors import InvalidArgument, TooLarge
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
 from cachestore.service import convert, convert_put
@@ -161,16 +161,17 @@ def test_other_wrong_values_are_refused() -> None:
         lambda: convert.member(wire.Member(incarnation=bytes(65))),
         lambda: convert_put.commit(wire.Commit(blocks=[0, 0]), 2),
         lambda: convert_put.commit(wire.Commit(blocks=[2]), 2),
-        lambda: convert.resumed(wire.Resume(key=b"other"), CHAIN),
+        lambda: convert.place(wire.Resume(key=b"other"), CHAIN),
+        lambda: convert.place(wire.Resume(key=KEYS[1], offset=7), CHAIN),
+        lambda: convert.place(wire.Resume(key=KEYS[1], offset=7, digest=bytes(9)), CHAIN),
         lambda: convert.part_message(Part(halves=frozenset({Half.OPAQUE}))),
     ):
         with pytest.raises(InvalidArgument):
             call()
-    with pytest.raises(Aborted):
-        convert.resumed(wire.Resume(key=KEYS[1], offset=7), CHAIN)
     with pytest.raises(TooLarge):
         convert.chain_message(Chain(bytes(32), tuple(n.to_bytes(32, "big") for n in range(convert.MOST_KEYS + 1))))
-    assert convert.resumed(wire.Resume(key=KEYS[1]), CHAIN) == 1
+    assert convert.place(wire.Resume(key=KEYS[1]), CHAIN) == (1, b"", 0)
+    assert convert.place(wire.Resume(key=KEYS[1], digest=bytes(8), offset=7), CHAIN) == (1, bytes(8), 7)
 
 
 MESSAGES = {

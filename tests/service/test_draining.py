@@ -16,7 +16,7 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.health import NOT_SERVING, SERVING
 from cachestore.service.server import CacheStoreServer
 from cachestore.store.base import PutStatus, put_blocks
-from cachestore.testing import plans_of, random_prompt, small_spec
+from cachestore.testing import plans_of, random_prompt, small_spec, write_blocks
 from cachestore.wire import store_pb2 as wire
 from cachestore.wire.store_pb2_grpc import CacheStoreStub
 
@@ -58,7 +58,7 @@ def test_what_is_new_is_refused_and_what_runs_finishes(
     health = HealthStub(channel)
     with stream.put(keys.fingerprint, plans_of(blocks)) as put:
         closing = Closing(server, GRACE)
-        eventually(lambda: draining(health))
+        eventually(lambda: draining(health) and server.drain.begun)
         for call in (
             lambda: stream.lookup(keys),
             lambda: stream.read(others),
@@ -124,3 +124,22 @@ def test_a_server_opened_again_serves(server: CacheStoreServer) -> None:
     server.open()
     with RemoteStore(server.address) as store, grpc.insecure_channel(server.address) as channel:
         assert store.stats() and not draining(HealthStub(channel))
+
+
+def test_a_put_in_shared_memory_finishes_and_nothing_new_begins_there(server: CacheStoreServer) -> None:
+    keys, blocks = random_prompt(small_spec(), 2)
+    others, there = random_prompt(small_spec(), 1, seed=7)
+    with RemoteStore(server.address, transports=("shared",)) as first:
+        put_blocks(first, others.fingerprint, there)
+        with RemoteStore(server.address, transports=("shared",)) as second:
+            assert second.lookup(others).ready == 1
+            with first.put(keys.fingerprint, plans_of(blocks)) as put:
+                closing = Closing(server, GRACE)
+                while not server.drain.begun:
+                    time.sleep(0.01)
+                with pytest.raises(Unavailable, match="draining"):
+                    second.lookup(others)
+                write_blocks(put, blocks)
+                put.commit()
+                assert [answer.status for answer in put.answers] == [PutStatus.STORED] * 2
+            assert closing.took() < GRACE

@@ -41,7 +41,7 @@ def test_a_block_frame_is_what_protobuf_writes(block: int, offset: int, data: by
 
 @given(NUMBERS, SEGMENTS, st.binary(max_size=300))
 def test_a_plane_frame_is_what_protobuf_writes(block: int, segments: list[Any], data: bytes) -> None:
-    raw = frames.plane_frame(wire.PlaneFrame(block=block, segments=segments), buffer(data))
+    raw = frames.plane_frame(wire.PlaneFrame(block=block, segments=segments), [buffer(data[:7]), buffer(data[7:])])
     whole = wire.WriteRequest(frame=wire.PlaneFrame(block=block, segments=segments, data=data))
     assert wire.WriteRequest.FromString(raw) == whole
     for form in (raw, whole.SerializeToString()):

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from cachestore.errors import InvalidArgument, LeaseExpired, TooLarge
 from cachestore.hashing import Chain, chain
+from cachestore.metrics import Figure, total
 from cachestore.service.client import RemoteStore
 from cachestore.service.members import Member
 from cachestore.service.server import SERVICE, CacheStoreServer
@@ -21,6 +22,8 @@ from cachestore.testing import plans_of, random_blocks, random_prompt, random_to
 from cachestore.wire import store_pb2 as wire
 
 METHODS = wire.DESCRIPTOR.services_by_name["CacheStore"].methods
+
+
 def called(channel: grpc.Channel, method: str, *requests: bytes) -> grpc.RpcError:
     """How a call with these raw requests fails."""
     path = f"/{SERVICE}/{method}"
@@ -140,3 +143,9 @@ def test_wrong_arguments_name_the_field(remote: RemoteStore) -> None:
         remote.release(Lease(b"", 1, 1.0))
     with pytest.raises(InvalidArgument, match="lease lasts"):
         remote.lease(keys, ttl=1e6)
+
+
+def test_the_service_counts_what_concerns_everybody(remote: RemoteStore, server: CacheStoreServer) -> None:
+    assert total(remote.stats(), "insecure") == 0 and Figure("insecure", (), 0) in remote.stats()
+    server.stalls.counters.add("calls_stalled")
+    assert total(remote.stats(), "calls_stalled") == 1
