@@ -47,6 +47,7 @@ VERSION = 1
 SHORT, OPAQUE, ENCRYPTED, DURABLE = 1, 2, 4, 8
 PARENT_BYTES = 16
 ALIGN = 64
+DIGEST_BYTES = 8
 MAX_PLANES = 1 << 16
 MAX_PAYLOAD = 1 << 32
 MOST_EXPANSION = 1 << 15
@@ -199,7 +200,7 @@ class Header:
 
 def digest(packed: bytes) -> bytes:
     """The 8 bytes that name one sealed form of a block, so that a read can be resumed: the header's checksum."""
-    return packed[-8:]
+    return packed[-DIGEST_BYTES:]
 
 
 def checksum(data: Buffer) -> int:

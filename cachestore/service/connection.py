@@ -1,5 +1,6 @@
 """One channel to one store, and what every call over it has in common: identity, a deadline, errors from our tree."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from cachestore.service.preflight import Preflight
 from cachestore.service.retries import Retries
 from cachestore.service.status import error_of
 from cachestore.service.tls import Stamp, stamp
+from cachestore.service.watchdog import Replaced, Watchdog, Watched
 from cachestore.wire import store_pb2 as wire
 from cachestore.wire.store_pb2_grpc import CacheStoreStub
 
@@ -30,6 +32,7 @@ class Connection:
         self._files: Stamp = ()
         self._lock = Lock()
         self._retries = Retries()
+        self._watchdog = Watchdog(self._replace)
         self._channel: grpc.Channel | None = None
         self._stub: Any = None
         self._read: Any = None
@@ -51,31 +54,45 @@ class Connection:
             if self._channel is not None:
                 self._channel.close()
                 self._channel = self._stub = self._read = self._write = None
+        self._watchdog.close()
 
-    def read(self, request: wire.ReadRequest, timeout: float) -> Any:
+    def read(self, request: wire.ReadRequest, timeout: float) -> Watched:
         """The answers of a Read, frames as `frames.BlockFrame`."""
-        return self._opened(self._read)(request, timeout=timeout, metadata=self.credentials.metadata(self.address))
+        return self._watched(self._read, request, timeout)
 
-    def write(self, requests: Iterator[Any], timeout: float) -> Any:
+    def write(self, requests: Iterator[Any], timeout: float) -> Watched:
         """The answers of a Write of `requests`, frames among them serialized already."""
-        return self._opened(self._write)(requests, timeout=timeout, metadata=self.credentials.metadata(self.address))
+        return self._watched(self._write, requests, timeout)
+
+    def watch(self, request: wire.WatchRequest, timeout: float, patience: float) -> Watched:
+        """The answers of a Watch; the connection is made anew if none comes for `patience` seconds."""
+        return self._watched(None if self._stub is None else self._stub.Watch, request, timeout, patience)
 
     def call(self, method: str, request: Any, timeout: float) -> Any:
         """The answer of a unary method, within `timeout` seconds; the answers of one that streams them."""
-        until = time.monotonic() + timeout
+        begun = time.monotonic()
         with self.errors(method):
             try:
                 answer = self._called(method, request, timeout)
             except grpc.RpcError as error:
-                if not self._retries.again(method, error, until - time.monotonic()):
+                if not self._retries.again(method, error, time.monotonic() - begun, timeout):
                     raise
-                answer = self._called(method, request, max(until - time.monotonic(), 1e-3))
+                answer = self._called(method, request, max(begun + timeout - time.monotonic(), 1e-3))
             self._retries.earn()
             return answer
 
     def _called(self, method: str, request: Any, timeout: float) -> Any:
-        call = getattr(self._opened(self._stub), method)
-        return call(request, timeout=timeout, metadata=self.credentials.metadata(self.address))
+        call, bites = getattr(self._opened(self._stub), method), self._watchdog.bites
+        try:
+            return call(request, timeout=timeout, metadata=self.credentials.metadata(self.address))
+        except grpc.RpcError as error:
+            if self._watchdog.ended(error, bites):
+                raise Replaced(late=False) from error
+            raise
+
+    def _watched(self, method: Any, given: Any, timeout: float, patience: float = math.inf) -> Watched:
+        call = self._opened(method)(given, timeout=timeout, metadata=self.credentials.metadata(self.address))
+        return Watched(self._watchdog, call, timeout, patience)
 
     @contextmanager
     def errors(self, method: str) -> Iterator[None]:
@@ -107,6 +124,15 @@ class Connection:
         with suppress(ConfigError), self._lock:
             old = self._channel
             if old is not None and self._stamp() != self._files:
+                self._make()
+                old.close()
+
+    def _replace(self) -> None:
+        """Makes another channel for the calls to come, and ends those there are."""
+        # with files that cannot be read just now the old one has to do, and this is tried again
+        with suppress(ConfigError), self._lock:
+            old = self._channel
+            if old is not None:
                 self._make()
                 old.close()
 

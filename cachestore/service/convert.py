@@ -5,12 +5,13 @@ the fix. Unknown fields are ignored, as protobuf means them to be; unknown enum 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from cachestore.block import Half, Part
-from cachestore.errors import Aborted, InvalidArgument, TooLarge
+from cachestore.errors import InvalidArgument, TooLarge
 from cachestore.hashing import KEY_BYTES, Chain
 from cachestore.metrics import Figure
-from cachestore.seal import MAX_PLANES
+from cachestore.seal import DIGEST_BYTES, MAX_PLANES
 from cachestore.service.members import Member
 from cachestore.service.words import VERDICT
 from cachestore.store.base import Lease, Lookup, Run, Verdict
@@ -80,14 +81,24 @@ def part_message(value: Part) -> wire.Part:
     )  # fmt: skip
 
 
-def resumed(message: wire.Resume, chain: Chain) -> int:
-    """The index of the block with which a broken read goes on; Aborted for a place inside it."""
-    if message.offset or message.digest:
-        raise Aborted("resume: blocks are sent from their start; ask again without resume.offset and resume.digest")
-    try:
-        return chain.keys.index(message.key)
-    except ValueError:
-        raise InvalidArgument("resume.key is none of the keys in chain.keys") from None
+class Place(NamedTuple):
+    """Where a broken read goes on: at `offset` in the payload of a block, of the sealed form that `digest` names."""
+
+    block: int = 0
+    digest: bytes = b""
+    offset: int = 0
+
+
+def place(message: wire.Resume, chain: Chain) -> Place:
+    """Where in the chain a read is resumed."""
+    if message.key not in chain.keys:
+        raise InvalidArgument("resume.key is none of the keys in chain.keys")
+    if len(message.digest) != (DIGEST_BYTES if message.digest or message.offset else 0):
+        raise InvalidArgument(
+            f"resume.digest must be the last {DIGEST_BYTES} bytes of the block's sealed header where resume.offset is "
+            f"given, got {len(message.digest)}"
+        )
+    return Place(chain.keys.index(message.key), message.digest, message.offset)
 
 
 def identifier(value: bytes, field: str) -> bytes:

@@ -7,7 +7,7 @@ stay authoritative: a wrong answer costs a miss, and telling the mirror of it (`
 import math
 import time
 from collections.abc import Iterator, Sequence
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 from typing import Self
 
 from cachestore.errors import CacheStoreError, InternalError
@@ -59,32 +59,23 @@ class Mirror:
         self._doubted = False
         self._whole = Event()
         self._over = Event()
-        self._calling = Lock()
-        self._moved_at = -math.inf
-        self._threads: list[Thread] = []
+        self._thread: Thread | None = None
 
     def open(self) -> None:
         """Begins to follow the store, which need not be there yet."""
-        if not self._threads:
+        if self._thread is None:
             self._over.clear()
             self._connection.open()
-            self._moved_at = time.monotonic()
-            self._threads = [
-                Thread(target=self._follow, name="cachestore-mirror", daemon=True),
-                Thread(target=self._watch, name="cachestore-mirror-watch", daemon=True),
-            ]
-            for thread in self._threads:
-                thread.start()
+            self._thread = Thread(target=self._follow, name="cachestore-mirror", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
         """Stops following. Closing twice is allowed."""
-        threads, self._threads = self._threads, []
-        if threads:
-            with self._calling:
-                self._over.set()
-                self._connection.close()
-            for thread in threads:
-                thread.join(PATIENCE)
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._over.set()
+            self._connection.close()
+            thread.join(PATIENCE)
 
     def __enter__(self) -> Self:
         self.open()
@@ -138,31 +129,15 @@ class Mirror:
             self._over.wait(pause)
             pause = min(2 * pause, PAUSES[1])
 
-    def _watch(self) -> None:
-        """Ends streams that hang."""
-        while not self._over.wait(PATIENCE / 4):
-            with self._calling:
-                if not self._over.is_set() and time.monotonic() - self._moved_at > PATIENCE:
-                    # a call that was begun while its server went away may know neither deadline nor cancelling
-                    self._connection.close()
-                    self._connection.open()
-                    self._moved_at = time.monotonic()
-
     def _messages(self) -> Iterator[wire.WatchResponse]:
         epoch, sequence = self._place
-        with self._calling:
-            if self._over.is_set():
-                return
-            self._moved_at = time.monotonic()
-            request = wire.WatchRequest(epoch=epoch, sequence=sequence)
-            call = self._connection.call("Watch", request, STREAM_SECONDS)
-        try:
-            with self._connection.errors("Watch"):
-                for message in call:
-                    self._moved_at = time.monotonic()
-                    yield message
-        finally:
-            call.cancel()
+        request = wire.WatchRequest(epoch=epoch, sequence=sequence)
+        with self._connection.errors("Watch"):
+            call = self._connection.watch(request, STREAM_SECONDS, PATIENCE)
+            try:
+                yield from call
+            finally:
+                call.cancel()
 
     def _hear(self, message: wire.WatchResponse) -> None:
         if message.event == _RESPONSE.SNAPSHOT:

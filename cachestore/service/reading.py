@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from cachestore.block import Part
 from cachestore.deadline import Deadline
-from cachestore.errors import InvalidArgument
-from cachestore.seal import CorruptBlock
+from cachestore.errors import Aborted, InvalidArgument
+from cachestore.seal import CorruptBlock, digest
 from cachestore.service import convert, frames, provisional
 from cachestore.service.ranges import ranges
 from cachestore.service.words import PURPOSE
@@ -18,20 +18,23 @@ from cachestore.wire import store_pb2 as wire
 
 
 class Opened(NamedTuple):
-    """A read that has its lease; blocks are wanted from `first` on."""
+    """A read that has its lease; blocks are wanted from `place` on."""
 
     sealed: SealedReading
     granted: wire.Granted
     part: Part
-    first: int
+    place: convert.Place
+
+    @property
+    def first(self) -> int:
+        """The block to begin with."""
+        return self.place.block
 
 
 def opened(store: LocalStore, request: wire.ReadRequest, deadline: Deadline) -> Opened:
     """The read that a request asks for, by whichever way its blocks will travel."""
-    first, resume = 0, request.resume if request.HasField("resume") else None
     chain = convert.chain(request.chain)
-    if resume is not None:
-        first = convert.resumed(resume, chain)
+    place = convert.place(request.resume, chain) if request.HasField("resume") else convert.Place()
     if request.lease and request.lease_ms:
         raise InvalidArgument("lease_ms is for a lease opened here; leave it out with `lease`, or renew with Lease")
     part = convert.part(request.part)
@@ -47,7 +50,7 @@ def opened(store: LocalStore, request: wire.ReadRequest, deadline: Deadline) -> 
     )
     lease = sealed.lease
     granted = wire.Granted(lease=lease.id, lease_ms=round(lease.ttl * 1000), runs=convert.run_messages(lease.runs))
-    return Opened(sealed, granted, part, first)
+    return Opened(sealed, granted, part, place)
 
 
 def read(
@@ -70,22 +73,26 @@ def read(
             return
         deadline.check("waiting for blocks that are being written")
         request.wait_ms = 0
-    sealed, granted, part, first = agreed = opened(store, request, deadline)
+    sealed, granted, part, place = agreed = opened(store, request, deadline)
     with closing(sealed):
-        bulk = offer(agreed) if request.bulk else None
+        # the bulk path begins with whole blocks
+        bulk = offer(agreed) if request.bulk and not place.digest else None
         if bulk is not None:
             granted.bulk.CopyFrom(bulk)
             yield wire.ReadResponse(granted=granted)
             return
         yield wire.ReadResponse(granted=granted)
         for block in sealed:
-            if block.number < first:
+            if block.number < place.block:
                 continue
+            offset = place.offset if block.number == place.block else 0
+            if block.number == place.block and place.digest not in (b"", digest(block.packed)):
+                raise Aborted("resume.digest: the block is another one by now; ask for it from its beginning")
             try:
                 if sent is not None and sent.has(block.number, block.header):
                     yield _start(block, known=True)
                 else:
-                    yield from _sent(block, part, frame_bytes)
+                    yield from _sent(block, part, frame_bytes, offset)
                 yield wire.ReadResponse(end=wire.BlockEnd(block=block.number, status=wire.SENT))
             except CorruptBlock:
                 # its memory was taken for another block meanwhile: to the reader it is gone
@@ -98,10 +105,10 @@ def _start(block: SealedBlock, *, known: bool = False) -> wire.ReadResponse:
     return wire.ReadResponse(start=start)
 
 
-def _sent(block: SealedBlock, part: Part, frame_bytes: int) -> Iterator[wire.ReadResponse | bytes]:
+def _sent(block: SealedBlock, part: Part, frame_bytes: int, offset: int) -> Iterator[wire.ReadResponse | bytes]:
     yield _start(block)
     for start, end in ranges(block.header, part):
-        for at in range(start, end, frame_bytes):
+        for at in range(max(start, offset), end, frame_bytes):
             head = wire.BlockData(block=block.number, offset=at)
             frame = frames.block_frame(head, block.payload[at : min(at + frame_bytes, end)])
             block.check()

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from cachestore.errors import Unavailable
 from cachestore.metrics import Figure
 from cachestore.service import listening, probing
+from cachestore.service.allocation import keep_freed_memory
 from cachestore.service.authority import Authority
 from cachestore.service.budget import Budget
 from cachestore.service.bulk_server import BulkServer
@@ -74,7 +75,11 @@ class CacheStoreServer:
         ]
 
     def open(self) -> None:
-        """Listens and serves. ConfigError if the address cannot be had, or a file of keys cannot be used."""
+        """Listens and serves. ConfigError if the address cannot be had, or a file of keys cannot be used.
+
+        From here on this process keeps memory that it frees: see `cachestore.service.allocation`.
+        """
+        keep_freed_memory()
         self.guard.open()
         threads = self._settings.max_concurrent + SPARE
         self._health, self.drain.begun = Health(), False

@@ -28,9 +28,7 @@ class Stream:
         source.open(asked.request)
         return source
 
-    def follow(
-        self, asked: Asked, into: Sequence[Buffer] | None, wait: float, deadline: Deadline
-    ) -> StreamFollowing:
+    def follow(self, asked: Asked, into: Sequence[Buffer] | None, wait: float, deadline: Deadline) -> StreamFollowing:
         return StreamFollowing(self._connection, asked, into, wait, deadline)
 
     def put(self, reservation: Reservation, codec: Codec, deadline: Deadline) -> StreamSink:

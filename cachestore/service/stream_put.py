@@ -7,10 +7,11 @@ import grpc
 import numpy as np
 
 from cachestore.block import Buffer
-from cachestore.codecs.base import Codec, Encoded
-from cachestore.codecs.planes import encode_plane
+from cachestore.codecs.base import RAW, Codec
+from cachestore.codecs.planes import encode_plane, slices, starts
 from cachestore.deadline import Deadline
 from cachestore.errors import Unavailable
+from cachestore.seal import checksums
 from cachestore.service import convert_put
 from cachestore.service.connection import Connection
 from cachestore.service.frames import plane_frame
@@ -45,13 +46,16 @@ class StreamSink:
         self._outbox: Outbox[wire.WriteRequest | bytes] = Outbox(DEPTH)
         self._call: Any = None
         self._answers: list[PutAnswer] = []
-        self._frame_block = 0
+        # the frame to be sent next: its block and segments, and their bytes, which are first those that are staged
+        self._block = 0
         self._segments: list[wire.PlaneFrame.Segment] = []
-        self._staged: Buffer = np.empty(frame_bytes, dtype=np.uint8)
+        self._pieces: list[Buffer] = []
         self._filled = 0
+        self._staging: Buffer = np.empty(frame_bytes, dtype=np.uint8)
+        self._staged = 0
 
     def open(self, *, bulk: bool = False) -> wire.BulkOffer | None:
-        """Reserves the blocks; raises if the store cannot be asked or refuses. What it offers, if `bulk` is asked for."""
+        """Reserves the blocks; what the store offers for `bulk`. Raises if it cannot be asked or refuses."""
         reserve = wire.WriteRequest(reserve=convert_put.reserve_message(self._reservation))
         reserve.reserve.bulk = bulk
         with self._connection.errors("Write"):
@@ -71,22 +75,33 @@ class StreamSink:
         return self._answers
 
     def write(self, block: int, planes: range, data: Buffer) -> None:
-        ids = self._reservation.plans[block].planes
-        at = 0
-        for number in planes:
-            raw = data[at : at + ids[number].raw_bytes]
-            self._add(block, number, encode_plane(self._codec, raw, ids[number]))
-            at += raw.nbytes
+        if block != self._block:
+            self._flush()
+            self._block = block
+        ids = self._reservation.plans[block].planes[planes.start : planes.stop]
+        sizes = [plane.raw_bytes for plane in ids]
+        places = slices(starts(sizes), sizes)
+        if self._codec.id == RAW:
+            for number, place, raw_checksum in zip(planes, places, checksums(data, places), strict=True):
+                self._add(number, RAW, data[place], raw_checksum, raw_checksum)
+        else:
+            for number, place, plane in zip(planes, places, ids, strict=True):
+                encoded = encode_plane(self._codec, data[place], plane)
+                self._add(number, encoded.codec, encoded.stored, encoded.stored_checksum, encoded.raw_checksum)
+        self._let_go()
 
     def commit(self, blocks: Sequence[int], lease_ms: int) -> wire.WriteResponse:
         self._flush()
         return self._asked(wire.WriteRequest(commit=wire.Commit(blocks=blocks, lease_ms=lease_ms)))
 
-    def abort(self) -> None:
+    def abort(self, *, wait: bool = True) -> None:
         call, self._call = self._call, None
         if call is None:
             return
         self._outbox.close()
+        if not wait:
+            call.cancel()
+            return
         try:
             # the stream ends when the store has given up the rest
             for _ in call:
@@ -95,41 +110,36 @@ class StreamSink:
             # it ended already, and with it the put
             pass
 
-    def _add(self, block: int, plane: int, encoded: Encoded) -> None:
-        stored = encoded.stored
-        encoding = wire.Encoding(
-            codec=encoded.codec,
-            stored_bytes=stored.nbytes,
-            stored_checksum=encoded.stored_checksum,
-            raw_checksum=encoded.raw_checksum,
-        )
+    def _add(self, plane: int, codec: int, stored: Buffer, stored_checksum: int, raw_checksum: int) -> None:
         size = stored.nbytes
-        if (
-            block != self._frame_block
-            or self._filled + size > self._frame_bytes
-            or len(self._segments) >= MOST_SEGMENTS
-        ):
-            self._flush()
-        self._frame_block = block
+        encoding = wire.Encoding(
+            codec=codec, stored_bytes=size, stored_checksum=stored_checksum, raw_checksum=raw_checksum
+        )
         for offset in range(0, size, self._frame_bytes):
-            piece = stored[offset : offset + self._frame_bytes]
+            piece = stored if size <= self._frame_bytes else stored[offset : offset + self._frame_bytes]
+            if self._filled + piece.nbytes > self._frame_bytes or len(self._segments) >= MOST_SEGMENTS:
+                self._flush()
             self._segments.append(
                 wire.PlaneFrame.Segment(plane=plane, encoding=encoding, offset=offset, length=piece.nbytes)
             )
-            if size > self._frame_bytes:
-                self._send_frame(piece)
-            else:
-                np.copyto(self._staged[self._filled : self._filled + size], piece)
-                self._filled += size
+            self._pieces.append(piece)
+            self._filled += piece.nbytes
+
+    def _let_go(self) -> None:
+        """Holds on to nothing that is its writer's: sends a frame that is half full, and stages what is less."""
+        if 2 * self._filled >= self._frame_bytes:
+            self._flush()
+        for piece in self._pieces:
+            np.copyto(self._staging[self._staged : self._staged + piece.nbytes], piece)
+            self._staged += piece.nbytes
+        self._pieces.clear()
 
     def _flush(self) -> None:
         if self._segments:
-            self._send_frame(self._staged[: self._filled])
-
-    def _send_frame(self, data: Buffer) -> None:
-        head = wire.PlaneFrame(block=self._frame_block, segments=self._segments)
-        self._segments, self._filled = [], 0
-        self._send(plane_frame(head, data))
+            head = wire.PlaneFrame(block=self._block, segments=self._segments)
+            frame = plane_frame(head, [self._staging[: self._staged], *self._pieces])
+            self._segments, self._pieces, self._filled, self._staged = [], [], 0, 0
+            self._send(frame)
 
     def _send(self, request: wire.WriteRequest | bytes) -> None:
         if not self._outbox.put(request, self._deadline):

@@ -1,7 +1,7 @@
 """The blocks of one read as they come on its gRPC stream."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -10,11 +10,11 @@ import numpy as np
 from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError, Mismatch, Unavailable
-from cachestore.seal import ENCRYPTED, CorruptBlock, Header
+from cachestore.seal import ENCRYPTED, CorruptBlock, Header, digest
 from cachestore.service import convert
 from cachestore.service.connection import Connection
 from cachestore.service.frames import BlockFrame
-from cachestore.service.landing import Landing
+from cachestore.service.landing import Landing, Target
 from cachestore.service.transport import Asked, Broken
 from cachestore.store.base import Loaded
 from cachestore.store.received import Received
@@ -38,18 +38,22 @@ def begin(connection: Connection, request: wire.ReadRequest, deadline: Deadline)
     return call, first.granted
 
 
-def resumed(asked: Asked, lease: bytes, number: int) -> wire.ReadRequest:
-    """Asks for the blocks from `number` on again, under the same lease."""
+def resumed(asked: Asked, lease: bytes, number: int, digest: bytes = b"", offset: int = 0) -> wire.ReadRequest:
+    """Asks for the blocks from `number` on again, under the same lease; of one known by its digest only the rest."""
     return wire.ReadRequest(
         chain=convert.chain_message(asked.chain),
         part=convert.part_message(asked.part),
         lease=lease,
-        resume=wire.Resume(key=asked.chain.keys[number]),
+        resume=wire.Resume(key=asked.chain.keys[number], digest=digest, offset=offset),
     )
 
 
 class Lacking(Exception):
-    """The store left out bytes that are not here."""
+    """What the store left out is not here, or of another block than what it sends now: this one must come whole."""
+
+
+class Ended(Exception):
+    """The store ended the read before the block did."""
 
 
 class StreamSource:
@@ -83,6 +87,8 @@ class StreamSource:
         while True:
             try:
                 return self._block(number, into)
+            except Ended:
+                return None
             except Lacking:
                 self.close()
                 self._resume(number)
@@ -95,9 +101,9 @@ class StreamSource:
         if self._call is not None:
             self._call.cancel()
 
-    def _resume(self, number: int) -> None:
-        """Asks for the blocks from `number` on again."""
-        request = resumed(self._asked, self._lease, number)
+    def _resume(self, number: int, digest: bytes = b"", offset: int = 0) -> None:
+        """Asks for the blocks from `number` on again, of the first only what is behind `offset`."""
+        request = resumed(self._asked, self._lease, number, digest, offset)
         while self._resumes_left:
             self._resumes_left -= 1
             try:
@@ -124,18 +130,43 @@ class StreamSource:
         if start.known:
             return self._known(header, start, into)
         landing = Landing(header, self._asked.part, into)
-        for offset, memory in landing.targets:
-            at = 0
-            while at < memory.nbytes:
-                frame = next(self._call, None)
+        frames = _Frames(self._bytes(start, landing.targets))
+        landing.fill(frames.fill)
+        behind = max((target.start + target.memory.nbytes for target in landing.targets), default=0)
+        return Loaded(landing.block(), start.tier) if _is_sent(self._message(start, behind)) else None
+
+    def _bytes(self, start: wire.BlockStart, targets: Sequence[Target]) -> Iterator[Buffer]:
+        """The bytes of a block as they come, for these targets; what has come is not asked for again."""
+        for target in targets:
+            at, end = target.start, target.start + target.memory.nbytes
+            while at < end:
+                frame = self._message(start, at)
                 if not isinstance(frame, BlockFrame):
-                    return None
+                    raise Ended
                 size = frame.data.nbytes
-                if frame.head.block != number or frame.head.offset != offset + at or not 0 < size <= memory.nbytes - at:
+                if frame.head.block != start.block or frame.head.offset != at or not 0 < size <= end - at:
                     raise CorruptBlock("foreign")
-                np.copyto(memory[at : at + size], frame.data)
+                yield frame.data
                 at += size
-        return Loaded(landing.block(), start.tier) if self._sent() else None
+
+    def _message(self, start: wire.BlockStart, at: int) -> Any:
+        """What comes when the block came up to `at` of its payload."""
+        again = False
+        while True:
+            try:
+                message = next(self._call, None)
+                if again and isinstance(message, wire.ReadResponse) and message.HasField("start"):
+                    if message.start.header != start.header:
+                        raise Lacking
+                    message = next(self._call, None)
+                return message
+            except grpc.RpcError as error:
+                if again and error.code() is grpc.StatusCode.ABORTED:
+                    raise Lacking from error
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                self._resume(start.block, digest(start.header), at)
+                again = True
 
     def _known(self, header: Header, start: wire.BlockStart, into: Buffer | None) -> Loaded | None:
         """A block whose planes came before it was published; Lacking if one of them did not hold."""
@@ -143,9 +174,30 @@ class StreamSource:
         block = received.block(header, into) if received is not None else None
         if block is None:
             raise Lacking
-        return Loaded(block, start.tier) if self._sent() else None
+        return Loaded(block, start.tier) if _is_sent(next(self._call, None)) else None
 
-    def _sent(self) -> bool:
-        """Whether the block that came was all there."""
-        last = next(self._call, None)
-        return isinstance(last, wire.ReadResponse) and last.HasField("end") and last.end.status == wire.SENT
+
+def _is_sent(message: Any) -> bool:
+    """Whether the block that came was all there."""
+    return isinstance(message, wire.ReadResponse) and message.HasField("end") and message.end.status == wire.SENT
+
+
+class _Frames:
+    """Fills memory from frames that end elsewhere than it does."""
+
+    def __init__(self, frames: Iterator[Buffer]) -> None:
+        self._frames = frames
+        self._left: Buffer = _NOTHING
+
+    def fill(self, memory: Buffer) -> None:
+        filled = 0
+        while filled < memory.nbytes:
+            if not self._left.nbytes:
+                self._left = next(self._frames)
+            size = min(self._left.nbytes, memory.nbytes - filled)
+            np.copyto(memory[filled : filled + size], self._left[:size])
+            self._left = self._left[size:]
+            filled += size
+
+
+_NOTHING: Buffer = np.empty(0, dtype=np.uint8)

@@ -1,16 +1,16 @@
 """The server's side of a put: one stream that reserves, then brings pieces of planes and commits in any order.
 
-A plane that comes in one piece goes to the store as it is; one that comes in several is put together first, in memory
-that counts against the bytes in flight.
+Planes that come whole are copied from their message into the slot of their block, all that follow each other at once;
+one that comes in several pieces is put together first, in memory that counts against the bytes in flight.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from cachestore.block import Buffer
-from cachestore.codecs.base import Encoded
+from cachestore.codecs.base import RAW
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.service import convert, convert_put
@@ -23,9 +23,16 @@ from cachestore.wire import store_pb2 as wire
 
 
 def write(
-    store: LocalStore, requests: Iterator[wire.WriteRequest | PlaneFrame], bytes_in_flight: Budget, deadline: Deadline
+    store: LocalStore,
+    requests: Iterator[wire.WriteRequest | PlaneFrame],
+    bytes_in_flight: Budget,
+    deadline: Deadline,
+    offer: Callable[[LocalPut], wire.BulkOffer | None],
 ) -> Iterator[wire.WriteResponse]:
-    """The answers to one Write. However the stream ends, what is not committed is given up."""
+    """The answers to one Write. However the stream ends, what is not committed is given up.
+
+    `offer` is asked, for a caller who would take it, whether planes may come over the bulk path.
+    """
     first = next(requests, None)
     if not isinstance(first, wire.WriteRequest) or first.WhichOneof("message") != "reserve":
         raise InvalidArgument("the first message of Write must be `reserve`")
@@ -38,29 +45,36 @@ def write(
         ttl=asked.ttl,
         timeout=deadline.remaining(),
     )
-    wanted = frozenset(answer.block for answer in put.answers if answer.status is PutStatus.WANTED)
+    wanted = {answer.block for answer in put.answers if answer.status is PutStatus.WANTED}
     pieces = _Pieces(put, asked.plans, wanted, bytes_in_flight)
     try:
         with put:
-            yield wire.WriteResponse(put=put.id, answers=convert_put.answer_messages(put.answers))
+            bulk = offer(put) if first.reserve.bulk and wanted else None
+            yield wire.WriteResponse(put=put.id, answers=convert_put.answer_messages(put.answers), bulk=bulk)
             for request in requests:
                 deadline.check("writing")
                 if isinstance(request, PlaneFrame):
                     pieces.take(request.head, request.data)
                 elif request.WhichOneof("message") == "commit":
-                    yield _committed(put, request.commit)
+                    answer = committed(put, request.commit)
+                    wanted.difference_update(request.commit.blocks)
+                    yield answer
                 else:
                     raise InvalidArgument("every message of Write behind the first must be `frame` or `commit`")
     finally:
         pieces.drop()
 
 
-def _committed(put: LocalPut, message: wire.Commit) -> wire.WriteResponse:
+def committed(put: LocalPut, message: wire.Commit) -> wire.WriteResponse:
+    """Publishes the blocks that a Commit names; what became of them."""
     blocks, ttl = convert_put.commit(message, len(put.plans))
     lease = put.commit(blocks, lease=ttl)
     answers = put.answers
     messages = convert_put.answer_messages(answers[index] for index in blocks)
     return wire.WriteResponse(put=put.id, answers=messages, lease=convert.lease_message(lease) if lease else None)
+
+
+_ROW = np.dtype([("codec", "<u8"), ("stored_bytes", "<u8")])
 
 
 @dataclass
@@ -76,7 +90,7 @@ class _Pieces:
 
     put: LocalPut
     plans: tuple[BlockPlan, ...]
-    wanted: frozenset[int]
+    wanted: set[int]
     bytes_in_flight: Budget
     _open: dict[tuple[int, int], _Partial] = field(default_factory=dict)
 
@@ -84,51 +98,82 @@ class _Pieces:
         """Takes the segments of one frame; InvalidArgument unless they are exactly its `data`."""
         if frame.block >= len(self.plans):
             raise InvalidArgument(f"frame.block = {frame.block} is none of the {len(self.plans)} blocks of this put")
-        at = 0
+        block, at = frame.block, 0
+        planes, have = self.plans[block].planes, data.nbytes
+        # whole planes that follow each other: the first, where its bytes begin, and how they are encoded
+        first, start, run = 0, 0, list[wire.Encoding]()
         for segment in frame.segments:
-            if segment.length > data.nbytes - at:
-                raise InvalidArgument(f"frame.data ends within a segment of {segment.length} bytes")
-            self._segment(frame.block, segment, data[at : at + segment.length])
-            at += segment.length
+            plane, offset, length, encoding = segment.plane, segment.offset, segment.length, segment.encoding
+            size, end = encoding.stored_bytes, at + length
+            if end > have:
+                raise InvalidArgument(f"frame.data ends within a segment of {length} bytes")
+            if plane >= len(planes) or not 1 <= length <= size - offset or size > planes[plane].raw_bytes:
+                raise self._wrong(block, segment)
+            if run and plane != first + len(run):
+                self._land(block, first, run, data[start:at])
+                run = []
+            if length != size:
+                self._piece(block, segment, data[at:end])
+            elif run:
+                run.append(encoding)
+            else:
+                first, start, run = plane, at, [encoding]
+            at = end
         if at != data.nbytes:
             raise InvalidArgument(f"frame.data has {data.nbytes - at} bytes behind its last segment")
+        if run:
+            self._land(block, first, run, data[start:at])
 
     def drop(self) -> None:
         """Gives up what is not whole."""
         while self._open:
             self.bytes_in_flight.give_back(self._open.popitem()[1].stored.nbytes)
 
-    def _segment(self, block: int, segment: wire.PlaneFrame.Segment, data: Buffer) -> None:
-        plan = self.plans[block]
+    def _wrong(self, block: int, segment: wire.PlaneFrame.Segment) -> InvalidArgument:
+        planes, size = self.plans[block].planes, segment.encoding.stored_bytes
         at = f"segment of block {block}, plane {segment.plane}"
-        if segment.plane >= len(plan.planes):
-            raise InvalidArgument(f"{at}: the block has {len(plan.planes)} planes")
-        size = segment.encoding.stored_bytes
-        if not 1 <= size <= plan.planes[segment.plane].raw_bytes:
-            raise InvalidArgument(f"{at}: encoding.stored_bytes = {size} must lie in 1 .. the plane's raw bytes")
-        if segment.offset > size or data.nbytes > size - segment.offset or not data.nbytes:
-            raise InvalidArgument(f"{at}: {data.nbytes} bytes at {segment.offset} must be a piece of {size} bytes")
+        if segment.plane >= len(planes):
+            return InvalidArgument(f"{at}: the block has {len(planes)} planes")
+        if not 1 <= size <= planes[segment.plane].raw_bytes:
+            return InvalidArgument(f"{at}: encoding.stored_bytes = {size} must lie in 1 .. the plane's raw bytes")
+        return InvalidArgument(f"{at}: {segment.length} bytes at {segment.offset} must be a piece of {size} bytes")
+
+    def _piece(self, block: int, segment: wire.PlaneFrame.Segment, data: Buffer) -> None:
         if block not in self.wanted:
             return
-        name = (block, segment.plane)
-        if data.nbytes == size and name not in self._open:
-            self._whole(name, segment.encoding, data)
-            return
+        name, size = (block, segment.plane), segment.encoding.stored_bytes
         partial = self._open.get(name)
         if partial is None:
             self.bytes_in_flight.take(size)
             partial = self._open[name] = _Partial(segment.encoding, np.empty(size, dtype=np.uint8))
         if partial.encoding != segment.encoding or partial.filled != segment.offset:
-            raise InvalidArgument(f"{at}: pieces of a plane must come in order and agree on its encoding")
+            raise InvalidArgument(
+                f"segment of block {block}, plane {segment.plane}: pieces of a plane must come in order and agree on "
+                "its encoding"
+            )
         np.copyto(partial.stored[segment.offset : segment.offset + data.nbytes], data)
         partial.filled += data.nbytes
         if partial.filled == size:
-            self._whole(name, partial.encoding, partial.stored)
+            self._land(block, segment.plane, [partial.encoding], partial.stored)
             del self._open[name]
             self.bytes_in_flight.give_back(size)
 
-    def _whole(self, name: tuple[int, int], encoding: wire.Encoding, stored: Buffer) -> None:
-        block, plane = name
-        raw_bytes = self.plans[block].planes[plane].raw_bytes
-        encoded = Encoded(encoding.codec, stored, raw_bytes, encoding.stored_checksum, encoding.raw_checksum)
-        self.put.write_encoded(block, plane, encoded)
+    def _land(self, block: int, first: int, encodings: Sequence[wire.Encoding], data: Buffer) -> None:
+        """Lays planes that are whole, their stored bytes one behind the other in `data`."""
+        if block not in self.wanted:
+            return
+        planes, ids, at = range(first, first + len(encodings)), self.plans[block].planes, 0
+        rows = [(encoding.codec, encoding.stored_bytes) for encoding in encodings]
+        as_they_are = rows == [(RAW, ids[plane].raw_bytes) for plane in planes]
+
+        def take(memory: Buffer) -> None:
+            nonlocal at
+            np.copyto(memory, data[at : at + memory.nbytes])
+            at += memory.nbytes
+
+        with self.put.arriving(block, planes, None if as_they_are else np.array(rows, dtype=_ROW)) as arrival:
+            arrival.fill(take)
+            arrival.told(
+                np.array([encoding.stored_checksum for encoding in encodings], dtype="<u8"),
+                np.array([encoding.raw_checksum for encoding in encodings], dtype="<u8"),
+            )

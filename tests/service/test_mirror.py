@@ -1,8 +1,8 @@
 """A mirror that has caught up answers as the store does, whatever happened to the store and to the connection."""
 
 import math
+import socket
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,6 +20,7 @@ from cachestore.service.mirror import Mirror
 from cachestore.service.mirror_view import View
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.watchdog import Watched
 from cachestore.store.base import Lookup, Run, put_blocks
 from cachestore.store.compose import compose
 from cachestore.store.local import LocalStore
@@ -181,7 +182,7 @@ def test_a_broken_connection_is_made_up_for_without_a_snapshot(world: Callable[.
     one.cut()
     one.put(0, 3, 2)
     one.check()
-    assert one.mirror._view is view and one.mirror.error is not None
+    assert one.mirror._view is view
 
 
 def test_a_store_that_started_again_is_mirrored_anew(world: Callable[..., World]) -> None:
@@ -263,7 +264,7 @@ def test_a_stream_that_makes_no_sense_is_begun_anew(messages: list[wire.WatchRes
     class Confusing(Connection):
         """Says the same every time."""
 
-        def call(self, method: str, request: Any, timeout: float) -> Any:
+        def watch(self, request: wire.WatchRequest, timeout: float, patience: float) -> Any:
             asked.append(request)
             return Messages(messages)
 
@@ -275,39 +276,27 @@ def test_a_stream_that_makes_no_sense_is_begun_anew(messages: list[wire.WatchRes
     assert [(request.epoch, request.sequence) for request in asked[:3]] == [(0, 0)] * 3
 
 
-class Hanging(Connection):
-    """Its calls say nothing and know neither deadline nor cancelling; only closing the channel ends them."""
+class Counting(Connection):
+    """Counts its calls."""
 
-    def __init__(self) -> None:
-        super().__init__("127.0.0.1:1")
-        self.calls = 0
-        self._closed = threading.Event()
+    calls = 0
 
-    def open(self) -> None:
-        self._closed = threading.Event()
-
-    def close(self) -> None:
-        self._closed.set()
-
-    def call(self, method: str, request: Any, timeout: float) -> Any:
+    def watch(self, request: wire.WatchRequest, timeout: float, patience: float) -> Watched:
         self.calls += 1
-        closed = self._closed
-
-        def silence() -> Iterator[wire.WatchResponse]:
-            closed.wait()
-            yield from ()
-
-        return Messages(silence())
+        return super().watch(request, timeout, patience)
 
 
 def test_a_stream_that_hangs_is_given_up_with_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirrors, "PATIENCE", 0.2)
-    connection = Hanging()
-    with Mirror(connection) as mirror:
-        until = time.monotonic() + SOON
-        while connection.calls < 3 and time.monotonic() < until:
-            time.sleep(0.01)
-        assert connection.calls >= 3 and not mirror.fresh
+    # whoever connects hears nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connection = Counting(f"127.0.0.1:{silent.getsockname()[1]}")
+        with Mirror(connection) as mirror:
+            until = time.monotonic() + SOON
+            while connection.calls < 3 and time.monotonic() < until:
+                time.sleep(0.01)
+            assert connection.calls >= 3 and not mirror.fresh
+            assert "replaced" in str(mirror.error)
 
 
 class Messages:
