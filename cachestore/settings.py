@@ -22,7 +22,7 @@ OTHERS = Catalogue(
     "sections",
     {
         "service": "cachestore.service.settings:ServiceSettings",
-        "kv_events": "cachestore.service.kv_events:KvEvents",
+        "kv_events": "cachestore.service.events.kv_events:KvEvents",
         "engine": "cachestore.engine.settings:EngineSettings",
         "cluster": "cachestore.cluster.settings:ClusterSettings",
         "prefill_worker": "prefill_worker.settings:PrefillSettings",

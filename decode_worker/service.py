@@ -8,7 +8,7 @@ import grpc
 
 from cachestore.metrics import Figure
 from cachestore.service import convert
-from cachestore.service.guard import deadline_of
+from cachestore.service.auth.guard import deadline_of
 from cachestore.wire import worker_pb2 as wire
 from cachestore.wire.worker_pb2_grpc import DecodeWorkerServicer
 from decode_worker.request import answer_message, request

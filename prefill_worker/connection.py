@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 
 from cachestore.errors import Unavailable
+from cachestore.service.auth.credentials import Credentials, Metadata
 from cachestore.service.channel import open_channel
-from cachestore.service.credentials import Credentials, Metadata
 from cachestore.service.preflight import Preflight
 from cachestore.service.status import error_of
 

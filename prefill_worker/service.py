@@ -8,7 +8,7 @@ from cachestore.errors import Mismatch
 from cachestore.hashing import fingerprint
 from cachestore.metrics import Figure
 from cachestore.service import convert
-from cachestore.service.guard import deadline_of
+from cachestore.service.auth.guard import deadline_of
 from cachestore.wire import worker_pb2 as wire
 from cachestore.wire.worker_pb2_grpc import PrefillWorkerServicer
 from prefill_worker.handoff import handoff_message

@@ -9,13 +9,13 @@ from grpc_reflection.v1alpha import reflection
 
 from cachestore.errors import ConfigError, Unavailable
 from cachestore.service import listening
-from cachestore.service.authority import Authority
+from cachestore.service.auth.authority import Authority
+from cachestore.service.auth.exposure import Exposure
+from cachestore.service.auth.guard import Guard
+from cachestore.service.auth.tls import ServerTls
 from cachestore.service.budget import Budget
-from cachestore.service.exposure import Exposure
-from cachestore.service.guard import Guard
 from cachestore.service.options import SERVER
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.tls import ServerTls
 
 SPARE = 16
 """Calls beyond the worker's own bound: aborts and statistics must get through when it is full."""

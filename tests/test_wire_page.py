@@ -19,8 +19,8 @@ from cachestore.codecs import create
 from cachestore.errors import CacheStoreError
 from cachestore.eviction.lru import Lru
 from cachestore.seal import Header
-from cachestore.service import bulk_format
-from cachestore.service.methods import LEAST_ROLE
+from cachestore.service.auth.methods import LEAST_ROLE
+from cachestore.service.bulk import format as bulk_format
 from cachestore.service.options import CLIENT
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cachestore.cli.output import Json, console, print_json, print_verbatim
-from cachestore.service.certificates import Made, make
+from cachestore.service.auth.certificates import Made, make
 
 ALWAYS = ("localhost", "127.0.0.1", "::1")
 

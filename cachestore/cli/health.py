@@ -10,8 +10,8 @@ from rich.text import Text
 
 from cachestore.cli.output import DEFAULT_ADDRESS, Json, Timeout, console, print_json, table
 from cachestore.deadline import Deadline
+from cachestore.service.auth.credentials import Credentials
 from cachestore.service.channel import open_channel
-from cachestore.service.credentials import Credentials
 from cachestore.service.status import error_of
 
 SERVING = "SERVING"

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from cachestore.cli.output import Json, console, print_json, print_verbatim
-from cachestore.service.files import read_private, write_private
-from cachestore.service.identity_settings import IdentitySettings
-from cachestore.service.tokens import digest_of, load_private, new_token, sign
+from cachestore.service.auth.files import read_private, write_private
+from cachestore.service.auth.settings import IdentitySettings
+from cachestore.service.auth.tokens import digest_of, load_private, new_token, sign
 
 app = typer.Typer(help="Make the token of a caller, or sign one for a tenant.", no_args_is_help=True)
 

@@ -1,12 +1,13 @@
 """The store of one node with all that serves it; under Ray an actor, pinned there, restarted, found by name."""
 
+import resource
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
 from cachestore.config import build
-from cachestore.service.kv_events import KvEvents
+from cachestore.service.events.kv_events import KvEvents
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.store.compose import SECTIONS, compose
@@ -22,10 +23,20 @@ def store_tables(tables: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tables[name] for name in (*SECTIONS, "service", "kv_events") if name in tables}
 
 
+def open_many_files() -> None:
+    """Lets this process have as many files open as the system allows it, where it has taken less."""
+    # every slab of memory takes two in a store and one in each client, every connection another; the soft limit is
+    # mostly 1,024, for the sake of programs that call select(), which can watch no more and which nothing here calls
+    with suppress(OSError, ValueError):
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class StoreHost:
     """Opens the configured store and serves it, on `port` instead of the configured one. It knows nothing of Ray."""
 
     def __init__(self, tables: Mapping[str, Any], node: str, port: int | None = None) -> None:
+        open_many_files()
         self._tables = store_tables(tables)
         settings = build(ServiceSettings, tables.get("service", {}), "service")
         if port is not None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from cachestore.cluster.host import actor_name
+from cachestore.cluster.host import actor_name, open_many_files
 from cachestore.cluster.runtime import NAMESPACE
 from cachestore.errors import Unavailable
 from cachestore.registry import Catalogue
@@ -33,6 +33,7 @@ class Replica:
         import ray
         from ray import serve
 
+        open_many_files()
         _stay_on_loopback(ray.util.get_node_ip_address())
         node = ray.get_runtime_context().get_node_id()
         store = ray.get(ray.get_actor(actor_name(node), namespace=NAMESPACE).address.remote(), timeout=30)

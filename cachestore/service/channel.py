@@ -2,8 +2,8 @@
 
 import grpc
 
-from cachestore.service.credentials import SYSTEM, Credentials
-from cachestore.service.files import read_private, read_public
+from cachestore.service.auth.credentials import SYSTEM, Credentials
+from cachestore.service.auth.files import read_private, read_public
 from cachestore.service.options import CLIENT, Options
 
 

@@ -11,8 +11,8 @@ from cachestore.errors import InvalidArgument, Unavailable
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
 from cachestore.service import convert, convert_pins, convert_put
+from cachestore.service.auth.credentials import Credentials
 from cachestore.service.connection import Connection
-from cachestore.service.credentials import Credentials
 from cachestore.service.members import Member
 from cachestore.service.remote_put import RemotePut
 from cachestore.service.remote_reading import RemoteReading

@@ -10,14 +10,14 @@ from typing import Any
 import grpc
 
 from cachestore.errors import ConfigError, Unavailable, Untrusted
-from cachestore.service import frames
+from cachestore.service.auth.credentials import Credentials
+from cachestore.service.auth.tls import Stamp, stamp
 from cachestore.service.channel import open_channel
-from cachestore.service.credentials import Credentials
 from cachestore.service.preflight import Preflight
 from cachestore.service.retries import Retries
 from cachestore.service.status import error_of
-from cachestore.service.tls import Stamp, stamp
-from cachestore.service.watchdog import Replaced, Watchdog, Watched
+from cachestore.service.stream import frames
+from cachestore.service.stream.watchdog import Replaced, Watchdog, Watched
 from cachestore.wire import store_pb2 as wire
 from cachestore.wire.store_pb2_grpc import CacheStoreStub
 

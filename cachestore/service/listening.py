@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 
 from cachestore.errors import ConfigError
+from cachestore.service.auth.tls import ServerTls
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.tls import ServerTls
 
 
 def listen(server: grpc.Server, settings: ServiceSettings, tls: ServerTls) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import grpc
 
 from cachestore.errors import ConfigError, Untrusted
-from cachestore.service.credentials import Credentials, host_of
-from cachestore.service.tls import client_context
+from cachestore.service.auth.credentials import Credentials, host_of
+from cachestore.service.auth.tls import client_context
 
 SECONDS = 0.2
 """How long a look may take: calls end soon after their deadline, whatever the store does."""

@@ -9,23 +9,24 @@ from grpc_reflection.v1alpha import reflection
 
 from cachestore.errors import Unavailable
 from cachestore.metrics import Figure
-from cachestore.service import listening, probing
+from cachestore.service import listening
 from cachestore.service.allocation import keep_freed_memory
-from cachestore.service.authority import Authority
+from cachestore.service.auth.authority import Authority
+from cachestore.service.auth.exposure import Exposure
+from cachestore.service.auth.guard import Guard
+from cachestore.service.auth.tls import ServerTls
 from cachestore.service.budget import Budget
-from cachestore.service.bulk_server import BulkServer
-from cachestore.service.draining import Drain
-from cachestore.service.exposure import Exposure
-from cachestore.service.guard import Guard
-from cachestore.service.health import SERVICE, Health
+from cachestore.service.bulk.server import BulkServer
+from cachestore.service.health import probing
+from cachestore.service.health.draining import Drain
+from cachestore.service.health.probing import Look, Prober
+from cachestore.service.health.servicer import SERVICE, Health
+from cachestore.service.health.stalls import Stalls
 from cachestore.service.members import Members
 from cachestore.service.options import SERVER
-from cachestore.service.probing import Look, Prober
 from cachestore.service.servicer import Servicer
 from cachestore.service.session_server import SessionServer
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.stalls import Stalls
-from cachestore.service.tls import ServerTls
 from cachestore.store.tiered import TieredStore
 from cachestore.wire.store_pb2_grpc import add_CacheStoreServicer_to_server
 
@@ -72,6 +73,7 @@ class CacheStoreServer:
             *self.guard.refused.figures(),
             *self.stalls.counters.figures(),
             *self.bulk.counters.figures(),
+            *self.sessions.figures(),
         ]
 
     def open(self) -> None:

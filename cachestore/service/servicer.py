@@ -8,17 +8,19 @@ import grpc
 
 from cachestore.deadline import Deadline
 from cachestore.metrics import Figure
-from cachestore.service import convert, convert_pins, reading, watching, writing
+from cachestore.service import convert, convert_pins
+from cachestore.service.auth.guard import deadline_of
+from cachestore.service.auth.identity import Role, identity_of, namespace_of
 from cachestore.service.budget import Budget
-from cachestore.service.bulk_server import BulkServer
-from cachestore.service.draining import Drain
-from cachestore.service.frames import PlaneFrame
-from cachestore.service.guard import deadline_of
-from cachestore.service.identity import Role, identity_of, namespace_of
+from cachestore.service.bulk.server import BulkServer
+from cachestore.service.events import watching
+from cachestore.service.health.draining import Drain
+from cachestore.service.health.stalls import Stalls
 from cachestore.service.members import Members
 from cachestore.service.session_server import SessionServer
 from cachestore.service.settings import MAX_MESSAGE, ServiceSettings
-from cachestore.service.stalls import Stalls
+from cachestore.service.stream import reading, writing
+from cachestore.service.stream.frames import PlaneFrame
 from cachestore.store.base import Lease
 from cachestore.store.local import LocalStore
 from cachestore.store.put import LocalPut

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, PermissionDenied
-from cachestore.service import convert, reading
-from cachestore.service.identity import Identity
-from cachestore.service.methods import LEAST_ROLE
+from cachestore.service import convert
+from cachestore.service.auth.identity import Identity
+from cachestore.service.auth.methods import LEAST_ROLE
 from cachestore.service.session_put import SessionPut
 from cachestore.service.session_slabs import SessionSlabs, SlabNumbers
+from cachestore.service.stream import reading
 from cachestore.store.base import Lease
 from cachestore.store.local import LocalStore
 from cachestore.tiers.slab import Slot

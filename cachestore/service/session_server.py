@@ -18,10 +18,11 @@ from google.protobuf.message import DecodeError
 
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, Mismatch, Overloaded, PermissionDenied
+from cachestore.metrics import Figure
 from cachestore.service import status
+from cachestore.service.auth.identity import Identity, Role
 from cachestore.service.budget import Budget
-from cachestore.service.draining import Drain, draining
-from cachestore.service.identity import Identity, Role
+from cachestore.service.health.draining import Drain, draining
 from cachestore.service.session import Session
 from cachestore.service.session_place import SessionPlace, session_place
 from cachestore.service.session_slabs import SlabNumbers
@@ -110,6 +111,17 @@ class SessionServer:
         """Whether a client may be writing to memory of the store: its put is open."""
         with self._lock:
             return any(session.lent for session in self._sessions)
+
+    def figures(self) -> list[Figure]:
+        """How many sessions there are, and the memory that the store gave up and idle clients keep until they call."""
+        with self._lock:
+            sessions = list(self._sessions)
+        # the clients of a node that map the same slab keep the same memory
+        kept = {number: nbytes for session in sessions for number, nbytes in session.slabs.untold().items()}
+        return [
+            Figure("sessions", (), len(sessions)),
+            Figure("sessions_kept_bytes", (), sum(kept.values())),
+        ]
 
     def attach(self, identity: Identity, writer: bool) -> tuple[str, bytes]:
         """Where to connect, and the ticket to show there."""

@@ -36,13 +36,20 @@ class News(NamedTuple):
     descriptor: int
 
 
+class Known(NamedTuple):
+    """A slab that the client was told of."""
+
+    slab: weakref.ref[Slab]
+    nbytes: int
+
+
 @dataclass(eq=False)
 class SessionSlabs:
     """The slabs that one client knows; it may write to those of `owner`, which is its session."""
 
     numbers: SlabNumbers
     owner: bytes
-    _known: dict[int, weakref.ref[Slab]] = field(default_factory=dict)
+    _known: dict[int, Known] = field(default_factory=dict)
     _new: list[Slab] = field(default_factory=list)
     _number_of: "weakref.WeakKeyDictionary[Slab, int]" = field(default_factory=weakref.WeakKeyDictionary)
 
@@ -52,7 +59,7 @@ class SessionSlabs:
         if number is None:
             number = self._number_of[slab] = self.numbers.of(slab)
             # weak: memory that the tier gives up must not wait for this client
-            self._known[number] = weakref.ref(slab)
+            self._known[number] = Known(weakref.ref(slab), slab.size)
             self._new.append(slab)
         return number
 
@@ -71,10 +78,14 @@ class SessionSlabs:
 
     def gone(self) -> list[int]:
         """The slabs that the client knows and that are given up; it is told once."""
-        gone = [number for number, slab in self._known.items() if slab() is None]
+        gone = list(self.untold())
         for number in gone:
             del self._known[number]
         return gone
+
+    def untold(self) -> dict[int, int]:
+        """Bytes, by number, of the slabs that are given up and that the client may map still: it was not told yet."""
+        return {number: nbytes for number, (slab, nbytes) in list(self._known.items()) if slab() is None}
 
     def _told(self, slab: Slab) -> News:
         writable = slab.owner == self.owner

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 
 from cachestore.config import Bytes, Seconds, build
 from cachestore.errors import ConfigError
-from cachestore.service.identity_settings import NAME, IdentitySettings
+from cachestore.service.auth.settings import NAME, IdentitySettings
 
 MAX_MESSAGE = 4 << 20
 """Bytes of the largest message either side takes; a protocol constant, so that both sides agree on it."""

@@ -1,6 +1,7 @@
 """Where the planes of one put go on this node: into the store's own memory, with the code of a put in its process."""
 
 from collections.abc import Sequence
+from itertools import count
 from threading import RLock
 
 from cachestore.block import Buffer
@@ -12,7 +13,7 @@ from cachestore.service import convert_put
 from cachestore.service.convert_put import Reservation
 from cachestore.service.shared_session import Lost, SharedSession
 from cachestore.service.shared_sessions import SharedSessions
-from cachestore.store.adopting import leave_table
+from cachestore.store.adopting import Front
 from cachestore.store.base import PutAnswer
 from cachestore.store.laying import Laying, Layout, layout_of
 from cachestore.wire import session_pb2, store_pb2
@@ -44,14 +45,15 @@ class SharedSink:
         self._deadline = deadline
         self._id = reserved.write.put
         self._answers = convert_put.answers(reserved.write.answers)
-        self._places = dict(zip(reserved.places.blocks, session.places(reserved.places), strict=True))
         layouts: dict[int, Layout] = {}
-        self._open: dict[int, Laying] = {}
-        for number, place in self._places.items():
+        self._open: dict[int, tuple[Laying, Front]] = {}
+        self._writes = count(1)
+        for number, place in zip(reserved.places.blocks, session.places(reserved.places), strict=True):
             planes = reservation.plans[number].planes
             # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
             layout = layouts.get(id(planes)) or layouts.setdefault(id(planes), layout_of(planes))
-            self._open[number] = Laying(layout, place.bytes[layout.start :])
+            slot = place.bytes
+            self._open[number] = Laying(layout, slot[layout.start :]), Front(slot, layout.start)
         # an abort gives the memory to others, so it waits for what is being written
         self._writing = RLock()
 
@@ -63,24 +65,24 @@ class SharedSink:
         self._deadline.check("writing")
         with self._writing:
             self._opened()
-            laying = self._open.get(block)
-            if laying is None:
+            if block not in self._open:
                 return
+            laying, front = self._open[block]
             if self._codec.id == RAW:
                 laying.append_run(laying.layout.run(block, planes.start, data), data)
+                front.laid(planes, laying.table(), next(self._writes))
                 return
             at = 0
             for number in planes:
                 plane = laying.layout.planes[number]
                 laying.append(number, encode_plane(self._codec, data[at : at + plane.raw_bytes], plane))
+                front.laid(range(number, number + 1), laying.table(), next(self._writes))
                 at += plane.raw_bytes
 
     def commit(self, blocks: Sequence[int], lease_ms: int) -> store_pb2.WriteResponse:
         with self._writing:
             for block in blocks:
-                laying = self._open.pop(block, None)
-                if laying is not None:
-                    leave_table(self._places[block].bytes, laying.table())
+                self._open.pop(block, None)
             commit = session_pb2.SharedCommit(put=self._id, blocks=blocks, lease_ms=lease_ms)
             return self._asked(session_pb2.SessionRequest(commit=commit)).write
 
@@ -98,7 +100,6 @@ class SharedSink:
                 session.close()
             self._session = None
             self._open.clear()
-            self._places.clear()
             self._sessions.give(session, writer=True)
 
     def _asked(self, request: session_pb2.SessionRequest) -> session_pb2.SessionAnswer:

@@ -17,8 +17,8 @@ TRANSPORTS = Catalogue(
     "transports",
     {
         "shared": "cachestore.service.shared:Shared",
-        "bulk": "cachestore.service.bulk:Bulk",
-        "stream": "cachestore.service.stream:Stream",
+        "bulk": "cachestore.service.bulk.transport:Bulk",
+        "stream": "cachestore.service.stream.transport:Stream",
     },
 )
 

@@ -12,8 +12,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from cachestore.service.credentials import Credentials
-from cachestore.service.identity import Role
+from cachestore.service.auth.credentials import Credentials
+from cachestore.service.auth.identity import Role
 
 CPU = '[[tiers]]\nname = "cpu"\ncapacity = "8MiB"\n'
 

@@ -13,8 +13,8 @@ from cachestore.block import Block
 from cachestore.hashing import Chain
 from cachestore.index import Name
 from cachestore.metrics import total
+from cachestore.service.auth.identity import DEFAULT_NAMESPACE
 from cachestore.service.client import RemoteStore
-from cachestore.service.identity import DEFAULT_NAMESPACE
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.store.base import Store, put_blocks

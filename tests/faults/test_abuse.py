@@ -13,7 +13,7 @@ import pytest
 
 from cachestore.errors import CacheStoreError, Overloaded
 from cachestore.service import convert_put
-from cachestore.service.frames import WRITE
+from cachestore.service.stream.frames import WRITE
 from cachestore.store.base import Durability
 from cachestore.testing import plans_of
 from cachestore.wire import store_pb2 as wire_pb2

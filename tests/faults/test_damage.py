@@ -11,7 +11,7 @@ import pytest
 from cachestore.errors import CacheStoreError, DeadlineExceeded
 from cachestore.metrics import total
 from cachestore.service import convert_put, server
-from cachestore.service.frames import WRITE
+from cachestore.service.stream.frames import WRITE
 from cachestore.store.base import Durability
 from cachestore.testing import plans_of, write_blocks
 from cachestore.wire import store_pb2 as wire_pb2

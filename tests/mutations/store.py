@@ -203,7 +203,9 @@ STORE = (
         _COPYING,
         "    if stale:\n        keys = [",
         "    if False:\n        keys = [",
-        ("tests/store/test_leases_and_reads.py::test_a_copy_that_is_on_its_way_when_its_block_is_deleted_is_taken_back",),
+        (
+            "tests/store/test_leases_and_reads.py::test_a_copy_that_is_on_its_way_when_its_block_is_deleted_is_taken_back",
+        ),
     ),
     Mutation(
         "copy lives longer than its block",

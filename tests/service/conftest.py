@@ -11,13 +11,13 @@ import pytest
 
 from cachestore.codecs import create
 from cachestore.eviction.lru import Lru
-from cachestore.service.certificates import Made, make
+from cachestore.service.auth.certificates import Made, make
+from cachestore.service.auth.credentials import Credentials
+from cachestore.service.auth.settings import IdentitySettings
+from cachestore.service.auth.tokens import digest_of, load_private, new_token, sign
 from cachestore.service.client import RemoteStore
-from cachestore.service.credentials import Credentials
-from cachestore.service.identity_settings import IdentitySettings
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.tokens import digest_of, load_private, new_token, sign
 from cachestore.store.tiered import TieredStore
 from cachestore.tiers.cpu import Cpu
 

@@ -12,13 +12,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from cachestore.errors import LeaseExpired, PermissionDenied, Unauthenticated
 from cachestore.hashing import Chain
+from cachestore.service.auth.credentials import Credentials
+from cachestore.service.auth.identity import Identity, Role, identity_of
+from cachestore.service.auth.methods import HEALTH, LEAST_ROLE, WITHOUT_NAMESPACE
+from cachestore.service.auth.tokens import new_token
 from cachestore.service.client import RemoteStore
-from cachestore.service.credentials import Credentials
-from cachestore.service.identity import Identity, Role, identity_of
-from cachestore.service.methods import HEALTH, LEAST_ROLE, WITHOUT_NAMESPACE
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.tokens import new_token
 from cachestore.store.base import PutStatus, put_blocks
 from cachestore.testing import random_prompt, small_spec
 from cachestore.wire import worker_pb2, worker_pb2_grpc

@@ -11,11 +11,11 @@ import pytest
 from cachestore import settings
 from cachestore.config import build
 from cachestore.errors import ConfigError
-from cachestore.service.certificates import Made
+from cachestore.service.auth.certificates import Made
+from cachestore.service.auth.exposure import Exposure
+from cachestore.service.auth.files import read_private, read_public, write_private
+from cachestore.service.auth.settings import IdentitySettings
 from cachestore.service.client import RemoteStore
-from cachestore.service.exposure import Exposure
-from cachestore.service.files import read_private, read_public, write_private
-from cachestore.service.identity_settings import IdentitySettings
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.store.tiered import TieredStore

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from cachestore.errors import CacheStoreError, InvalidArgument, PermissionDenied, Unauthenticated
 from cachestore.hashing import Chain
-from cachestore.service import tokens
+from cachestore.service.auth import tokens
+from cachestore.service.auth.credentials import Credentials
 from cachestore.service.client import RemoteStore
-from cachestore.service.credentials import Credentials
 from cachestore.service.members import Member
 from cachestore.service.server import CacheStoreServer
 from cachestore.store.base import put_blocks

@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cachestore.errors import CacheStoreError, ConfigError, Unauthenticated, Unavailable, Untrusted
-from cachestore.service.certificates import Made, make
+from cachestore.service.auth.certificates import Made, make
+from cachestore.service.auth.credentials import SYSTEM, Credentials
+from cachestore.service.auth.settings import IdentitySettings
+from cachestore.service.auth.tls import ServerTls, client_context, server_context
 from cachestore.service.client import RemoteStore
-from cachestore.service.credentials import SYSTEM, Credentials
-from cachestore.service.identity_settings import IdentitySettings
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.tls import ServerTls, client_context, server_context
 
 Serve = Callable[..., CacheStoreServer]
 NAMES = ("localhost", "127.0.0.1")
@@ -308,7 +308,7 @@ def test_what_cannot_be_used_leaves_what_was_there(
             with RemoteStore(server.address, credentials=trusting(made)) as store:
                 assert store.stats()
         assert serial(server.address, trusting(made)) == first
-        said = [record.getMessage() for record in caplog.records if record.name == "cachestore.service.tls"]
+        said = [record.getMessage() for record in caplog.records if record.name == "cachestore.service.auth.tls"]
         assert len(said) == 1 and "the old ones stay" in said[0]
         if mend is not None:
             mend()

@@ -15,14 +15,17 @@ from cachestore.block import BlockSpec, Part, Slot
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, DeadlineExceeded, Unavailable
 from cachestore.metrics import total
-from cachestore.service import bulk_lines, bulk_server, frames, tickets
-from cachestore.service.bulk_format import ANSWER, BLOCK, COMMIT, FRAME, GO, LAST, RAW, REQUEST, TICKET
-from cachestore.service.bulk_line import PlainLine
-from cachestore.service.certificates import Made
+from cachestore.service import tickets
+from cachestore.service.auth.certificates import Made
+from cachestore.service.auth.credentials import Credentials
+from cachestore.service.bulk import lines as bulk_lines
+from cachestore.service.bulk import server as bulk_server
+from cachestore.service.bulk.format import ANSWER, BLOCK, COMMIT, FRAME, GO, LAST, RAW, REQUEST, TICKET
+from cachestore.service.bulk.line import PlainLine
 from cachestore.service.client import RemoteStore
 from cachestore.service.convert_put import Reservation, reserve_message
-from cachestore.service.credentials import Credentials
 from cachestore.service.server import SERVICE, CacheStoreServer
+from cachestore.service.stream import frames
 from cachestore.store.base import Durability, PutStatus, Store, put_blocks
 from cachestore.testing import StoreTests, check_sums, plans_of, random_prompt, same, small_spec
 from cachestore.testing.puts import PutTests
@@ -43,8 +46,8 @@ def no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> bytes:
         raise AssertionError("bytes of a block in a message of gRPC")
 
-    monkeypatch.setattr("cachestore.service.reading.frames.block_frame", refuse)
-    monkeypatch.setattr("cachestore.service.stream_put.plane_frame", refuse)
+    monkeypatch.setattr("cachestore.service.stream.reading.frames.block_frame", refuse)
+    monkeypatch.setattr("cachestore.service.stream.sink.plane_frame", refuse)
 
 
 @pytest.fixture

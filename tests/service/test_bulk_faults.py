@@ -57,8 +57,8 @@ def everywhere(places: list[int], quick: int) -> list[object]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cachestore.service.bulk_lines.STALL_SECONDS", 0.4)
-    monkeypatch.setattr("cachestore.service.bulk_source.PATIENCE", 0.4)
+    monkeypatch.setattr("cachestore.service.bulk.lines.STALL_SECONDS", 0.4)
+    monkeypatch.setattr("cachestore.service.bulk.source.PATIENCE", 0.4)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from cachestore.block import BlockSpec, Slot
 from cachestore.errors import Unavailable
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
-from cachestore.service.frames import BlockFrame
 from cachestore.service.server import SERVICE, CacheStoreServer
+from cachestore.service.stream.frames import BlockFrame
 from cachestore.store.base import Loaded, put_blocks
 from cachestore.testing import check_sums, plans_of, random_prompt, same, small_spec
 from cachestore.wire import store_pb2 as wire

@@ -13,7 +13,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from cachestore.errors import CacheStoreError, Unavailable
 from cachestore.service.client import RemoteStore
-from cachestore.service.health import NOT_SERVING, SERVING
+from cachestore.service.health.servicer import NOT_SERVING, SERVING
 from cachestore.service.server import CacheStoreServer
 from cachestore.store.base import PutStatus, put_blocks
 from cachestore.testing import plans_of, random_prompt, small_spec, write_blocks

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachestore.block import Buffer
-from cachestore.service import frames
+from cachestore.service.stream import frames
 from cachestore.wire import store_pb2 as wire
 
 NUMBERS = st.integers(0, (1 << 32) - 1)

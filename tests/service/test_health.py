@@ -16,10 +16,10 @@ from cachestore.codecs import create
 from cachestore.deadline import Deadline
 from cachestore.eviction.lru import Lru
 from cachestore.hashing import namespace_id
-from cachestore.service.canary import NAMESPACE, kept_in_memory
-from cachestore.service.health import NOT_SERVING, SERVICE, SERVING, UNHEARD_OF, Health
-from cachestore.service.identity_settings import NAME
-from cachestore.service.probing import Prober
+from cachestore.service.auth.settings import NAME
+from cachestore.service.health.canary import NAMESPACE, kept_in_memory
+from cachestore.service.health.probing import Prober
+from cachestore.service.health.servicer import NOT_SERVING, SERVICE, SERVING, UNHEARD_OF, Health
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.store.base import put_blocks

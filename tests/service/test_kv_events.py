@@ -12,8 +12,8 @@ import zmq
 from cachestore.config import build
 from cachestore.errors import ConfigError
 from cachestore.hashing import Chain
-from cachestore.service.kv_events import KvEvents
-from cachestore.service.kv_events_publisher import Publisher
+from cachestore.service.events.kv_events import KvEvents
+from cachestore.service.events.publisher import Publisher
 from cachestore.store.base import put_blocks
 from cachestore.store.compose import compose
 from cachestore.store.tiered import TieredStore

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cachestore.hashing import Chain
-from cachestore.service import mirror as mirrors
 from cachestore.service.connection import Connection
-from cachestore.service.mirror import Mirror
-from cachestore.service.mirror_view import View
+from cachestore.service.events import mirror as mirrors
+from cachestore.service.events.mirror import Mirror
+from cachestore.service.events.view import View
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.watchdog import Watched
+from cachestore.service.stream.watchdog import Watched
 from cachestore.store.base import Lookup, Run, put_blocks
 from cachestore.store.compose import compose
 from cachestore.store.local import LocalStore

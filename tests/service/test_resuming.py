@@ -15,10 +15,10 @@ from cachestore.hashing import Chain
 from cachestore.seal import digest
 from cachestore.service import convert
 from cachestore.service.client import RemoteStore
-from cachestore.service.frames import READ, BlockFrame, read_response
 from cachestore.service.options import SERVER
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.stream.frames import READ, BlockFrame, read_response
 from cachestore.store.base import put_blocks
 from cachestore.testing import random_prompt, same
 from cachestore.wire import store_pb2 as wire

@@ -14,13 +14,13 @@ from cachestore.block import Block, BlockSpec, Slot
 from cachestore.errors import PermissionDenied, Unavailable
 from cachestore.metrics import total
 from cachestore.service import session_server, session_socket, shared_session, shared_sessions, shared_source
+from cachestore.service.auth.credentials import Credentials
+from cachestore.service.auth.identity import LOCAL
+from cachestore.service.auth.settings import IdentitySettings
+from cachestore.service.auth.tokens import digest_of
 from cachestore.service.client import RemoteStore
-from cachestore.service.credentials import Credentials
-from cachestore.service.identity import LOCAL
-from cachestore.service.identity_settings import IdentitySettings
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.tokens import digest_of
 from cachestore.store.base import Store, Verdict, put_blocks
 from cachestore.store.compose import compose
 from cachestore.store.reading import decoded

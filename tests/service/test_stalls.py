@@ -9,9 +9,10 @@ import grpc
 import pytest
 
 from cachestore.block import BlockSpec, Slot
-from cachestore.service import convert, frames
+from cachestore.service import convert
 from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
+from cachestore.service.stream import frames
 from cachestore.store.base import put_blocks
 from cachestore.testing import plans_of, random_prompt, small_spec
 from cachestore.wire import store_pb2 as wire

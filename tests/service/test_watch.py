@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from cachestore.hashing import Chain
-from cachestore.service import watching
+from cachestore.service.events import watching
 from cachestore.service.server import CacheStoreServer
 from cachestore.store.base import put_blocks
 from cachestore.store.tiered import TieredStore

@@ -9,7 +9,7 @@ import pytest
 
 from cachestore.service.connection import Connection
 from cachestore.service.server import CacheStoreServer
-from cachestore.service.watchdog import LATE, Replaced, Watchdog, Watched
+from cachestore.service.stream.watchdog import LATE, Replaced, Watchdog, Watched
 from cachestore.wire import store_pb2 as wire
 
 

@@ -10,8 +10,8 @@ from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.seal import checksum
 from cachestore.service.client import RemoteStore
-from cachestore.service.frames import WRITE
 from cachestore.service.server import CacheStoreServer
+from cachestore.service.stream.frames import WRITE
 from cachestore.store.tiered import TieredStore
 from cachestore.wire import store_pb2 as wire
 

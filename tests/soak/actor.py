@@ -12,8 +12,8 @@ from typing import Any
 
 from cachestore.block import Block
 from cachestore.errors import CacheStoreError
+from cachestore.service.auth.credentials import Credentials
 from cachestore.service.client import RemoteStore
-from cachestore.service.credentials import Credentials
 from cachestore.store.base import Durability
 from cachestore.testing import plans_of, write_blocks
 from tests.faults.values import block_of, right

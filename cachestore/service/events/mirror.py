@@ -13,7 +13,7 @@ from typing import Self
 from cachestore.errors import CacheStoreError, InternalError
 from cachestore.hashing import KEY_BYTES, Chain
 from cachestore.service.connection import Connection
-from cachestore.service.mirror_view import View
+from cachestore.service.events.view import View
 from cachestore.store.base import Lookup
 from cachestore.wire import store_pb2 as wire
 

@@ -12,8 +12,9 @@ from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.plane_table import Stored
 from cachestore.seal import Header
-from cachestore.service import convert, frames
+from cachestore.service import convert
 from cachestore.service.convert_put import layout_message
+from cachestore.service.stream import frames
 from cachestore.store.local import LocalStore
 from cachestore.store.provisional import Began, Ended, Wrote, sight
 from cachestore.store.received import same_sums

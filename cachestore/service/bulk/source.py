@@ -6,12 +6,12 @@ from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError
 from cachestore.seal import ENCRYPTED, MAX_PLANES, CorruptBlock, Header, header_bytes
-from cachestore.service.bulk_format import BLOCK, END, GONE, LAST, SENT
-from cachestore.service.bulk_line import Line
-from cachestore.service.bulk_lines import Lines
+from cachestore.service.bulk.format import BLOCK, END, GONE, LAST, SENT
+from cachestore.service.bulk.line import Line
+from cachestore.service.bulk.lines import Lines
 from cachestore.service.connection import Connection
 from cachestore.service.landing import Landing
-from cachestore.service.stream_source import begin, resumed
+from cachestore.service.stream.source import begin, resumed
 from cachestore.service.transport import Asked, Broken
 from cachestore.store.base import Loaded
 from cachestore.wire import store_pb2 as wire

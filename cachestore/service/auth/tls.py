@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import grpc
 
 from cachestore.errors import ConfigError
-from cachestore.service.credentials import SYSTEM, Credentials
-from cachestore.service.files import read_private, read_public
+from cachestore.service.auth.credentials import SYSTEM, Credentials
+from cachestore.service.auth.files import read_private, read_public
 from cachestore.service.settings import ServiceSettings
 
 _log = logging.getLogger(__name__)

@@ -23,14 +23,14 @@ from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError, ConfigError
 from cachestore.metrics import Counters
 from cachestore.seal import CorruptBlock
+from cachestore.service.auth.identity import Identity, identity_of
 from cachestore.service.budget import Budget
-from cachestore.service.bulk_format import RELEASE, REQUEST, TICKET
-from cachestore.service.bulk_line import Line, server_line
-from cachestore.service.bulk_receiving import Receiving
-from cachestore.service.bulk_sending import Sending
-from cachestore.service.identity import Identity, identity_of
-from cachestore.service.reading import Opened
+from cachestore.service.bulk.format import RELEASE, REQUEST, TICKET
+from cachestore.service.bulk.line import Line, server_line
+from cachestore.service.bulk.receiving import Receiving
+from cachestore.service.bulk.sending import Sending
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.stream.reading import Opened
 from cachestore.service.tickets import TICKET_SECONDS, Tickets
 from cachestore.store.local import LocalStore
 from cachestore.store.put import LocalPut

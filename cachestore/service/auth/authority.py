@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     import grpc
 
 from cachestore.errors import PermissionDenied, Unauthenticated
-from cachestore.service.credentials import AUTHORIZATION, TENANT
-from cachestore.service.gateway import Gateway
-from cachestore.service.identity import LOCAL, Identity, Role
+from cachestore.service.auth.credentials import AUTHORIZATION, TENANT
+from cachestore.service.auth.gateway import Gateway
+from cachestore.service.auth.identity import LOCAL, Identity, Role
+from cachestore.service.auth.tokens import digest_of
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.tokens import digest_of
 
 BEARER = "Bearer "
 

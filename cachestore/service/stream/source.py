@@ -13,8 +13,8 @@ from cachestore.errors import CacheStoreError, Mismatch, Unavailable
 from cachestore.seal import ENCRYPTED, CorruptBlock, Header, digest
 from cachestore.service import convert
 from cachestore.service.connection import Connection
-from cachestore.service.frames import BlockFrame
 from cachestore.service.landing import Landing, Target
+from cachestore.service.stream.frames import BlockFrame
 from cachestore.service.transport import Asked, Broken
 from cachestore.store.base import Loaded
 from cachestore.store.received import Received

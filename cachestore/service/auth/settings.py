@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cachestore.errors import ConfigError
 from cachestore.registry import nearest
-from cachestore.service.identity import DEFAULT_NAMESPACE, Identity, Role
+from cachestore.service.auth.identity import DEFAULT_NAMESPACE, Identity, Role
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
 """Names of identities and namespaces: they appear in logs and figures, so nothing in them may need escaping."""

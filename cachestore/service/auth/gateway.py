@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cachestore.errors import Unauthenticated
-from cachestore.service import tokens
-from cachestore.service.files import read_public
-from cachestore.service.tokens import Tenant
+from cachestore.service.auth import tokens
+from cachestore.service.auth.files import read_public
+from cachestore.service.auth.tokens import Tenant
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -24,7 +24,7 @@ import zmq
 from cachestore.errors import ConfigError
 from cachestore.index import Name
 from cachestore.seal import CorruptBlock, Header
-from cachestore.service.kv_events import KvEvents
+from cachestore.service.events.kv_events import KvEvents
 from cachestore.store.events import Change, Content, Event
 from cachestore.store.following import Follower, Snapshot, joined
 from cachestore.store.local import LocalStore

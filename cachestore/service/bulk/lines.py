@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from cachestore.deadline import Deadline
 from cachestore.errors import ConfigError
-from cachestore.service.bulk_format import ANSWER, GO, RELEASE, REQUEST, TICKET
-from cachestore.service.bulk_line import Line, client_line
+from cachestore.service.auth.credentials import host_of, stays_here
+from cachestore.service.auth.tls import client_context
+from cachestore.service.bulk.format import ANSWER, GO, RELEASE, REQUEST, TICKET
+from cachestore.service.bulk.line import Line, client_line
 from cachestore.service.connection import Connection
-from cachestore.service.credentials import host_of, stays_here
-from cachestore.service.tls import client_context
 from cachestore.wire import store_pb2 as wire
 
 STALL_SECONDS = 3.0

@@ -8,7 +8,8 @@ from cachestore.block import Buffer
 from cachestore.errors import Aborted, InvalidArgument
 from cachestore.seal import MAX_PLANES
 from cachestore.service import status
-from cachestore.service.bulk_format import (
+from cachestore.service.auth.identity import Identity
+from cachestore.service.bulk.format import (
     ANSWER,
     CODED,
     COMMIT,
@@ -21,9 +22,8 @@ from cachestore.service.bulk_format import (
     ROW,
     SUM,
 )
-from cachestore.service.bulk_line import Line
-from cachestore.service.identity import Identity
-from cachestore.service.writing import committed
+from cachestore.service.bulk.line import Line
+from cachestore.service.stream.writing import committed
 from cachestore.store.put import LocalPut
 from cachestore.wire import session_pb2
 from cachestore.wire import store_pb2 as wire

@@ -15,7 +15,7 @@ from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.service import convert, convert_put
 from cachestore.service.budget import Budget
-from cachestore.service.frames import PlaneFrame
+from cachestore.service.stream.frames import PlaneFrame
 from cachestore.store.base import BlockPlan, PutStatus
 from cachestore.store.local import LocalStore
 from cachestore.store.put import LocalPut

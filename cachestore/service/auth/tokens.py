@@ -23,8 +23,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from cachestore.errors import ConfigError, InvalidArgument, Unauthenticated
-from cachestore.service.identity import Role
-from cachestore.service.identity_settings import NAME
+from cachestore.service.auth.identity import Role
+from cachestore.service.auth.settings import NAME
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

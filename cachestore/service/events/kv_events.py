@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from cachestore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cachestore.service.kv_events_publisher import Publisher
+    from cachestore.service.events.publisher import Publisher
     from cachestore.store.tiered import TieredStore
 
 
@@ -48,7 +48,7 @@ class KvEvents:
         if not self.endpoint:
             return None
         try:
-            from cachestore.service.kv_events_publisher import Publisher
+            from cachestore.service.events.publisher import Publisher
         except ImportError as error:
             raise ConfigError(
                 f"kv_events.endpoint needs {error.name}: pip install 'kv-cachestore[events]', or leave it empty"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from cachestore.errors import ConfigError
-from cachestore.service.files import read_private
+from cachestore.service.auth.files import read_private
 
 AUTHORIZATION = "authorization"
 """The metadata that carries the caller's token, as `Bearer <token>`."""

@@ -14,9 +14,9 @@ from cachestore.errors import Unavailable
 from cachestore.seal import checksums
 from cachestore.service import convert_put
 from cachestore.service.connection import Connection
-from cachestore.service.frames import plane_frame
-from cachestore.service.outbox import Outbox
 from cachestore.service.status import error_of
+from cachestore.service.stream.frames import plane_frame
+from cachestore.service.stream.outbox import Outbox
 from cachestore.store.base import PutAnswer
 from cachestore.wire import store_pb2 as wire
 

@@ -16,9 +16,9 @@ from functools import partial
 from threading import Event, Thread
 
 from cachestore.deadline import Deadline
-from cachestore.service.canary import NAMESPACE, kept_below, kept_in_memory
-from cachestore.service.health import NOT_SERVING, SERVING, UNKNOWN, Health
-from cachestore.service.identity import Identity, Role
+from cachestore.service.auth.identity import Identity, Role
+from cachestore.service.health.canary import NAMESPACE, kept_below, kept_in_memory
+from cachestore.service.health.servicer import NOT_SERVING, SERVING, UNKNOWN, Health
 from cachestore.service.session_server import SessionServer
 from cachestore.service.shared_session import SharedSession
 from cachestore.store.tiered import TieredStore

@@ -7,10 +7,10 @@ from cachestore.block import Part
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.seal import CorruptBlock
-from cachestore.service.bulk_format import ANSWER, BLOCK, END, GO, GONE, LAST, SENT
-from cachestore.service.bulk_line import Line
+from cachestore.service.auth.identity import Identity
+from cachestore.service.bulk.format import ANSWER, BLOCK, END, GO, GONE, LAST, SENT
+from cachestore.service.bulk.line import Line
 from cachestore.service.convert import MOST_KEYS, verdicts
-from cachestore.service.identity import Identity
 from cachestore.service.ranges import ranges
 from cachestore.store.local import LocalStore
 from cachestore.store.reading import SealedBlock, SealedReading

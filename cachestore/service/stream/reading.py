@@ -8,8 +8,9 @@ from cachestore.block import Part
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, InvalidArgument
 from cachestore.seal import CorruptBlock, digest
-from cachestore.service import convert, frames, provisional
+from cachestore.service import convert
 from cachestore.service.ranges import ranges
+from cachestore.service.stream import frames, provisional
 from cachestore.service.words import PURPOSE
 from cachestore.store.base import Lease
 from cachestore.store.local import LocalStore

@@ -1,6 +1,6 @@
 """What a caller must be to call a method. A method that is not here is refused to everybody."""
 
-from cachestore.service.identity import Role
+from cachestore.service.auth.identity import Role
 
 OURS = "/cachestore.v1."
 """Begins the methods of our own contract."""

@@ -13,7 +13,7 @@ from cachestore.codecs.planes import encode_plane, slices, starts
 from cachestore.deadline import Deadline
 from cachestore.errors import Unavailable
 from cachestore.seal import checksums
-from cachestore.service.bulk_format import (
+from cachestore.service.bulk.format import (
     ANSWER,
     CODED,
     COMMIT,
@@ -26,11 +26,11 @@ from cachestore.service.bulk_format import (
     ROW,
     SUM,
 )
-from cachestore.service.bulk_line import Line
-from cachestore.service.bulk_lines import Lines
+from cachestore.service.bulk.line import Line
+from cachestore.service.bulk.lines import Lines
 from cachestore.service.convert_put import Reservation
 from cachestore.service.status import named
-from cachestore.service.stream_put import StreamSink
+from cachestore.service.stream.sink import StreamSink
 from cachestore.store.base import PutAnswer
 from cachestore.wire import session_pb2
 from cachestore.wire import store_pb2 as wire

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cachestore.errors import ConfigError, InvalidArgument
-from cachestore.service.files import read_private, read_public, write_private, write_public
+from cachestore.service.auth.files import read_private, read_public, write_private, write_public
 
 if TYPE_CHECKING:
     from cryptography import x509

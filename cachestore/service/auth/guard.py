@@ -14,11 +14,12 @@ from google.protobuf.message import DecodeError
 from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError, DeadlineExceeded, InvalidArgument, PermissionDenied, Unauthenticated
 from cachestore.metrics import Counters
-from cachestore.service import frames, status
-from cachestore.service.authority import Authority
+from cachestore.service import status
+from cachestore.service.auth.authority import Authority
+from cachestore.service.auth.identity import identify
+from cachestore.service.auth.methods import HEALTH, LEAST_ROLE, OURS, WITHOUT_NAMESPACE
 from cachestore.service.budget import Budget
-from cachestore.service.identity import identify
-from cachestore.service.methods import HEALTH, LEAST_ROLE, OURS, WITHOUT_NAMESPACE
+from cachestore.service.stream import frames
 
 MOST_NAME = 256
 """Bytes of a name that is watched: the library keeps every name that was ever asked for."""

@@ -15,8 +15,8 @@ from cachestore.seal import CorruptBlock
 from cachestore.service import convert
 from cachestore.service.connection import Connection
 from cachestore.service.convert_put import layout
-from cachestore.service.frames import PlaneFrame
-from cachestore.service.stream_source import RESUME_PAUSE, RESUMES, StreamSource
+from cachestore.service.stream.frames import PlaneFrame
+from cachestore.service.stream.source import RESUME_PAUSE, RESUMES, StreamSource
 from cachestore.service.transport import Asked
 from cachestore.store.base import Provisional
 from cachestore.store.received import Received

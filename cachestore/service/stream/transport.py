@@ -7,9 +7,9 @@ from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
 from cachestore.service.connection import Connection
 from cachestore.service.convert_put import Reservation
-from cachestore.service.stream_following import StreamFollowing
-from cachestore.service.stream_put import StreamSink
-from cachestore.service.stream_source import StreamSource
+from cachestore.service.stream.following import StreamFollowing
+from cachestore.service.stream.sink import StreamSink
+from cachestore.service.stream.source import StreamSource
 from cachestore.service.transport import Asked
 from cachestore.wire import store_pb2 as wire
 
