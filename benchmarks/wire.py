@@ -7,10 +7,11 @@ ratios of neighbours. Behind each ratio stand the medians of both sides in GB/s.
 
     python benchmarks/wire.py [--quick] [--json] [--seconds S] [--rows PREFIX ...] [--pin [CORES]] [--peers [DIR]]
 
-`--peers` runs Mooncake Store and LMCache in the same turns, from the environment that `make bench-peers` makes or from
-DIR, and then everything in a network of its own that has loopback only, since Mooncake listens wherever it can.
-Round trips depend on where the processes sit: `--pin` keeps all of them on the first CORES cores, one if no number is
-given; the line about the machine says how many there were.
+`--peers` runs Mooncake Store and LMCache in the same turns, from the environment that `make bench-peers` makes or
+from DIR, and then everything in a network of its own that has loopback only, since Mooncake listens wherever it can.
+The client keeps memory that it frees (`cachestore.service.allocation`), as every process that serves does and a
+worker of ours would. Round trips depend on where the processes sit: `--pin` keeps all of them on the first CORES
+cores, one if no number is given; the line about the machine says how many there were.
 
 To add rows: a file with functions that take a `Report` and `Options`, and a line in `ROWS`.
 """
@@ -27,6 +28,8 @@ import wire_peers
 import wire_remote
 import wire_tls
 from report import Report
+
+from cachestore.service.allocation import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def main() -> None:
         options = Options(options.quick, options.seconds, no_peers=forbidden)
     if given.pin:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.pin])
+    keep_freed_memory()
     run(options, given.rows).print(given.json)
 
 

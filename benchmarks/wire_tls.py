@@ -12,8 +12,8 @@ from report import Report
 from wire_remote import TRANSPORTS, read
 from wire_sides import PROMPT_BYTES, Sides, fill, prompt_count, prompts, remote, served, timed
 
-from cachestore.service.certificates import make
-from cachestore.service.credentials import Credentials
+from cachestore.service.auth.certificates import make
+from cachestore.service.auth.credentials import Credentials
 from cachestore.service.settings import ServiceSettings
 
 if TYPE_CHECKING:

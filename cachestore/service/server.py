@@ -25,8 +25,8 @@ from cachestore.service.health.stalls import Stalls
 from cachestore.service.members import Members
 from cachestore.service.options import SERVER
 from cachestore.service.servicer import Servicer
-from cachestore.service.session_server import SessionServer
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.shared.server import SessionServer
 from cachestore.store.tiered import TieredStore
 from cachestore.wire.store_pb2_grpc import add_CacheStoreServicer_to_server
 

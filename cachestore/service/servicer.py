@@ -17,8 +17,8 @@ from cachestore.service.events import watching
 from cachestore.service.health.draining import Drain
 from cachestore.service.health.stalls import Stalls
 from cachestore.service.members import Members
-from cachestore.service.session_server import SessionServer
 from cachestore.service.settings import MAX_MESSAGE, ServiceSettings
+from cachestore.service.shared.server import SessionServer
 from cachestore.service.stream import reading, writing
 from cachestore.service.stream.frames import PlaneFrame
 from cachestore.store.base import Lease

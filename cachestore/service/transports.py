@@ -16,7 +16,7 @@ from cachestore.service.transport import Transport
 TRANSPORTS = Catalogue(
     "transports",
     {
-        "shared": "cachestore.service.shared:Shared",
+        "shared": "cachestore.service.shared.transport:Shared",
         "bulk": "cachestore.service.bulk.transport:Bulk",
         "stream": "cachestore.service.stream.transport:Stream",
     },

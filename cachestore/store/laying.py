@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from cachestore.codecs.planes import Piece, copy_planes, pieces_of, slices, star
 from cachestore.index import Entry
 from cachestore.plane_table import MOST_PLANES_KNOWN, Stored, table_of
 from cachestore.seal import DURABLE, OPAQUE, PARENT_BYTES, SHORT, Header, aligned, checksums, header_bytes
-from cachestore.store.adopting import payload_end, read_table
+from cachestore.store.adopting import last_write, payload_end, read_table
 from cachestore.store.arriving import Arrival
 from cachestore.store.base import BlockPlan
 from cachestore.store.checks import check_write, is_flat
@@ -171,7 +172,7 @@ class OpenBlock(Laying):
     """One block that is being written into the slot of its entry, then sealed.
 
     Whoever calls sees to it that the slot is not given to others meanwhile. `failed` says that one of the planes was
-    not what its sender meant; `told` has the planes of which a writer elsewhere said that it has laid them.
+    not what its sender meant; `seen` has the planes that a writer elsewhere was seen to have laid.
     """
 
     def __init__(self, entry: Entry, plan: BlockPlan, layout: Layout) -> None:
@@ -180,7 +181,9 @@ class OpenBlock(Laying):
         self.plan = plan
         self.failed = False
         self.sealed = False
-        self.told: set[int] = set()
+        self.seen = np.zeros(len(layout.planes), dtype=bool)
+        self._last_write: NDArray[np.uint64] | None = None
+        self._looked_at = 0
 
     @property
     def whole(self) -> bool:
@@ -192,22 +195,40 @@ class OpenBlock(Laying):
         """Bytes of its slot that are taken."""
         return self.layout.start + self.end
 
+    def lend(self) -> None:
+        """From now on a writer elsewhere may lay planes; what the slot says of an earlier block is forgotten first."""
+        self._last_write = last_write(self.entry.slot.bytes, self.layout.start)
+        self._last_write[0] = 0
+
     def adopt(self) -> None:
         """All planes were laid by a writer elsewhere, who left their table at the front of the slot."""
-        table = read_table(self.entry.slot.bytes, len(self.layout.planes))
+        table, writes = read_table(self.entry.slot.bytes, self.layout.table)
         end = payload_end(table, self.layout.table, self._payload.nbytes)
-        if not end:
+        laid = self._last_write is not None and self._last_write[0] > 0 and writes.all()
+        if not laid or not end:
             self.failed = True
             return
         self._table, self.end, self.written = table, end, set(range(len(table)))
 
-    def tell(self, planes: range, stored: NDArray[np.void]) -> bool:
-        """Planes were laid by a writer elsewhere, as these rows of its table say; False if they are not sound."""
-        sound = payload_end(stored, self.layout.table[planes.start : planes.stop], self._payload.nbytes) > 0
-        if sound:
-            self._table[planes.start : planes.stop] = stored
-            self.told.update(planes)
-        return sound
+    def look(self) -> list[tuple[int, range]]:
+        """What a writer elsewhere has laid since the last look: the number of each write, and planes of it.
+
+        It ends at a row that is not sound, which may not be whole yet. What counts in the end is what `adopt` finds.
+        """
+        if self._last_write is None or self.written or self._last_write[0] == self._looked_at:
+            return []
+        self._looked_at = self._last_write[0]
+        blank = self.layout.table
+        table, writes = read_table(self.entry.slot.bytes, blank)
+        found: list[tuple[int, range]] = []
+        for planes in _alike(np.where(self.seen, 0, writes)):
+            place = slice(planes.start, planes.stop)
+            if not payload_end(table[place], blank[place], self._payload.nbytes):
+                break
+            self._table[place] = table[place]
+            self.seen[place] = True
+            found.append((int(writes[planes.start]), planes))
+        return found
 
     def move(self, slot: Slot) -> Slot:
         """The bytes are in another slot from now on; the old one."""
@@ -235,3 +256,9 @@ class OpenBlock(Laying):
         packed = header.pack()
         np.copyto(entry.slot.bytes[: len(packed)], np.frombuffer(packed, dtype=np.uint8))
         self.sealed = True
+
+
+def _alike(numbers: NDArray[np.uint64]) -> list[range]:
+    """Where the same number stands several times in a row, zeros aside."""
+    edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    return [range(start, stop) for start, stop in pairwise(edges) if numbers[start]]

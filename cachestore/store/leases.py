@@ -6,7 +6,8 @@ hit, miss, corrupt or expired.
 
 import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cachestore.index import Entry, Index
@@ -55,16 +56,20 @@ class Holding:
         for block in held:
             block.open = True
 
-    def settle(self, block: Held, outcome: str) -> None:
-        """Ends an open block's count as `read_<outcome>`; a settled one stays as it is."""
-        if not block.open or self.purpose is None:
+    def settle(self, outcomes: Iterable[tuple[Held, str]]) -> None:
+        """Ends open blocks' counts as `read_<outcome>` each; a settled one stays as it is."""
+        if self.purpose is None:
             return
-        block.open = False
-        self.counters.add("read_open", -1, purpose=self.purpose)
-        if outcome == "hits":
-            self.counters.add("read_hits", 1, purpose=self.purpose, tier=block.tier)
-        else:
-            self.counters.add(f"read_{outcome}", 1, purpose=self.purpose)
+        settled: Counter[tuple[str, str]] = Counter()
+        for block, outcome in outcomes:
+            if block.open:
+                block.open = False
+                settled[outcome, block.tier if outcome == "hits" else ""] += 1
+        # counted once for all that are alike: a read's blocks mostly are
+        for (outcome, tier), blocks in settled.items():
+            self.counters.add("read_open", -blocks, purpose=self.purpose)
+            labels = {"tier": tier} if outcome == "hits" else {}
+            self.counters.add(f"read_{outcome}", blocks, purpose=self.purpose, **labels)
 
 
 @dataclass(eq=False)
@@ -98,8 +103,8 @@ class Leases:
         holding.over = True
         if holding.purpose is not None:
             holding.counters.took("read", time.monotonic() - holding.began)
+        holding.settle((block, "expired") for block in holding.blocks)
         for block in holding.blocks:
-            holding.settle(block, "expired")
             if block.entry is not None:
                 self.index.leave(block.entry)
 

@@ -93,9 +93,8 @@ class LocalStore:
         with self.tiered.index.changed:
             used = [block.key for block, verdict in zip(holding.blocks, verdicts, strict=False) if verdict is _USED]
             self.tiered.promotion.used(self.namespace, used)
-            for index, block in enumerate(holding.blocks):
-                verdict = verdicts[index] if index < len(verdicts) else Verdict.UNREAD
-                holding.settle(block, _OUTCOMES[verdict])
+            given = (*verdicts, *[Verdict.UNREAD] * (len(holding.blocks) - len(verdicts)))
+            holding.settle((block, _OUTCOMES[verdict]) for block, verdict in zip(holding.blocks, given, strict=True))
             self.tiered.leases.end(holding)
 
     def read(

@@ -2,13 +2,16 @@
 
 Every put keeps a journal of what it wrote. A follower of some keys is led to the journals of the blocks that are open
 under them, now or later, and reads on where it was; the writer only sets its flag, and does nothing if nobody follows.
+A writer in another process does not even that: whoever follows it looks, again and again.
 Nothing here protects a slot: whoever copies from one asks afterwards whether it still was its block's.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +28,12 @@ from cachestore.store.laying import OpenBlock
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
+
+LOOKS = (0.5e-3, 4e-3)
+"""The shortest and the longest time between two looks at what a writer in another process has laid, in seconds."""
+
+PATIENCE = 16
+"""Between two looks passes this part of the time since the last plane came: who waits long waits at little cost."""
 
 
 class Began(NamedTuple):
@@ -51,10 +60,14 @@ class Ended(NamedTuple):
 
 @dataclass(eq=False)
 class Journal:
-    """What one put wrote, in order, as key and planes written at once; `followers` hear of it."""
+    """What one put wrote, in order, as key and planes written at once; `followers` hear of it.
+
+    With `look` there is more to write down only when somebody calls that: the writer is another process.
+    """
 
     written: list[tuple[bytes, range]] = field(default_factory=list)
     followers: tuple[Following, ...] = ()
+    look: Callable[[], None] | None = None
 
     def add(self, key: bytes, planes: range) -> None:
         """These planes of a block lie in its slot and will not change."""
@@ -148,6 +161,8 @@ class Following:
     _read: dict[Journal, int] = field(default_factory=dict)
     """How far each journal was read."""
     _numbers: dict[bytes, int] = field(default_factory=dict)
+    _came: float = field(default_factory=time.monotonic)
+    """When there was something new, in monotonic seconds."""
 
     def wake(self) -> None:
         """There is something new."""
@@ -184,7 +199,17 @@ class Following:
             yield from self._new()
             if self._read and not self._open and not self._news:
                 return
-            self._flag.wait(self.until.remaining())
+            self._wait()
+
+    def _wait(self) -> None:
+        looks = {opened.journal.look for opened in self._open.values()} - {None}
+        for look in filter(None, looks):
+            look()
+        shortest, longest = LOOKS
+        now = time.monotonic()
+        pause = min(max(shortest, (now - self._came) / PATIENCE), longest) if looks else math.inf
+        if self._flag.wait(min(pause, self.until.remaining())):
+            self._came = time.monotonic()
 
     def _nothing_missing(self) -> bool:
         runs = locate(self.tiered, self.namespace, self.chain, self.until)

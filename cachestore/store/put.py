@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
@@ -163,10 +164,11 @@ class LocalPut:
         The caller gives them back with `index.leave`, once that writer cannot write there any more.
         """
         with self.tiered.index.changed:
-            lent = {number: open_block.entry for number, open_block in self._blocks.open.items()}
-            for entry in lent.values():
-                self.tiered.index.use(entry)
-            return lent
+            for open_block in self._blocks.open.values():
+                open_block.lend()
+                self.tiered.index.use(open_block.entry)
+            self._blocks.journal.look = self._look
+            return {number: open_block.entry for number, open_block in self._blocks.open.items()}
 
     def adopt(self, block: int) -> None:
         """A wanted block was laid into its slot by a writer elsewhere, who is done with it.
@@ -181,24 +183,6 @@ class LocalPut:
             open_block.adopt()
         if self.tiered.sealed and not open_block.failed:
             self._take_over(block, open_block)
-
-    def tell(self, block: int, planes: range, stored: NDArray[np.void]) -> None:
-        """A writer elsewhere laid these planes of a wanted block into its slot, as the rows `stored` of its table say.
-
-        They will not change before it is done with the block. Only those who follow it hear of that: what is
-        published is what `adopt` finds. InvalidArgument if that cannot be, or it was told before.
-        """
-        if not planes:
-            return
-        open_block = self._writable(block, planes.start)
-        if open_block is None:
-            return
-        with self._writing:
-            self._check_open()
-            named = planes.stop <= len(open_block.layout.planes) and len(stored) == len(planes)
-            if not named or not open_block.told.isdisjoint(planes) or not open_block.tell(planes, stored):
-                raise InvalidArgument(f"planes {planes.start} to {planes.stop - 1} of block {block} cannot lie as told")
-            self._tell(open_block, planes)
 
     def _take_over(self, number: int, open_block: OpenBlock) -> None:
         """Copies a block out of its writer's memory and verifies it where the writer cannot reach it."""
@@ -343,6 +327,16 @@ class LocalPut:
         with self._writing:
             self._check_open()
             return open_block.append(plane, encoded)
+
+    def _look(self) -> None:
+        """Tells those who follow the blocks that were lent what their writer has laid, in the order of its writes."""
+        with self._writing:
+            if self._over:
+                return
+            opened = list(self._blocks.open.values())
+            laid = [(write, block, planes) for block in opened for write, planes in block.look()]
+            for _, open_block, planes in sorted(laid, key=itemgetter(0)):
+                self._tell(open_block, planes)
 
     def _tell(self, open_block: OpenBlock, planes: range) -> None:
         """Lets those who follow the block know that these planes of it are there."""

@@ -189,7 +189,7 @@ class SealedReading:
         held.tier = next(there, "")
         if not held.tier:
             with self.tiered.index.changed:
-                self.holding.settle(held, "corrupt")
+                self.holding.settle([(held, "corrupt")])
 
 
 @dataclass(eq=False)
@@ -238,8 +238,8 @@ class LocalReading:
         with tiered.index.changed:
             used = [held.key for index, held in enumerate(holding.blocks) if index in self._used]
             tiered.promotion.used(holding.namespace, used)
-            for index, held in enumerate(holding.blocks):
-                holding.settle(held, "hits" if index in self._used else "misses")
+            outcomes = ("hits" if index in self._used else "misses" for index in range(len(holding.blocks)))
+            holding.settle(zip(holding.blocks, outcomes, strict=True))
             tiered.leases.end(holding)
 
 

@@ -1,9 +1,13 @@
 """Reading blocks while they are written, over gRPC."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,16 +18,19 @@ from cachestore.codecs import create
 from cachestore.codecs.planes import encode_plane
 from cachestore.errors import Overloaded
 from cachestore.metrics import total
-from cachestore.service import convert, frames
+from cachestore.service import convert
 from cachestore.service.client import RemoteStore
-from cachestore.service.frames import BlockFrame, PlaneFrame
 from cachestore.service.server import CacheStoreServer
+from cachestore.service.stream import frames
+from cachestore.service.stream.frames import BlockFrame, PlaneFrame
 from cachestore.store.base import put_blocks
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import plans_of, random_prompt, same, small_spec, write_blocks
 from cachestore.testing.provisional import FollowingTests, right
 from cachestore.wire import store_pb2 as wire
 from tests.faults.proxy import Proxy
+
+SHARED = Path(__file__).with_name("shared_process.py")
 
 LARGE = BlockSpec("test/large", "0" * 40, "float32", (Slot(8, 128, 128),), head_groups=1, block_tokens=640)
 """Two planes of 2.5 MiB: each takes several frames."""
@@ -33,6 +40,15 @@ class TestFollowing(FollowingTests):
     @pytest.fixture
     def store(self, server: CacheStoreServer) -> Iterator[RemoteStore]:
         with RemoteStore(server.address, transports=("stream",)) as store:
+            yield store
+
+
+class TestFollowingSharedMemory(FollowingTests):
+    """The writer lays planes into the store's memory, and sends no word of them."""
+
+    @pytest.fixture
+    def store(self, server: CacheStoreServer) -> Iterator[RemoteStore]:
+        with RemoteStore(server.address, transports=("shared", "stream")) as store:
             yield store
 
 
@@ -132,6 +148,25 @@ def test_a_writer_that_goes_away_ends_the_planes(server: CacheStoreServer, remot
         begun = time.monotonic()
         assert all(right(plane, blocks) for plane in planes)
         assert list(reading) == [] and time.monotonic() - begun < 5
+
+
+def test_a_writer_on_this_node_that_is_killed_ends_the_planes(server: CacheStoreServer, remote: RemoteStore) -> None:
+    keys, blocks = random_prompt(small_spec(), 8)
+    command = [sys.executable, str(SHARED), "write", server.address, "0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as writer,
+        remote.read(keys, wait=20.0, provisional=True) as reading,
+    ):
+        try:
+            assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+            planes = reading.planes()
+            came = list(islice(planes, 64))
+            assert len(came) == 64 and all(right(plane, blocks) for plane in came)
+        finally:
+            writer.kill()
+        begun = time.monotonic()
+        assert list(planes) == [] and list(reading) == [] and time.monotonic() - begun < 5
 
 
 def test_a_reader_that_goes_away_is_forgotten(

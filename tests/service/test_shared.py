@@ -13,7 +13,6 @@ import pytest
 from cachestore.block import Block, BlockSpec, Slot
 from cachestore.errors import PermissionDenied, Unavailable
 from cachestore.metrics import total
-from cachestore.service import session_server, session_socket, shared_session, shared_sessions, shared_source
 from cachestore.service.auth.credentials import Credentials
 from cachestore.service.auth.identity import LOCAL
 from cachestore.service.auth.settings import IdentitySettings
@@ -21,6 +20,11 @@ from cachestore.service.auth.tokens import digest_of
 from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.shared import client as shared_session
+from cachestore.service.shared import messages as session_socket
+from cachestore.service.shared import server as session_server
+from cachestore.service.shared import sessions as shared_sessions
+from cachestore.service.shared import source as shared_source
 from cachestore.store.base import Store, Verdict, put_blocks
 from cachestore.store.compose import compose
 from cachestore.store.reading import decoded

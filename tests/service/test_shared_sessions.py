@@ -32,16 +32,17 @@ from cachestore.eviction.lru import Lru
 from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.plane_table import TABLE
-from cachestore.service import convert, convert_put, session_socket, tickets
+from cachestore.service import convert, convert_put, tickets
+from cachestore.service.auth.identity import Identity, Role
 from cachestore.service.client import RemoteStore
 from cachestore.service.convert_put import Reservation
-from cachestore.service.identity import Identity, Role
 from cachestore.service.server import CacheStoreServer
-from cachestore.service.session_place import session_place
-from cachestore.service.session_socket import receive, receive_with_descriptors, send
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.shared_session import Lost, Mapped, SharedSession
-from cachestore.store.adopting import leave_table
+from cachestore.service.shared import messages as session_socket
+from cachestore.service.shared.client import Lost, Mapped, SharedSession
+from cachestore.service.shared.messages import receive, receive_with_descriptors, send
+from cachestore.service.shared.place import session_place
+from cachestore.store.adopting import Front
 from cachestore.store.base import Durability, PutStatus, put_blocks
 from cachestore.store.laying import Laying, Layout
 from cachestore.store.tiered import TieredStore
@@ -236,20 +237,35 @@ def test_slabs_that_are_given_up_are_unmapped() -> None:
         TieredStore(memory, (), create("raw"), Lru()) as tiered,
         CacheStoreServer(tiered, ServiceSettings(port=0)) as server,
     ):
+
+        def figures() -> tuple[int, int]:
+            found = server.figures()
+            return total(found, "sessions"), total(found, "sessions_kept_bytes")
+
         known: WeakValueDictionary[int, Mapped] = WeakValueDictionary()
-        path, ticket = server.sessions.attach(WRITER, False)
-        session = SharedSession(path, known, lambda: True)
-        session.open(ticket, SOON)
+        sessions = []
         put_blocks(tiered.namespace("default"), keys.fingerprint, blocks)
-        answer = read(session, keys)
-        assert len(answer.slabs) == len(known) == 1
-        session.ask(session_pb2.SessionRequest(release=store_pb2.ReleaseRequest(lease=answer.granted.lease)), SOON)
+        for _ in range(2):
+            path, ticket = server.sessions.attach(WRITER, False)
+            sessions.append(session := SharedSession(path, known, lambda: True))
+            session.open(ticket, SOON)
+            answer = read(session, keys)
+            assert len(answer.slabs) == len(known) == 1
+            session.ask(session_pb2.SessionRequest(release=store_pb2.ReleaseRequest(lease=answer.granted.lease)), SOON)
+        assert figures() == (2, 0)
         assert tiered.namespace("default").delete(keys) == 2
         # the whole memory is one slab, and now another's
         put_blocks(tiered.namespace("other"), keys.fingerprint, blocks)
-        assert lookup(session, keys) == 0
-        assert len(known) == 0
-        session.close()
+        # once, however many sessions keep it
+        size = answer.slabs[0].bytes
+        assert figures() == (2, size)
+        assert lookup(sessions[0], keys) == 0
+        assert len(known) == 1 and figures() == (2, size)
+        assert lookup(sessions[1], keys) == 0
+        assert len(known) == 0 and figures() == (2, 0)
+        for session in sessions:
+            session.close()
+        holds(lambda: figures() == (0, 0))
 
 
 def test_many_slabs_are_told_of_in_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,13 +289,13 @@ def rows(answer: session_pb2.SessionAnswer, session: SharedSession, blocks: Any)
     laying = Laying(layout, slot[layout.start :])
     flat = np.concatenate(blocks[0].data)
     laying.append_run(layout.run(0, 0, flat), flat)
-    leave_table(slot, laying.table())
+    Front(slot, layout.start).laid(range(len(layout.planes)), laying.table(), 1)
     return slot[: len(layout.planes) * TABLE.itemsize].view(TABLE)
 
 
 FORGED: dict[str, Callable[[Any], None]] = {
     "another slot": lambda table: table["slot"].__setitem__(0, 7),
-    "another size": lambda table: table["raw_bytes"].__setitem__(0, 1 << 40),
+    "not laid": lambda table: table["raw_bytes"].__setitem__(0, 0),
     "outside": lambda table: table["offset"].__setitem__(0, 1 << 30),
     "wrapping": lambda table: table["offset"].__setitem__(0, (1 << 64) - 64),
     "beyond the end": lambda table: table["offset"].__setitem__(0, int(table["offset"].max()) + 64 * 1024),

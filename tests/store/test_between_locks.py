@@ -8,7 +8,7 @@ import pytest
 from cachestore.block import WHOLE
 from cachestore.hashing import Chain, chain
 from cachestore.seal import CorruptBlock
-from cachestore.service.reading import _sent
+from cachestore.service.stream.reading import _sent
 from cachestore.store import granting
 from cachestore.store.base import put_blocks
 from cachestore.store.tiered import TieredStore
@@ -45,7 +45,7 @@ def test_memory_that_is_taken_back_while_it_is_sent_is_noticed(open_store: Calla
     store = open_store().namespace("a")
     put_blocks(store, KEYS.fingerprint, BLOCKS)
     reading = store.open(Chain(KEYS.fingerprint, KEYS.keys[:1]))
-    frames = _sent(next(iter(reading)), WHOLE, 256)
+    frames = _sent(next(iter(reading)), WHOLE, 256, 0)
     next(frames)
     next(frames)
     store.release(reading.lease)

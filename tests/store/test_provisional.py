@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
 import pytest
 
-from cachestore.block import Block
+from cachestore.block import Block, Buffer
 from cachestore.codecs import create
 from cachestore.codecs.planes import encode_plane
-from cachestore.errors import InvalidArgument
 from cachestore.hashing import Chain
 from cachestore.metrics import total
-from cachestore.plane_table import Stored, table_of
-from cachestore.seal import aligned, checksum
-from cachestore.store.adopting import leave_table
+from cachestore.plane_table import TABLE
+from cachestore.seal import checksum
+from cachestore.store.adopting import Front
+from cachestore.store.base import PutStatus
+from cachestore.store.laying import Laying, Layout
 from cachestore.store.local import LocalStore
+from cachestore.store.put import LocalPut
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import plans_of, random_prompt, same, small_spec, write_blocks
 from cachestore.testing.provisional import FollowingTests, right
@@ -90,45 +93,115 @@ def test_blocks_that_slide_while_they_are_read(open_store: OpenStore) -> None:
     assert total(figures, "corruptions") == 0 and total(figures, "read_hits") == 20 * 2 * 16
 
 
-@pytest.mark.parametrize("lies", [False, True])
-def test_what_a_writer_elsewhere_tells_of_is_provisional(open_store: OpenStore, *, lies: bool) -> None:
-    """What is handed out is what was published, whatever was shown before."""
+class Elsewhere:
+    """A writer that was lent the slot of a block, and lays raw planes into it."""
+
+    def __init__(self, slot: Buffer, block: Block) -> None:
+        layout = Layout(block.planes)
+        self.payload = slot[layout.start :]
+        self.table = slot[: layout.table.nbytes].view(TABLE)
+        self._front = Front(slot, layout.start)
+        self._laying = Laying(layout, self.payload)
+        self._block = block
+
+    def lay(self, planes: range, write: int) -> None:
+        """Lays these planes, and leaves word of that."""
+        data = np.concatenate(self._block.data[planes.start : planes.stop])
+        self._laying.append_run(self._laying.layout.run_of(planes), data)
+        self._front.laid(planes, self._laying.table(), write)
+
+
+@contextmanager
+def lent(put: LocalPut, blocks: list[Block]) -> Iterator[list[Elsewhere]]:
+    """Writers of a put's blocks, who give up with the put."""
+    entries = put.lend()
+    try:
+        yield [Elsewhere(entry.slot.bytes, blocks[number]) for number, entry in entries.items()]
+    finally:
+        put.abort()
+        with put.tiered.index.changed:
+            for entry in entries.values():
+                put.tiered.index.leave(entry)
+
+
+@pytest.fixture
+def theirs(open_store: OpenStore) -> Iterator[LocalStore]:
+    """A store that the owner `writer` has memory of."""
     tiered = open_store()
     store = tiered.namespace("a")
-    keys, blocks = random_prompt(small_spec(), 1)
-    block, put = blocks[0], store.put(keys.fingerprint, plans_of(blocks), owner=b"writer")
-    lent = put.lend()
-    with put, store.read(keys, wait=20.0, provisional=True) as reading:
-        memory = lent[0].slot.bytes
-        start = memory.nbytes - sum(aligned(plane.raw_bytes) for plane in block.planes)
-        rows, at = [], 0
-        for data in block.data:
-            memory[start + at : start + at + data.nbytes] = data
-            rows.append(Stored(0, at, data.nbytes, checksum(data), checksum(data)))
-            at += aligned(data.nbytes)
-        table = table_of(block.planes, rows)
-        put.tell(0, range(0, 4), table[:4])
-        with pytest.raises(InvalidArgument, match="told"):
-            put.tell(0, range(3, 5), table[3:5])
-        for numbers, wrong in ((range(4, 8), table[:4]), (range(4, 8), table[4:7]), (range(4, 9), table[4:])):
-            with pytest.raises(InvalidArgument, match="told"):
-                put.tell(0, numbers, wrong)
-        planes = reading.planes()
-        assert [right(plane, blocks) for plane in islice(planes, 4)] == [True] * 4
-        put.tell(0, range(4, 8), table[4:])
-        assert right(next(planes), blocks)
-        if lies:
-            block.data[0][:] = 7
-            memory[start : start + block.data[0].nbytes] = 7
-            table["stored_checksum"][0] = table["raw_checksum"][0] = checksum(block.data[0])
-        leave_table(memory, table)
-        put.adopt(0)
-        put.commit()
-        assert [right(plane, blocks) for plane in planes] == [True] * 3
-        assert [same(found, block) for found, _ in reading] == [True]
-    with tiered.index.changed:
-        tiered.index.leave(lent[0])
+    yield store
     tiered.disown(store.namespace, b"writer")
+    assert tiered.journals.quiet
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_what_a_writer_elsewhere_lays_is_provisional(theirs: LocalStore, *, lies: bool) -> None:
+    """What is handed out is what was published, whatever was shown before."""
+    keys, blocks = random_prompt(small_spec(), 2)
+    with (
+        theirs.put(keys.fingerprint, plans_of(blocks), owner=b"writer") as put,
+        theirs.read(keys, wait=20.0, provisional=True) as reading,
+        lent(put, blocks) as (first, second),
+    ):
+        second.lay(range(4), 1)
+        first.lay(range(4, 8), 2)
+        second.lay(range(4, 8), 3)
+        planes = reading.planes()
+        came = list(islice(planes, 12))
+        laid = [(1, range(4)), (0, range(4, 8)), (1, range(4, 8))]
+        assert [plane[:2] for plane in came] == [(block, plane) for block, run in laid for plane in run]
+        first.lay(range(4), 4)
+        came += islice(planes, 3)
+        assert all(right(plane, blocks) for plane in came)
+        if lies:
+            changed = blocks[0].data[4]
+            changed[:] = first.payload[: changed.nbytes] = 7
+            row = first.table[4:5]
+            row["stored_checksum"] = row["raw_checksum"] = checksum(changed)
+        put.adopt(0)
+        put.adopt(1)
+        put.commit()
+        assert [right(plane, blocks) for plane in planes] == [True]
+        assert [same(found, block) for (found, _), block in zip(reading, blocks, strict=True)] == [True] * 2
+
+
+def test_what_a_slot_held_before_is_not_shown(theirs: LocalStore) -> None:
+    """A writer elsewhere gave up; what it laid still lies where another one begins."""
+    keys, blocks = random_prompt(small_spec(), 1)
+    plans = plans_of(blocks)
+    with theirs.put(keys.fingerprint, plans, owner=b"writer") as put, lent(put, blocks) as (writer,):
+        writer.lay(range(8), 1)
+    with theirs.put(keys.fingerprint, plans, owner=b"writer") as again:
+        entries = again.lend()
+        assert np.shares_memory(entries[0].slot.bytes, writer.payload)
+        with theirs.read(keys, wait=0.2, provisional=True) as reading:
+            assert list(reading.planes()) == []
+        with again.tiered.index.changed:
+            again.tiered.index.leave(entries[0])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("offset", 1 << 40), ("offset", 1), ("stored_bytes", 1), ("codec", 99), ("stored_checksum", 1)]
+)
+def test_a_table_elsewhere_that_is_not_sound_shows_nothing(theirs: LocalStore, field: str, value: int) -> None:
+    keys, blocks = random_prompt(small_spec(), 2)
+    with (
+        theirs.put(keys.fingerprint, plans_of(blocks), owner=b"writer") as put,
+        theirs.read(keys, wait=20.0, provisional=True) as reading,
+        lent(put, blocks) as (first, second),
+    ):
+        first.lay(range(4), 1)
+        first.table[field][2] = value
+        first.lay(range(4, 8), 2)
+        second.lay(range(8), 3)
+        planes = reading.planes()
+        came = [next(planes) for _ in range(8)]
+        assert [plane[:2] for plane in came] == [(1, plane) for plane in range(8)]
+        put.adopt(0)
+        put.adopt(1)
+        put.commit()
+        assert list(planes) == [] and list(reading) == []
+    assert [answer.status for answer in put.answers] == [PutStatus.FAILED, PutStatus.STORED]
 
 
 def test_a_plane_that_does_not_hold_is_not_shown(open_store: OpenStore) -> None:

@@ -19,8 +19,8 @@ from cachestore.deadline import Deadline
 from cachestore.service.auth.identity import Identity, Role
 from cachestore.service.health.canary import NAMESPACE, kept_below, kept_in_memory
 from cachestore.service.health.servicer import NOT_SERVING, SERVING, UNKNOWN, Health
-from cachestore.service.session_server import SessionServer
-from cachestore.service.shared_session import SharedSession
+from cachestore.service.shared.client import SharedSession
+from cachestore.service.shared.server import SessionServer
 from cachestore.store.tiered import TieredStore
 
 SECONDS = 2.0

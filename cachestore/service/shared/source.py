@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.seal import ENCRYPTED, CorruptBlock, Header
-from cachestore.service.shared_session import Place
+from cachestore.service.shared.client import Place
 from cachestore.service.transport import Asked, Broken
 from cachestore.store.base import Loaded
 from cachestore.store.reading import LOOK_AHEAD, decoded

@@ -7,10 +7,10 @@ from cachestore.deadline import Deadline
 from cachestore.service import convert_put
 from cachestore.service.connection import Connection
 from cachestore.service.convert_put import Reservation
-from cachestore.service.shared_session import Lost
-from cachestore.service.shared_sessions import SharedSessions
-from cachestore.service.shared_sink import SharedSink
-from cachestore.service.shared_source import SharedSource
+from cachestore.service.shared.client import Lost
+from cachestore.service.shared.sessions import SharedSessions
+from cachestore.service.shared.sink import SharedSink
+from cachestore.service.shared.source import SharedSource
 from cachestore.service.transport import Asked
 from cachestore.wire import session_pb2, store_pb2
 

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError, DeadlineExceeded, Unavailable
 from cachestore.service.connection import Connection
-from cachestore.service.shared_session import Lost, Mapped, SharedSession
+from cachestore.service.shared.client import Lost, Mapped, SharedSession
 from cachestore.wire import store_pb2 as wire
 
 MOST_IDLE = 16

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from cachestore.block import Buffer
 from cachestore.errors import DeadlineExceeded, Unavailable
 from cachestore.service import status
-from cachestore.service.session_socket import Garbled, receive_with_descriptors, send
+from cachestore.service.shared.messages import Garbled, receive_with_descriptors, send
 from cachestore.tiers.paging import Paging
 from cachestore.tiers.slab import WORD_BYTES
 from cachestore.wire import session_pb2 as wire

@@ -9,8 +9,8 @@ from cachestore.errors import InvalidArgument, PermissionDenied
 from cachestore.service import convert
 from cachestore.service.auth.identity import Identity
 from cachestore.service.auth.methods import LEAST_ROLE
-from cachestore.service.session_put import SessionPut
-from cachestore.service.session_slabs import SessionSlabs, SlabNumbers
+from cachestore.service.shared.lending import SessionPut
+from cachestore.service.shared.slabs import SessionSlabs, SlabNumbers
 from cachestore.service.stream import reading
 from cachestore.store.base import Lease
 from cachestore.store.local import LocalStore

@@ -11,8 +11,8 @@ from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, CacheStoreError, Unavailable
 from cachestore.service import convert_put
 from cachestore.service.convert_put import Reservation
-from cachestore.service.shared_session import Lost, SharedSession
-from cachestore.service.shared_sessions import SharedSessions
+from cachestore.service.shared.client import Lost, SharedSession
+from cachestore.service.shared.sessions import SharedSessions
 from cachestore.store.adopting import Front
 from cachestore.store.base import PutAnswer
 from cachestore.store.laying import Laying, Layout, layout_of

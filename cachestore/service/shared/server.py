@@ -23,11 +23,11 @@ from cachestore.service import status
 from cachestore.service.auth.identity import Identity, Role
 from cachestore.service.budget import Budget
 from cachestore.service.health.draining import Drain, draining
-from cachestore.service.session import Session
-from cachestore.service.session_place import SessionPlace, session_place
-from cachestore.service.session_slabs import SlabNumbers
-from cachestore.service.session_socket import MOST_DESCRIPTORS, STALL, Garbled, receive, send
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.shared.messages import MOST_DESCRIPTORS, STALL, Garbled, receive, send
+from cachestore.service.shared.place import SessionPlace, session_place
+from cachestore.service.shared.session import Session
+from cachestore.service.shared.slabs import SlabNumbers
 from cachestore.service.tickets import Tickets
 from cachestore.store.tiered import TieredStore
 from cachestore.wire import session_pb2 as wire

@@ -1,0 +1,6 @@
+"""The transport of one node: the store's memory itself; no payload crosses a socket.
+
+transport, sessions, client, source, sink   the client's side: its sessions, its reads, its puts
+server, session, lending, slabs, place      the store's side
+messages                                    what both say on the socket
+"""
