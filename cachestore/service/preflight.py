@@ -58,6 +58,8 @@ class Preflight:
             with socket.create_connection((host.strip("[]"), int(port)), SECONDS) as plain:
                 # a handshake ends within this, however many steps it takes
                 plain.settimeout(max(until - time.monotonic(), 1e-3))
+                # OSError where the peer is gone already: ssl would lose such a socket unclosed
+                plain.getpeername()
                 return self._with_tls(plain, until) if self.credentials.tls else _without(plain)
         except (OSError, ConfigError):
             # also where it breaks off in the middle: that may be an outage like any other
