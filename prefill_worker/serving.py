@@ -14,6 +14,7 @@ from cachestore.service.auth.exposure import Exposure
 from cachestore.service.auth.guard import Guard
 from cachestore.service.auth.tls import ServerTls
 from cachestore.service.budget import Budget
+from cachestore.service.health.stalls import Stalls
 from cachestore.service.options import SERVER
 from cachestore.service.settings import ServiceSettings
 
@@ -32,6 +33,7 @@ class Serving:
         self._service = service
         self._attach = attach
         self._exposure = Exposure(settings)
+        self._stalls = Stalls(settings.stall)
         self._server: grpc.Server | None = None
         self._health = health.HealthServicer()
         self._address = ""
@@ -46,7 +48,8 @@ class Serving:
     def open(self) -> None:
         """Listens and serves. ConfigError if the address cannot be had, or a file of keys cannot be used."""
         calls = self._settings.max_concurrent + SPARE
-        guard = Guard(Budget(calls, "concurrent calls"), self._settings.longest_call, Authority(self._settings))
+        settings, budget = self._settings, Budget(calls, "concurrent calls")
+        guard = Guard(budget, settings.longest_call, Authority(settings), self._stalls)
         guard.open()
         tls = ServerTls(self._settings)
         if self._settings.tls:
@@ -65,6 +68,7 @@ class Serving:
             self._address = listening.listen(server, self._settings, tls)
         except ConfigError as error:
             raise ConfigError(str(error).replace("service.", f"{self._section}.")) from error
+        self._stalls.open()
         server.start()
         self._exposure.open()
         for name in ("", self._service):
@@ -78,5 +82,6 @@ class Serving:
             return
         self._health.enter_graceful_shutdown()
         server.stop(grace).wait()
+        self._stalls.close()
         self._exposure.close()
         listening.leave(self._settings)

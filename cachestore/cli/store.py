@@ -7,13 +7,14 @@ import typer
 from cachestore.cli.figures import as_json, as_tables
 from cachestore.cli.output import DEFAULT_ADDRESS, Address, Config, Json, Timeout, console, print_json
 from cachestore.cli.prompts import Fingerprint, Keys, Text, Tokens, chain_of
+from cachestore.metrics import Figure
 from cachestore.service.client import RemoteStore
 
 
 def stats(address: Address = DEFAULT_ADDRESS, timeout: Timeout = 5.0, json: Json = False) -> None:
     """Every figure the store counts, and whether the sums hold."""
     with RemoteStore(address) as store:
-        figures = store.stats(timeout=timeout)
+        figures = sorted(store.stats(timeout=timeout), key=_order)
     if json:
         print_json(as_json(figures))
         return
@@ -56,6 +57,13 @@ def clear(
         print_json({"removed": removed})
     else:
         console.print(f"removed {removed} blocks from {tier or 'all tiers'}")
+
+
+def _order(figure: Figure) -> tuple[str, list[tuple[str, float, str]]]:
+    """By name and labels; the bounds of a histogram are numbers."""
+    at = [(label, float(value) if label == "le" else 0.0, value) for label, value in figure.labels]
+    # a histogram's buckets belong together, whichever of its labels comes first
+    return figure.name, sorted(at, key=lambda item: item[0] == "le")
 
 
 def register(app: typer.Typer) -> None:

@@ -14,6 +14,7 @@ from cachestore.service.allocation import keep_freed_memory
 from cachestore.service.auth.authority import Authority
 from cachestore.service.auth.exposure import Exposure
 from cachestore.service.auth.guard import Guard
+from cachestore.service.auth.shares import shares
 from cachestore.service.auth.tls import ServerTls
 from cachestore.service.budget import Budget
 from cachestore.service.bulk.server import BulkServer
@@ -48,13 +49,14 @@ class CacheStoreServer:
         self.members = Members()
         self.drain = Drain(self.calls)
         self.sessions = SessionServer(store, settings, self.calls, self.bytes_in_flight, self.drain)
-        self.guard = Guard(self.calls, settings.longest_call, Authority(settings))
+        self.stalls = Stalls(settings.stall)
+        share = shares(settings.max_concurrent, len(settings.identities), "concurrent calls")
+        self.guard = Guard(self.calls, settings.longest_call, Authority(settings), self.stalls, share)
         self.tls = ServerTls(settings)
         self.exposure = Exposure(settings)
         self.bulk = BulkServer(settings, self.bytes_in_flight, self.tls.context if settings.tls else None)
         self._server: grpc.Server | None = None
         self._threads: ThreadPoolExecutor
-        self.stalls = Stalls(settings.stall)
         self._health: Health
         self._prober: Prober
         self._address = ""

@@ -11,6 +11,7 @@ from cachestore.metrics import Figure
 from cachestore.service import convert, convert_pins
 from cachestore.service.auth.guard import deadline_of
 from cachestore.service.auth.identity import Role, identity_of, namespace_of
+from cachestore.service.auth.shares import Shares, shares
 from cachestore.service.budget import Budget
 from cachestore.service.bulk.server import BulkServer
 from cachestore.service.events import watching
@@ -30,6 +31,9 @@ from cachestore.wire.store_pb2_grpc import CacheStoreServicer
 
 Context = grpc.ServicerContext
 
+WHOLE_TIERS = frozenset({"tier_used_bytes", "tier_capacity_bytes"})
+"""Figures of all namespaces together."""
+
 
 @dataclass(eq=False)
 class Servicer(CacheStoreServicer):
@@ -47,6 +51,11 @@ class Servicer(CacheStoreServicer):
     own_figures: Callable[[], list[Figure]]
     """What the service itself counts, for those who see everything."""
     watchers: Budget = field(default_factory=lambda: Budget(watching.WATCHERS, "watches"))
+    watching: Shares = field(init=False)
+    """What of them one caller may hold."""
+
+    def __post_init__(self) -> None:
+        self.watching = shares(self.watchers.limit, len(self.settings.identities), "watches")
 
     def Lookup(self, request: wire.LookupRequest, context: Context) -> wire.LookupResponse:
         """How long a prefix is ready, and where."""
@@ -127,17 +136,20 @@ class Servicer(CacheStoreServicer):
         return wire.ClearResponse(blocks=blocks)
 
     def Stats(self, request: wire.StatsRequest, context: Context) -> wire.StatsResponse:
-        """Every figure counted in the namespace; for an admin those of the service too."""
+        """Every figure counted in the namespace; for an admin those of the service and of whole tiers too."""
         figures = self._local(context).stats(timeout=self._remaining(context))
         if identity_of(context).role is Role.admin:
             figures += self.own_figures()
+        else:
+            # how full a tier is tells to the byte what others put
+            figures = [figure for figure in figures if figure.name not in WHOLE_TIERS]
         return wire.StatsResponse(
             node=self.node, incarnation=self.store.incarnation, figures=convert.figure_messages(figures)
         )
 
     def Watch(self, request: wire.WatchRequest, context: Context) -> Iterator[wire.WatchResponse]:
         """What appears and disappears in the namespace."""
-        with self.watchers.hold(1), self.stalls.watched(context) as peer:
+        with self.watching.hold(identity_of(context)), self.watchers.hold(1), self.stalls.watched(context) as peer:
             told = partial(self.drain.told, context)
             yield from peer.sent(watching.watch(self._local(context), request, self._deadline(context), told))
 

@@ -30,12 +30,7 @@ class Tickets(Generic[T]):
         ticket = os.urandom(TICKET_BYTES)
         now = time.monotonic()
         with self._lock:
-            # in the order in which they were issued, so the oldest come first
-            while self._open:
-                first = next(iter(self._open))
-                if self._open[first][0] > now and len(self._open) < MOST_TICKETS:
-                    break
-                del self._open[first]
+            self._forget(now, MOST_TICKETS - 1)
             self._open[sha256(ticket).digest()] = (now + TICKET_SECONDS, agreed)
         return ticket
 
@@ -44,3 +39,16 @@ class Tickets(Generic[T]):
         with self._lock:
             ends, agreed = self._open.pop(sha256(ticket).digest(), (0.0, None))
         return agreed if ends > time.monotonic() else None
+
+    def expire(self) -> None:
+        """Lets go of what was agreed with tickets that are too old by now."""
+        with self._lock:
+            self._forget(time.monotonic(), MOST_TICKETS)
+
+    def _forget(self, now: float, most: int) -> None:
+        # in the order in which they were issued, so the oldest come first
+        while self._open:
+            first = next(iter(self._open))
+            if self._open[first][0] > now and len(self._open) <= most:
+                return
+            del self._open[first]

@@ -36,7 +36,10 @@ class Front:
             self._writes[:] = 0
         else:
             place = slice(planes.start * TABLE.itemsize, planes.stop * TABLE.itemsize)
-            np.copyto(self._slot[place], rows[place])
+            # without its number until it is whole: whoever looks meanwhile would take what the row says for it
+            unnumbered = rows[place].copy()
+            _table(unnumbered, len(planes))["raw_bytes"] = 0
+            np.copyto(self._slot[place], unnumbered)
         self._writes[planes.start : planes.stop] = write
         last_write(self._slot, self._start)[0] = write
 

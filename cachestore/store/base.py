@@ -278,7 +278,10 @@ class Store(Protocol):
         """All pins of the namespace, by key."""
 
     def delete(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
-        """Removes these blocks from every tier; how many there were. Leased ones go when their lease ends.
+        """Removes these blocks from every tier; how many there were.
+
+        One in memory that is leased stays for its readers until they are done; one in a cold tier goes at once, and
+        whoever leased it misses it.
 
         Unavailable if a tier could not be asked and may still have some; then repeat it.
         """

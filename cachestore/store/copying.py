@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
 from cachestore.index import Entry, Name
+from cachestore.store.unreadable import make_way
 from cachestore.tiers.base import ColdTier
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def copy_to(
             # a copy lives no longer than the block
             ttl = None if ends == math.inf else max(1e-3, ends - time.monotonic())
             blocks = [(entry.name.key, entry.slot.bytes) for entry in group]
+            make_way(tiered, tier, namespace, [key for key, _ in blocks], deadline)
             kept = tier.put_many(namespace, blocks, ttl, deadline, durable=durable)
             there = [entry for entry, ok in zip(group, kept, strict=True) if ok]
             _copied(tiered, tier, namespace, there, deadline)
@@ -164,5 +166,11 @@ def _copied(
         tiered.counters(namespace).add("tier_added", len(entries) - len(stale), tier=tier.name)
     if stale:
         keys = [entry.name.key for entry in stale]
-        tier.delete_many(namespace, keys, deadline)
+        if tier.delete_many(namespace, keys, deadline) is None:
+            # no time is left for it: whoever withdrew them and waits for their copies still has some
+            with tiered.index.changed:
+                for entry in stale:
+                    entry.cold.add(tier.name)
+            if tier.ledger is None:
+                tiered.counters(namespace).add("tier_added", len(stale), tier=tier.name)
         tiered.events.changed(tier, namespace, keys, there=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,9 @@ from cachestore.index import Entry, Name
 from cachestore.seal import DURABLE, CorruptBlock, Header, aligned, header_bytes
 from cachestore.store.base import BlockPlan
 from cachestore.store.copying import MOVE_SECONDS, copy_to, copyable, still_there
-from cachestore.store.inspection import decodes, intact, opened
-from cachestore.tiers.base import ColdTier, Departure, Found
+from cachestore.store.inspection import decodes, for_others, intact, opened
+from cachestore.store.unreadable import make_way, seen
+from cachestore.tiers.base import ColdTier, Departure, Found, Keeping
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -54,7 +54,12 @@ def promise(tiered: TieredStore, namespace: bytes, plans: Sequence[BlockPlan]) -
         held += max((ledger.content(namespace).durable for ledger in ledgers), default=0)
         entries = [tiered.index.get(Name(namespace, plan.key)) for plan in plans]
         # what is durable already takes nothing more: a put that is repeated must not fail for that
-        new = [plan for plan, entry in zip(plans, entries, strict=True) if entry is None or not entry.durable]
+        kept = {plan.key for plan, entry in zip(plans, entries, strict=True) if entry is not None and entry.durable}
+        for tier in tiered.cold:
+            if isinstance(tier, Keeping):
+                left = [plan.key for plan in plans if plan.key not in kept]
+                kept.update(key for key, ok in zip(left, tier.kept(namespace, left), strict=True) if ok)
+        new = [plan for plan in plans if plan.key not in kept]
         nbytes = sum(header_bytes(len(plan.planes)) + sum(aligned(p.raw_bytes) for p in plan.planes) for plan in new)
         if nbytes and held + nbytes > quota:
             raise Overloaded(
@@ -96,6 +101,7 @@ def upgrade(
                 data = _whole(tiered, Name(namespace, key), fingerprint, deadline, least)
                 if data is not None:
                     blocks.append((key, data))
+        make_way(tiered, tier, namespace, [key for key, _ in blocks], deadline)
         kept = tier.put_many(namespace, blocks, None, deadline, durable=True)
         done.update({key: tier for (key, _), ok in zip(blocks, kept, strict=True) if ok})
         tiered.events.changed(tier, namespace, [key for key, by in done.items() if by is tier], there=True)
@@ -120,17 +126,25 @@ def _stays(tiered: TieredStore, tier: ColdTier, name: Name, as_of: int) -> bool:
 
 
 def discard(tiered: TieredStore, tier: ColdTier, name: Name, fingerprint: bytes, deadline: Deadline) -> None:
-    """Removes a copy in a lower tier that a reader found corrupt, unless a good one has taken its place."""
+    """Removes a copy in a lower tier that a reader found corrupt, unless a good one has taken its place.
+
+    One that another store may be able to read stays, and is noted.
+    """
     (data,) = tier.get_many(name.namespace, [name.key], deadline)
     durable = False
     if data is None:
         return
-    if not isinstance(data, CorruptBlock):
-        with suppress(CorruptBlock):
-            header = opened(data, name, fingerprint)
-            durable = bool(header.flags & DURABLE)
-            if decodes(header, data[header.size :]):
-                return
+    try:
+        if isinstance(data, CorruptBlock):
+            raise data
+        header = opened(data, name, fingerprint, tiered.memory.largest())
+        durable = bool(header.flags & DURABLE)
+        if decodes(header, data[header.size :]):
+            return
+    except CorruptBlock as corrupt:
+        if for_others(corrupt, data):
+            tiered.unreadable.note(tier.name, *name)
+            return
     removed = tier.delete_many(name.namespace, [name.key], deadline, why="corrupt")
     tiered.events.changed(tier, name.namespace, [name.key], there=False)
     if removed and tier.ledger is None:
@@ -191,6 +205,8 @@ def _whole(
                 tiered.index.leave(entry)
     for tier in tiered.cold:
         (data,) = tier.get_many(name.namespace, [name.key], deadline)
+        if fingerprint is not None:
+            seen(tiered, tier, name, fingerprint, data)
         if (marked := _marked(data, name, fingerprint, least)) is not None:
             return marked
     return None

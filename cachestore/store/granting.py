@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from itertools import takewhile
+from threading import Event
 from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
@@ -15,6 +16,9 @@ from cachestore.store.leases import Held, Holding
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
+
+LOOK_SECONDS = 0.05
+"""How often it is looked whether whoever waits for blocks is still there."""
 
 ATTEMPTS = 3
 """How often a chain is located again because blocks of it moved meanwhile."""
@@ -44,7 +48,8 @@ def locate(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
         left = [key for key in missing if key not in found]
         if not left:
             break
-        for key in left[: tier.leading(namespace, left, deadline)]:
+        readable = tiered.unreadable.leading(tier.name, namespace, left)
+        for key in readable[: tier.leading(namespace, readable, deadline)]:
             found[key] = tier.name
     gap = next((key for key in missing if key not in found), None)
     leading = asked if gap is None else asked[: asked.index(gap)]
@@ -53,10 +58,19 @@ def locate(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
 
 
 def grant(
-    tiered: TieredStore, namespace: bytes, chain: Chain, ttl: float, deadline: Deadline, wait: float = 0.0
+    tiered: TieredStore,
+    namespace: bytes,
+    chain: Chain,
+    ttl: float,
+    deadline: Deadline,
+    wait: float = 0.0,
+    over: Event | None = None,
 ) -> Holding:
-    """A lease on the leading blocks that can be read, after waiting up to `wait` seconds for those being written."""
-    _await(tiered, namespace, chain, deadline, wait)
+    """A lease on the leading blocks that can be read, after waiting up to `wait` seconds for those being written.
+
+    The wait ends when `over` is set.
+    """
+    _await(tiered, namespace, chain, Deadline(min(deadline.at, time.monotonic() + wait)), over)
     attempt = 0
     while True:
         attempt += 1
@@ -83,9 +97,11 @@ def _held(tiered: TieredStore, namespace: bytes, chain: Chain, located: Sequence
     return blocks
 
 
-def _await(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline, wait: float) -> None:
-    until = Deadline(min(deadline.at, time.monotonic() + wait))
+def _await(tiered: TieredStore, namespace: bytes, chain: Chain, until: Deadline, over: Event | None) -> None:
     index = tiered.index
     with index.changed:
         while until.remaining() and any(index.writing(namespace, key) for key in chain.keys):
-            index.changed.wait(until.remaining())
+            if over is not None and over.is_set():
+                return
+            # whoever sets it cannot wait for the lock, and so wakes nobody
+            index.changed.wait(min(until.remaining(), LOOK_SECONDS) if over is not None else until.remaining())

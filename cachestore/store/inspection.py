@@ -12,15 +12,29 @@ from cachestore.seal import ENCRYPTED, FOR_OTHERS, CorruptBlock, Header, checksu
 from cachestore.tiers.base import ColdTier, Found
 
 
-def opened(data: Buffer, name: Name, fingerprint: bytes) -> Header:
-    """The header of sealed bytes, if they are the block that was asked for; CorruptBlock otherwise."""
+def opened(data: Buffer, name: Name, fingerprint: bytes, largest: int | None = None) -> Header:
+    """The header of sealed bytes, if they are the block that was asked for; CorruptBlock otherwise.
+
+    With `largest`, also where its planes have more raw bytes than that together: those of a cold tier take what they
+    say of their reader's memory, however few bytes are stored.
+    """
     header = Header.parse(data)
     header.check_identity(name.namespace, name.key, fingerprint)
+    if largest is not None and int(header.table["raw_bytes"].sum()) > largest:
+        raise CorruptBlock("size")
     if header.flags & ENCRYPTED:
         raise CorruptBlock("epoch")
     if data.nbytes < header.size + header.payload_bytes:
         raise CorruptBlock("truncated")
     return header
+
+
+def for_others(corrupt: CorruptBlock, data: Found) -> bool:
+    """Whether another store may be able to read the copy `data`, which is `corrupt` to this one.
+
+    So it is with another key, or with more memory: what `opened` refuses for its size is whole.
+    """
+    return corrupt.reason in FOR_OTHERS or (corrupt.reason == "size" and not isinstance(data, CorruptBlock))
 
 
 def intact(header: Header, payload: Buffer) -> bool:
@@ -47,9 +61,18 @@ def decodes(header: Header, payload: Buffer) -> bool:
 
 
 def copy_is_good(
-    lower: Sequence[ColdTier], entry: Entry | None, tier: str, name: Name, fingerprint: bytes, deadline: Deadline
+    lower: Sequence[ColdTier],
+    entry: Entry | None,
+    tier: str,
+    name: Name,
+    fingerprint: bytes,
+    deadline: Deadline,
+    largest: int | None = None,
 ) -> bool | None:
-    """Whether the copy that a reader saw, in memory or in the cold tier named, can be read; None if it is gone."""
+    """Whether the copy that a reader saw, in memory or in the cold tier named, can be read; None if it is gone.
+
+    None also for one that others may be able to read, though not this store, which holds none above `largest`.
+    """
     slot = entry.slot if entry is not None else None
     if slot is not None:
         data: Found = slot.bytes
@@ -58,11 +81,13 @@ def copy_is_good(
     if data is None:
         return None
     if isinstance(data, CorruptBlock):
-        return None if data.reason in FOR_OTHERS else False
+        return None if for_others(data, data) else False
     try:
-        header = opened(data, name, fingerprint)
+        header = opened(data, name, fingerprint, largest)
         good = decodes(header, data[header.size :])
-    except CorruptBlock:
+    except CorruptBlock as corrupt:
+        if for_others(corrupt, data):
+            return None
         good = False
     try:
         if slot is not None:

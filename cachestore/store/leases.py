@@ -4,15 +4,23 @@ A lease becomes a read when `Read` takes it over; from then on each of its block
 hit, miss, corrupt or expired.
 """
 
+import heapq
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from cachestore.errors import Overloaded
 from cachestore.index import Entry, Index
 from cachestore.metrics import Counters
 from cachestore.store.base import Purpose
+
+MOST = 1 << 16
+"""Open leases of one namespace: more than its readers can use at a time, less than they could open in a minute."""
+
+SLACK = 64
+"""Ends that are kept of leases which are over, beyond as many as are open."""
 
 
 @dataclass(eq=False, slots=True)
@@ -74,22 +82,42 @@ class Holding:
 
 @dataclass(eq=False)
 class Leases:
-    """The open leases of one store. Callers hold the index's lock."""
+    """The open leases of one store, `most` for each namespace. Callers hold the index's lock."""
 
     index: Index
+    most: int = MOST
     _open: dict[bytes, Holding] = field(default_factory=dict)
+    _counts: Counter[bytes] = field(default_factory=Counter)
+    _ending: list[tuple[float, bytes]] = field(default_factory=list)
+    """When to look at which lease again, soonest first: at its end, or before it was prolonged."""
 
     def start(
         self, namespace: bytes, fingerprint: bytes, blocks: Sequence[Held], ttl: float, counters: Counters
     ) -> Holding:
-        """A new lease on these blocks."""
+        """A new lease on these blocks; Overloaded if the namespace has too many."""
+        if self._counts[namespace] >= self.most:
+            self.expire()
+        if self._counts[namespace] >= self.most:
+            raise Overloaded(
+                f"this namespace has {self.most} open leases; release those that are not read, or ask for shorter ones"
+            )
         for block in blocks:
             if block.entry is not None:
                 self.index.use(block.entry)
         ends = time.monotonic() + ttl
         holding = Holding(os.urandom(16), namespace, fingerprint, list(blocks), ends, counters)
         self._open[holding.id] = holding
+        self._counts[namespace] += 1
+        heapq.heappush(self._ending, (ends, holding.id))
         return holding
+
+    def renew(self, holding: Holding, ttl: float) -> None:
+        """Lets an open lease end in `ttl` seconds, sooner or later than it would have."""
+        before, holding.ends = holding.ends, time.monotonic() + ttl
+        # a later end is found when the earlier one has come
+        if holding.ends < before:
+            heapq.heappush(self._ending, (holding.ends, holding.id))
+            self._tidy()
 
     def get(self, lease: bytes, namespace: bytes) -> Holding | None:
         """An open lease of this namespace."""
@@ -100,6 +128,10 @@ class Leases:
         """Ends a lease: whatever it still has open is expired, and its blocks may leave."""
         if self._open.pop(holding.id, None) is None:
             return
+        self._counts[holding.namespace] -= 1
+        if not self._counts[holding.namespace]:
+            del self._counts[holding.namespace]
+        self._tidy()
         holding.over = True
         if holding.purpose is not None:
             holding.counters.took("read", time.monotonic() - holding.began)
@@ -111,9 +143,21 @@ class Leases:
     def expire(self) -> None:
         """Ends every lease whose time is over."""
         now = time.monotonic()
-        for holding in [holding for holding in self._open.values() if holding.ends <= now]:
-            self.end(holding)
+        while self._ending and self._ending[0][0] <= now:
+            holding = self._open.get(heapq.heappop(self._ending)[1])
+            if holding is None:
+                continue
+            if holding.ends <= now:
+                self.end(holding)
+            else:
+                heapq.heappush(self._ending, (holding.ends, holding.id))
 
     def count(self, namespace: bytes) -> int:
         """Open leases of one namespace."""
-        return sum(holding.namespace == namespace for holding in self._open.values())
+        return self._counts[namespace]
+
+    def _tidy(self) -> None:
+        # most leases are released long before their end
+        if len(self._ending) > 2 * len(self._open) + SLACK:
+            self._ending = [(holding.ends, holding.id) for holding in self._open.values()]
+            heapq.heapify(self._ending)

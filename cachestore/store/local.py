@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
+from threading import Event
 from typing import TYPE_CHECKING
 
 from cachestore.block import WHOLE, Buffer, Part
@@ -78,7 +79,7 @@ class LocalStore:
         """Prolongs a lease to `ttl` seconds from now; LeaseExpired if it is unknown or over."""
         with self.tiered.index.changed:
             holding = self._holding(lease_id)
-            holding.ends = time.monotonic() + self._ttl(ttl)
+            self.tiered.leases.renew(holding, self._ttl(ttl))
             return self._lease(holding)
 
     def release(self, lease: Lease, verdicts: Sequence[Verdict] = (), *, timeout: float = TIMEOUT) -> None:
@@ -134,13 +135,17 @@ class LocalStore:
         lease: Lease | None = None,
         ttl: float | None = None,
         wait: float = 0.0,
+        over: Event | None = None,
         purpose: Purpose = Purpose.REUSE,
         timeout: float = TIMEOUT,
     ) -> SealedReading:
-        """A read in sealed form, for whoever hands it on: takes a lease (or `lease` over) and counts the blocks."""
+        """A read in sealed form, for whoever hands it on: takes a lease (or `lease` over) and counts the blocks.
+
+        Setting `over` ends its wait for blocks that are being written.
+        """
         deadline = Deadline.after(timeout)
         if lease is None:
-            holding = grant(self.tiered, self.namespace, chain, self._ttl(ttl), deadline, wait)
+            holding = grant(self.tiered, self.namespace, chain, self._ttl(ttl), deadline, wait, over)
         else:
             with self.tiered.index.changed:
                 holding = self._holding(lease.id)
@@ -175,14 +180,15 @@ class LocalStore:
         put = LocalPut(
             self, chain, list(plans), codec or self.tiered.codec, ttl, Deadline.after(timeout), after, durability, owner
         )
-        promised = promise(self.tiered, self.namespace, plans) if durability is Durability.DURABLE else 0
-        put.on_end = partial(self._ended, put.id, time.monotonic(), promised)
+        if durability is Durability.DURABLE:
+            put.promised = promise(self.tiered, self.namespace, plans)
+        put.on_end = partial(self._ended, put, time.monotonic())
         try:
             put.reserve()
         except BaseException:
             put.abort()
-            self._kept(promised)
             raise
+        self.keep_promise(put)
         self._puts[put.id] = put
         return put
 
@@ -250,6 +256,13 @@ class LocalStore:
             if not put.deadline.remaining():
                 put.abort()
 
+    def keep_promise(self, put: LocalPut) -> None:
+        """Gives the durable bytes back that were promised to blocks which are held by now, or never will be."""
+        with self.tiered.index.changed:
+            left = min(put.promised, put.open_bytes) if put.promised else 0
+            self.tiered.promised[self.namespace] -= put.promised - left
+            put.promised = left
+
     def _holding(self, lease_id: bytes) -> Holding:
         self.tiered.leases.expire()
         holding = self.tiered.leases.get(lease_id, self.namespace)
@@ -269,21 +282,18 @@ class LocalStore:
             raise InvalidArgument(f"a lease lasts more than 0 and at most {longest} seconds, got {ttl}")
         return ttl
 
-    def _ended(self, put_id: bytes, began: float, promised: int) -> None:
-        if self._puts.pop(put_id, None) is not None:
+    def _ended(self, put: LocalPut, began: float) -> None:
+        self.keep_promise(put)
+        if self._puts.pop(put.id, None) is not None:
             self.tiered.counters(self.namespace).took("put", time.monotonic() - began)
-            self._kept(promised)
-
-    def _kept(self, promised: int) -> None:
-        """Durable bytes that were promised are held by now, or never will be."""
-        with self.tiered.index.changed:
-            self.tiered.promised[self.namespace] -= promised
 
     def _examine(self, holding: Holding, block: Held, deadline: Deadline) -> None:
         """A reader found this block corrupt: drops the copy it read, unless it broke on the way or is gone since."""
         name = Name(self.namespace, block.key)
         counters = self.tiered.counters(self.namespace)
-        if copy_is_good(self.tiered.lower, block.entry, block.tier, name, holding.fingerprint, deadline) is not False:
+        largest = self.tiered.memory.largest()
+        good = copy_is_good(self.tiered.lower, block.entry, block.tier, name, holding.fingerprint, deadline, largest)
+        if good is not False:
             counters.add("corruptions", tier="transit", reason="checksum")
             return
         counters.add("corruptions", tier=block.tier, reason="checksum")

@@ -24,11 +24,16 @@ class Pins:
 
     def pin(self, entries: Sequence[Entry], ttl: float) -> int:
         """Pins these blocks of one namespace in order, as far as the quota goes; how many. A longer pin stays."""
+        if not entries:
+            return 0
         ends = time.monotonic() + ttl
+        # once for all of them: it looks at every pin there is, under the lock that everybody waits for
+        left = self.left(entries[0].name.namespace)
         for count, entry in enumerate(entries):
             before = self._pins.get(entry.name)
-            if before is None and self.left(entry.name.namespace) < entry.slot.nbytes:
+            if before is None and left < entry.slot.nbytes:
                 return count
+            left -= entry.slot.nbytes if before is None else 0
             self._pins[entry.name] = _Pinned(entry, max(ends, before.ends) if before is not None else ends)
             entry.pinned = True
         return len(entries)

@@ -105,7 +105,7 @@ class Promotion:
                     name = Name(namespace, key)
                     try:
                         if data is not None and not isinstance(data, CorruptBlock):
-                            header = opened(data, name, holding.fingerprint)
+                            header = opened(data, name, holding.fingerprint, tiered.memory.largest())
                             self._fetched(Arrival(name, parents.get(key), header, data, tier.name, as_of))
                     except CorruptBlock:
                         continue  # whoever reads it finds out what is wrong with it, and counts it

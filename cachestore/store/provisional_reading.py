@@ -75,13 +75,16 @@ class ProvisionalReading:
         received = self._received[wrote.number]
         for planes in wrote.runs:
             for number, row in zip(planes, wrote.block.stored(planes), strict=True):
+                looked = 0
                 while number in received.planes and (seen := sight(self._following.tiered, wrote.block)) is not None:
                     plane, out = received.planes[number], received.place(number)
                     try:
                         decode_plane(plane, row, seen.payload[row.offset : row.offset + row.stored_bytes], out)
                     except CorruptBlock:
-                        if seen.current:
+                        if seen.current or seen.generation == looked:
                             break  # nothing that its writer meant to show; what is published decides
+                        # it may have been moved meanwhile; where it lies as before, looking again shows nothing else
+                        looked = seen.generation
                         continue
                     received.sums[number] = row.raw_checksum
                     yield Provisional(wrote.number, number, plane, out)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from cachestore.store.local import LocalStore
     from cachestore.store.tiered import TieredStore
 
+_UNMET = (PutStatus.FAILED, PutStatus.NOT_KEPT)
+
 
 @dataclass(eq=False)
 class LocalPut:
@@ -50,6 +52,8 @@ class LocalPut:
     after: bytes | None = None
     durability: Durability = Durability.CACHE
     owner: bytes = b""
+    promised: int = 0
+    """Bytes of open blocks that are taken out of the namespace's durable quota."""
     id: bytes = field(default_factory=lambda: os.urandom(16))
     on_end: Callable[[], Any] = lambda: None
     _blocks: Reserved = field(init=False)
@@ -75,6 +79,11 @@ class LocalPut:
     @property
     def answers(self) -> Sequence[PutAnswer]:
         return tuple(self._blocks.answers)
+
+    @property
+    def open_bytes(self) -> int:
+        """What the blocks that are still wanted take at most."""
+        return self._blocks.open_bytes
 
     def reserve(self) -> None:
         """Takes memory for every block that is not there yet, and answers for all."""
@@ -222,10 +231,13 @@ class LocalPut:
                 counters.add("put_open", -len(published))
                 for tier, count in stored.items():
                     counters.add("put_stored", count, tier=tier)
-        unmet = [number for number in chosen if self._blocks.answers[number].status is PutStatus.FAILED]
+            self.local.keep_promise(self)
+        # also those that were there before and could not be made durable
+        asked = range(len(self.plans)) if blocks is None else blocks
+        unmet = [number for number in asked if self._blocks.answers[number].status in _UNMET]
         if self._durable and unmet:
             raise DurabilityUnmet(
-                f"{len(unmet)} of {len(chosen)} blocks were incomplete or found no tier that keeps them; put them again"
+                f"{len(unmet)} of {len(asked)} blocks were incomplete or found no tier that keeps them; put them again"
             )
         granted = None
         if lease > 0:
@@ -261,18 +273,20 @@ class LocalPut:
             entry = open_block.entry
             self._seal(open_block)
             with self.tiered.index.changed:
+                staged = self.tiered.staged(entry.slot)
                 # somebody may have removed the copies just now
-                if self._durable and not entry.durable:
-                    self._blocks.drop(number, PutStatus.FAILED)
-                    return None
-                if self.tiered.staged(entry.slot) and not entry.cold:
-                    self._blocks.drop(number, PutStatus.NOT_KEPT)
-                    return None
-                if self.tiered.staged(entry.slot):
-                    self.tiered.index.remove(entry)
-                else:
-                    self.tiered.publish(entry, self.ttl)
-                self._blocks.stored(number, min(entry.cold) if entry.cold else self.tiered.memory.name)
+                unmet = PutStatus.FAILED if self._durable and not entry.durable else None
+                if unmet is None and staged and not entry.cold:
+                    unmet = PutStatus.NOT_KEPT
+                if unmet is None:
+                    if staged:
+                        self.tiered.index.remove(entry)
+                    else:
+                        self.tiered.publish(entry, self.ttl)
+                    self._blocks.stored(number, min(entry.cold) if entry.cold else self.tiered.memory.name)
+            if unmet is not None:
+                self._blocks.drop(number, unmet)
+                return None
             return entry
 
     def _lower(self, chosen: Sequence[int]) -> None:

@@ -13,14 +13,16 @@ from cachestore.codecs.planes import decode_packed, packing_of
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.index import Name
-from cachestore.seal import FOR_OTHERS, SHORT, CorruptBlock, Header, checksums
+from cachestore.seal import SHORT, CorruptBlock, Header, checksums
 from cachestore.store.base import Lease, Loaded, Provisional
+from cachestore.store.copying import MOVE_SECONDS
 from cachestore.store.durability import discard
 from cachestore.store.inspection import opened
 from cachestore.store.leases import Held, Holding
 from cachestore.store.promotion import Arrival
 from cachestore.store.received import Received
-from cachestore.tiers.base import Found
+from cachestore.store.unreadable import look
+from cachestore.tiers.base import ColdTier, Found
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -139,7 +141,7 @@ class SealedReading:
         if isinstance(data, CorruptBlock):
             raise data
         name = Name(self.holding.namespace, held.key)
-        header = opened(data, name, self.holding.fingerprint)
+        header = opened(data, name, self.holding.fingerprint, self.tiered.memory.largest())
         self._fetch = max(1, self.tiered.settings.fetch_bytes // data.nbytes)
         self._cold = data
         return SealedBlock(index, held.tier, header, header.packed, data[header.size :], _nothing, True)
@@ -181,15 +183,33 @@ class SealedReading:
                 held.entry = None
         while found_in != self.tiered.memory.name and behind:
             tier = behind.pop(0)
-            if tier.name == found_in and reason not in FOR_OTHERS:
-                discard(self.tiered, tier, name, self.holding.fingerprint, self.deadline)
             if tier.name == found_in:
+                discard(self.tiered, tier, name, self.holding.fingerprint, self.deadline)
+                self._look_behind(index, tier)
                 break
-        there = (tier.name for tier in behind if tier.present(name.namespace, [name.key], self.deadline) == [True])
+        unreadable = self.tiered.unreadable
+        there = (
+            tier.name
+            for tier in behind
+            if not unreadable.has(tier.name, *name)
+            and tier.present(name.namespace, [name.key], self.deadline) == [True]
+        )
         held.tier = next(there, "")
         if not held.tier:
             with self.tiered.index.changed:
                 self.holding.settle([(held, "corrupt")])
+
+    def _look_behind(self, index: int, tier: ColdTier) -> None:
+        """Finds out in the background which further copies cannot be read, if that was why this one was dropped."""
+        tiered, blocks, namespace = self.tiered, self.holding.blocks, self.holding.namespace
+        if not tiered.unreadable.has(tier.name, namespace, blocks[index].key):
+            return
+        further = [held.key for held in blocks[index + 1 :] if held.entry is None and held.tier == tier.name]
+        if further:
+            fingerprint = self.holding.fingerprint
+            tiered.mover.submit(
+                lambda: look(tiered, tier, namespace, further, fingerprint, Deadline.after(MOVE_SECONDS))
+            )
 
 
 @dataclass(eq=False)

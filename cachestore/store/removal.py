@@ -1,18 +1,23 @@
-"""Blocks that somebody wants gone: from every tier, or from one."""
+"""Blocks that somebody wants gone, from every tier or from one; and those of a put that came to nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, Unavailable
 from cachestore.hashing import Chain
 from cachestore.index import Entry, Name
-from cachestore.store.copying import await_copies
+from cachestore.store.copying import MOVE_SECONDS, await_copies
+from cachestore.tiers.base import ColdTier
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
+
+INLINE_SECONDS = 0.2
+"""The deadline of taking copies back where no background is left to do it: a put ends by its own deadline."""
 
 
 def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline) -> int:
@@ -25,16 +30,20 @@ def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
             _withdraw(tiered, entry, "deleted")
     removed = {entry.name.key for entry in entries}
     await_copies(tiered, entries, deadline)
+    unreached: set[str] = set()
     for tier in tiered.lower:
-        gone = tier.delete_many(namespace, chain.keys, deadline)
-        tiered.events.changed(tier, namespace, chain.keys, there=False)
+        gone = _delete(tiered, tier, namespace, chain.keys, deadline, "deleted")
         if gone is None:
-            raise _unreached(tier.name)
-        if tier.ledger is None:
-            tiered.counters(namespace).add("tier_removed", sum(gone), tier=tier.name, why="deleted")
-        removed.update(key for key, there in zip(chain.keys, gone, strict=True) if there)
-    with tiered.index.changed:
-        _came_back(tiered, namespace, [tiered.index.get(Name(namespace, key)) for key in chain.keys], "deleted")
+            unreached.add(tier.name)
+        else:
+            removed.update(key for key, there in zip(chain.keys, gone, strict=True) if there)
+
+    def look() -> list[Entry]:
+        now = [tiered.index.get(Name(namespace, key)) for key in chain.keys]
+        return _came_back(tiered, namespace, [entry for entry in now if entry is not None], "deleted")
+
+    unreached |= _follow(tiered, tiered.lower, namespace, look, deadline, "deleted")
+    _check_reached(tiered, unreached)
     return len(removed)
 
 
@@ -60,43 +69,123 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
                 continue
             removed.add(entry.name.key)
     await_copies(tiered, [entry for entry in entries if entry.withdrawn], deadline)
-    for lower in tiered.lower:
-        if tier in ("", lower.name):
-            gone = lower.clear(namespace, deadline)
-            tiered.events.cleared(lower, namespace)
-            if gone is None:
-                raise _unreached(lower.name)
-            if lower.ledger is None:
-                tiered.counters(namespace).add("tier_removed", len(gone), tier=lower.name, why="cleared")
-            removed |= gone
-    with tiered.index.changed:
+    cleared = [lower for lower in tiered.lower if tier in ("", lower.name)]
+    unreached: set[str] = set()
+    for lower in cleared:
+        gone = lower.clear(namespace, deadline)
+        tiered.events.cleared(lower, namespace)
+        if gone is None:
+            unreached.add(lower.name)
+            continue
+        if lower.ledger is None:
+            tiered.counters(namespace).add("tier_removed", len(gone), tier=lower.name, why="cleared")
+        removed |= gone
+
+    def look() -> list[Entry]:
         now = [entry for entry in tiered.index.everything() if entry.name.namespace == namespace]
         if not tier:
-            _came_back(tiered, namespace, now, "cleared")
-        elif tier != tiered.memory.name:
-            for entry in now:
-                _forget_copies(entry, {tier})
+            return _came_back(tiered, namespace, now, "cleared")
+        return _forget_copies(now, {lower.name for lower in cleared}) if cleared else []
+
+    unreached |= _follow(tiered, cleared, namespace, look, deadline, "cleared")
+    _check_reached(tiered, unreached)
     return len(removed)
 
 
-def _came_back(tiered: TieredStore, namespace: bytes, entries: Sequence[Entry | None], why: str) -> None:
+def take_back(tiered: TieredStore, entries: Sequence[Entry]) -> None:
+    """Takes blocks that will not be published out of the index, each once no tier has a copy of it any more.
+
+    What has no copy goes at once. For the others nobody waits; until then their keys are those of blocks being written.
+    """
+    with tiered.index.changed:
+        copied = []
+        for entry in entries:
+            entry.withdrawn = True
+            if entry.cold or entry.copies:
+                copied.append(entry)
+            else:
+                tiered.index.remove(entry)
+    if copied and tiered.mover.submit(partial(_take_back, tiered, copied, MOVE_SECONDS)) is None:
+        _take_back(tiered, copied, INLINE_SECONDS)
+
+
+def _take_back(tiered: TieredStore, entries: Sequence[Entry], seconds: float) -> None:
+    deadline = Deadline.after(seconds)
+    try:
+        await_copies(tiered, entries, deadline)
+        for tier in tiered.cold:
+            by_namespace: dict[bytes, list[bytes]] = {}
+            with tiered.index.changed:
+                for entry in entries:
+                    if tier.name in entry.cold:
+                        by_namespace.setdefault(entry.name.namespace, []).append(entry.name.key)
+            for namespace, keys in by_namespace.items():
+                _delete(tiered, tier, namespace, keys, deadline, "withdrawn")
+    finally:
+        with tiered.index.changed:
+            for entry in entries:
+                tiered.index.remove(entry)
+
+
+def _delete(
+    tiered: TieredStore, tier: ColdTier, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, why: str
+) -> list[bool] | None:
+    """Removes blocks from one tier, says so and counts them; None if some may still be there."""
+    gone = tier.delete_many(namespace, keys, deadline, why=why)
+    tiered.events.changed(tier, namespace, keys, there=False)
+    if gone is not None and tier.ledger is None:
+        tiered.counters(namespace).add("tier_removed", sum(gone), tier=tier.name, why=why)
+    return gone
+
+
+def _came_back(tiered: TieredStore, namespace: bytes, entries: Sequence[Entry], why: str) -> list[Entry]:
     """Removes what a reader brought up just before it was removed below, and stops what is on its way.
 
-    Under the lock.
+    Under the lock. Returns the unpublished blocks of which tiers may have got copies behind the removal there.
     """
     tiered.removing(namespace)
     for entry in entries:
-        if entry is not None and entry.ready:
+        if entry.ready:
             _withdraw(tiered, entry, why)
-        elif entry is not None:
-            _forget_copies(entry, set(entry.cold))
+    return _forget_copies([entry for entry in entries if not entry.gone], {tier.name for tier in tiered.lower})
 
 
-def _forget_copies(entry: Entry, tiers: set[str]) -> None:
-    """What was copied between the two looks may be gone as well; nor is it durable, if a put is just making it so."""
-    entry.cold -= tiers
-    entry.durable = False
-    entry.withdrawn |= not entry.ready
+def _forget_copies(entries: Sequence[Entry], tiers: Collection[str]) -> list[Entry]:
+    """What was copied between the two looks may be gone as well; nor is it durable, if a put is just making it so.
+
+    Returns the unpublished ones that were, or are being, copied: only for them these tiers have to be asked again.
+    """
+    copied = [entry for entry in entries if not entry.ready and (entry.copies or not entry.cold.isdisjoint(tiers))]
+    for entry in entries:
+        entry.cold.difference_update(tiers)
+        entry.durable = False
+        entry.withdrawn |= not entry.ready
+    return copied
+
+
+def _follow(
+    tiered: TieredStore,
+    tiers: Sequence[ColdTier],
+    namespace: bytes,
+    look: Callable[[], list[Entry]],
+    deadline: Deadline,
+    why: str,
+) -> set[str]:
+    """Removes what puts copied behind the removal, once that has arrived; the tiers that could not be asked.
+
+    `look` is called under the lock, and returns the blocks of which there are such copies; at last there are none.
+    """
+    unreached: set[str] = set()
+    while True:
+        with tiered.index.changed:
+            copied = look()
+        if not copied or unreached:
+            return unreached
+        await_copies(tiered, copied, deadline)
+        keys = [entry.name.key for entry in copied]
+        gone = {tier.name: _delete(tiered, tier, namespace, keys, deadline, why) for tier in tiers}
+        late = any(entry.copies for entry in copied)
+        unreached = {name for name, removed in gone.items() if late or removed is None}
 
 
 def _withdraw(tiered: TieredStore, entry: Entry, why: str) -> None:
@@ -104,5 +193,7 @@ def _withdraw(tiered: TieredStore, entry: Entry, why: str) -> None:
     tiered.forget(entry, why)
 
 
-def _unreached(tier: str) -> Unavailable:
-    return Unavailable(f"tier {tier} could not be asked in time and may still have blocks; repeat the call")
+def _check_reached(tiered: TieredStore, unreached: Collection[str]) -> None:
+    if unreached:
+        names = ", ".join(tier.name for tier in tiered.lower if tier.name in unreached)
+        raise Unavailable(f"tier {names} could not be asked in time and may still have blocks; repeat the call")

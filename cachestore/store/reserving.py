@@ -15,6 +15,7 @@ from cachestore.store.base import BlockPlan, PutAnswer, PutStatus
 from cachestore.store.durability import upgrade
 from cachestore.store.laying import Layout, OpenBlock, layout_of
 from cachestore.store.provisional import Journal
+from cachestore.store.removal import take_back
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -39,7 +40,7 @@ class Reserved:
     journal: Journal = field(default_factory=Journal)
     _layouts: dict[int, Layout] = field(default_factory=dict)
     _held: list[Entry] = field(default_factory=list)
-    """Blocks of the chain that were there before: they must not leave for those that come behind them."""
+    """Blocks of the chain that were there before or are by now: none may leave for those that come behind it."""
 
     def reserve(self, *, durable: bool, ttl: float | None) -> None:
         """Takes memory for every block that is not there yet, and answers for all.
@@ -68,8 +69,12 @@ class Reserved:
 
     def stored(self, number: int, tier: str) -> None:
         """An open block was published, or is kept by `tier` alone. Called under the lock; the caller counts it."""
-        self.tiered.journals.closed(self.open.pop(number), published=True)
+        open_block = self.open.pop(number)
+        self.tiered.journals.closed(open_block, published=True)
         self.answers[number] = PutAnswer(number, PutStatus.STORED, tier)
+        if not open_block.entry.gone:
+            self.tiered.index.use(open_block.entry)
+            self._held.append(open_block.entry)
 
     def drop(self, number: int, status: PutStatus | None) -> None:
         """Takes an open block back; `status` None means aborted."""
@@ -77,22 +82,34 @@ class Reserved:
             open_block = self.open.pop(number, None)
             if open_block is None:
                 return
-            self.tiered.index.remove(open_block.entry)
-            self.tiered.journals.closed(open_block, published=False)
-            self.answers[number] = PutAnswer(number, status or PutStatus.FAILED)
-            counters = self.tiered.counters(self.namespace)
-            counters.add("put_open", -1)
-            counters.add(f"put_{status}" if status else "put_aborted")
+            self._close(number, open_block, status)
+        take_back(self.tiered, [open_block.entry])
 
     def give_up(self) -> int:
-        """Takes all open blocks back and lets go of those that were there before; how many were open."""
-        numbers = list(self.open)
-        for number in numbers:
-            self.drop(number, None)
+        """Takes all open blocks back and lets go of those that were there before, or since; how many were open."""
+        with self.tiered.index.changed:
+            dropped = list(self.open.items())
+            self.open.clear()
+            for number, open_block in dropped:
+                self._close(number, open_block, None)
+        take_back(self.tiered, [open_block.entry for _, open_block in dropped])
         with self.tiered.index.changed:
             while self._held:
                 self.tiered.index.leave(self._held.pop())
-        return len(numbers)
+        return len(dropped)
+
+    @property
+    def open_bytes(self) -> int:
+        """What the open blocks take at most."""
+        with self.tiered.index.changed:
+            return sum(open_block.layout.nbytes for open_block in self.open.values())
+
+    def _close(self, number: int, open_block: OpenBlock, status: PutStatus | None) -> None:
+        self.tiered.journals.closed(open_block, published=False)
+        self.answers[number] = PutAnswer(number, status or PutStatus.FAILED)
+        counters = self.tiered.counters(self.namespace)
+        counters.add("put_open", -1)
+        counters.add(f"put_{status}" if status else "put_aborted")
 
     def _layout(self, plan: BlockPlan) -> Layout:
         # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
@@ -117,7 +134,7 @@ class Reserved:
         found: dict[bytes, str] = {}
         for tier in self.tiered.cold:
             for key, there in zip(missing, tier.present(self.namespace, missing, self.deadline), strict=True):
-                if there:
+                if there and not self.tiered.unreadable.has(tier.name, self.namespace, key):
                     found.setdefault(key, tier.name)
         return found
 
@@ -136,8 +153,10 @@ class Reserved:
         if entry is not None:
             status = PutStatus.ALREADY_EXISTS if entry.ready else PutStatus.IN_PROGRESS
             return PutAnswer(number, status, self.tiered.memory.name if entry.ready else "")
-        if plan.key in elsewhere:
-            return PutAnswer(number, PutStatus.ALREADY_EXISTS, elsewhere[plan.key])
+        tier = elsewhere.get(plan.key)
+        # making it durable may just have shown that it cannot be read
+        if tier is not None and not self.tiered.unreadable.has(tier, self.namespace, plan.key):
+            return PutAnswer(number, PutStatus.ALREADY_EXISTS, tier)
         return None
 
     def _reserve(self, number: int, plan: BlockPlan) -> PutAnswer:

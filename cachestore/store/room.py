@@ -25,6 +25,9 @@ COMPACTIONS = 2
 def take(tiered: TieredStore, namespace: bytes, nbytes: int, deadline: Deadline, owner: bytes = b"") -> Slot | None:
     """Memory for a block, others leaving for it as far as they may; None if too little may leave in time."""
     index = tiered.index
+    # it would be refused once all that the namespace holds had left for it
+    if nbytes > index.quota(namespace):
+        return None
     rounds = 0
     while True:
         with index.changed:

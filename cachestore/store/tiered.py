@@ -27,6 +27,7 @@ from cachestore.store.pins import Pins
 from cachestore.store.promotion import Promotion
 from cachestore.store.provisional import Journals
 from cachestore.store.settings import StoreSettings
+from cachestore.store.unreadable import Unreadable
 from cachestore.tiers.base import ColdTier, Departure
 from cachestore.tiers.cpu import Cpu, CpuTier
 from cachestore.tiers.ledger import Ledger
@@ -59,6 +60,7 @@ class TieredStore:
     ledger: Ledger = field(init=False)
     staging: CpuTier = field(init=False)
     journals: Journals = field(default_factory=Journals)
+    unreadable: Unreadable = field(default_factory=Unreadable)
     promised: Counter[bytes] = field(default_factory=Counter)
     """Bytes by namespace that open puts may still make durable."""
     moving: int = 0
@@ -244,6 +246,9 @@ class TieredStore:
                 entry = self.index.get(Name(departure.namespace, departure.key))
                 if entry is not None:
                     entry.cold.discard(tier)
+                if departure.reason:
+                    counters = self.counters(departure.namespace)
+                    counters.add("corruptions", tier=tier, reason=departure.reason)
                 if departure.durable and departure.why in ("corrupt", "lost"):
                     # later, and elsewhere: this is a thread of a tier that has just failed
                     as_of = self.removals(departure.namespace)

@@ -21,13 +21,17 @@ Found: TypeAlias = Buffer | CorruptBlock | None
 
 
 class Departure(NamedTuple):
-    """A block that a tier let go by itself. `why` is one word: evicted, demoted, ttl, corrupt, lost, withdrawn."""
+    """A block that a tier let go by itself. `why` is one word: evicted, demoted, ttl, corrupt, lost, withdrawn.
+
+    `reason` says what was wrong with a corrupt one that no reader found, but the tier itself.
+    """
 
     namespace: bytes
     key: bytes
     nbytes: int
     why: str
     durable: bool = False
+    reason: str = ""
 
 
 Departed = Callable[[Sequence[Departure]], None]
@@ -115,6 +119,14 @@ class Listing(Protocol):
 
     def keys(self, namespace: bytes) -> Sequence[bytes]:
         """The keys of the blocks of the namespace that are there now, in any order."""
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A tier that knows without asking its medium what it keeps for good."""
+
+    def kept(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
+        """Which of these blocks are there as durable ones."""
 
 
 @runtime_checkable

@@ -95,7 +95,7 @@ class DiskTier:
             scanned = scan(files)
             self.ledger = Ledger(self.name)
             index = DiskIndex(self.eviction, self.settings.capacity, self.ledger)
-            index.found(scanned.entries)
+            index.found(scanned.entries, scanned.foreign)
             for departure in scanned.gone:
                 self.ledger.came(departure.namespace, departure.nbytes, durable=departure.durable)
                 self.ledger.went(departure.namespace, departure.nbytes, departure.why, durable=departure.durable)
@@ -197,6 +197,13 @@ class DiskTier:
     def keys(self, namespace: bytes) -> list[bytes]:
         work = self._work
         return [entry.key for entry in work.index.snapshot(namespace) if entry.settled] if work is not None else []
+
+    def kept(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
+        work = self._work
+        if work is None:
+            return [False] * len(keys)
+        entry_of, now = work.index.entries(namespace).get, time.time()
+        return [(e := entry_of(key)) is not None and e.durable and e.settled and e.ends > now for key in keys]
 
     def usage(self) -> Usage:
         work = self._work

@@ -158,9 +158,14 @@ class DiskIndex:
             self._put(entry)
             self._came(entry)
 
-    def found(self, entries: Sequence[DiskEntry]) -> None:
-        """Files found at the start, the one to leave first first: they may take more than there is room for."""
+    def found(self, entries: Sequence[DiskEntry], foreign: int = 0) -> None:
+        """Files found at the start, the one to leave first first: they may take more than there is room for.
+
+        `foreign` bytes beside them are taken by what stays for as long as the tier is open.
+        """
         with self._lock:
+            self.used += foreign
+            self._staying += foreign
             for entry in entries:
                 self.used += room(entry.nbytes)
                 self._put(entry)

@@ -1,16 +1,34 @@
 """What a folder holds when a store starts: the index, from the headers of its files."""
 
 import logging
+import struct
 import time
 from dataclasses import dataclass
 
-from cachestore.seal import DURABLE, MAX_PLANES, CorruptBlock, Header, header_bytes
+import xxhash
+
+from cachestore.seal import (
+    DIGEST_BYTES,
+    DURABLE,
+    MAGIC,
+    MAX_PLANES,
+    VERSION,
+    CorruptBlock,
+    Header,
+    digest,
+    header_bytes,
+)
 from cachestore.tiers.base import Departure
 from cachestore.tiers.disk_files import Files
-from cachestore.tiers.disk_index import DiskEntry
+from cachestore.tiers.disk_index import DiskEntry, room
 
 FRONT = 4096
 """Bytes read of each file first: enough for the header of 80 planes."""
+
+LONGEST = header_bytes(MAX_PLANES)
+"""No header is longer."""
+
+_FRONT = struct.Struct("<4sHHI")
 
 log = logging.getLogger(__name__)
 
@@ -21,17 +39,20 @@ class Scanned:
 
     entries: list[DiskEntry]
     gone: list[Departure]
+    foreign: int
+    """Bytes of the files that stay though only another release can read them."""
 
 
 def scan(files: Files) -> Scanned:
     """Looks at every file that has a block's name. Those that are no such block, or are over, are removed.
 
-    What cannot be read, and what is no plain file of this user, is left as it is.
+    What cannot be read, and what is no plain file of this user, is left as it is. So is a durable block of another
+    version of the format: whoever goes back to the release that wrote it finds it again.
     """
     files.collect()
     found: list[tuple[int, DiskEntry]] = []
     gone: list[Departure] = []
-    left = 0
+    left = foreign = 0
     for namespace, key in files.blocks():
         try:
             front, seen = files.front(namespace, key, FRONT)
@@ -40,9 +61,12 @@ def scan(files: Files) -> Scanned:
                 header = _header(files, namespace, key, front)
                 durable = bool(header.flags & DURABLE)
                 entry = DiskEntry.of(namespace, key, seen.st_size, header)
-            except CorruptBlock:
+            except CorruptBlock as corrupt:
+                if _of_another_version(files, namespace, key, front):
+                    foreign += room(seen.st_size)
+                    continue
                 files.remove(namespace, key)
-                gone.append(Departure(namespace, key, seen.st_size, "corrupt", durable))
+                gone.append(Departure(namespace, key, seen.st_size, "corrupt", durable, corrupt.reason))
                 continue
             if entry.ends > time.time():
                 found.append((seen.st_mtime_ns, entry))
@@ -53,8 +77,23 @@ def scan(files: Files) -> Scanned:
             left += 1
     if left:
         log.warning("disk tier: %d files are left alone that cannot be read or are no files of this user", left)
+    if foreign:
+        log.warning("disk tier: durable blocks of another version of the format take %d bytes", foreign)
     found.sort(key=lambda item: item[0])
-    return Scanned([entry for _, entry in found], gone)
+    return Scanned([entry for _, entry in found], gone, foreign)
+
+
+def _of_another_version(files: Files, namespace: bytes, key: bytes, front: bytes) -> bool:
+    """Whether this is the front of a durable block of another version, as far as the headers of all are alike."""
+    if len(front) < _FRONT.size:
+        return False
+    magic, version, flags, size = _FRONT.unpack_from(front)
+    if magic != MAGIC or version == VERSION or not flags & DURABLE or not DIGEST_BYTES < size <= LONGEST:
+        return False
+    whole = front[:size] if size <= len(front) else files.front(namespace, key, size)[0]
+    return len(whole) == size and xxhash.xxh3_64_intdigest(whole[:-DIGEST_BYTES]) == int.from_bytes(
+        digest(whole), "little"
+    )
 
 
 def _header(files: Files, namespace: bytes, key: bytes, front: bytes) -> Header:
@@ -64,4 +103,4 @@ def _header(files: Files, namespace: bytes, key: bytes, front: bytes) -> Header:
         if len(front) < FRONT:
             raise
     # a longer table than most
-    return Header.parse(files.front(namespace, key, header_bytes(MAX_PLANES))[0])
+    return Header.parse(files.front(namespace, key, LONGEST)[0])

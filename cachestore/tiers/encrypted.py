@@ -12,7 +12,7 @@ from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.seal import CorruptBlock
 from cachestore.sealing import Sealer
-from cachestore.tiers.base import ColdTier, Departed, Found, Listing, Usage
+from cachestore.tiers.base import ColdTier, Departed, Found, Keeping, Listing, Usage
 from cachestore.tiers.batches import batches
 from cachestore.tiers.ledger import Ledger
 
@@ -92,6 +92,9 @@ class EncryptedTier:
 
     def keys(self, namespace: bytes) -> Sequence[bytes]:
         return self.inner.keys(namespace) if isinstance(self.inner, Listing) else ()
+
+    def kept(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
+        return self.inner.kept(namespace, keys) if isinstance(self.inner, Keeping) else [False] * len(keys)
 
     def usage(self) -> Usage:
         return self.inner.usage()

@@ -76,6 +76,11 @@ def test_stats(store: Any, stored: Chain, command: Callable[..., Any]) -> None:
     assert told["sums_hold"] == {"reads": True, "puts": True, "tiers": True}
     counted = {figure["name"]: figure["value"] for figure in told["figures"]}
     assert counted["put_stored"] >= 2
+    bounds: dict[str, list[int]] = {}
+    for figure in told["figures"]:
+        if figure["name"] == "time_bucket":
+            bounds.setdefault(figure["labels"]["op"], []).append(int(figure["labels"]["le"]))
+    assert len(bounds["put"]) > 3 and all(of == sorted(of) for of in bounds.values())
     shown = command("stats", "--address", store.address)
     assert shown.status == 0 and "sums hold" in shown.out and "DO NOT" not in shown.out and "tier_bytes" in shown.out
 

@@ -3,9 +3,10 @@
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import grpc
@@ -15,7 +16,7 @@ from cachestore.block import BlockSpec, Part, Slot
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, DeadlineExceeded, Unavailable
 from cachestore.metrics import total
-from cachestore.service import tickets
+from cachestore.service import convert, tickets
 from cachestore.service.auth.certificates import Made
 from cachestore.service.auth.credentials import Credentials
 from cachestore.service.bulk import lines as bulk_lines
@@ -23,6 +24,7 @@ from cachestore.service.bulk import server as bulk_server
 from cachestore.service.bulk.format import ANSWER, BLOCK, COMMIT, FRAME, GO, LAST, RAW, REQUEST, TICKET
 from cachestore.service.bulk.line import PlainLine
 from cachestore.service.client import RemoteStore
+from cachestore.service.connection import Connection
 from cachestore.service.convert_put import Reservation, reserve_message
 from cachestore.service.server import SERVICE, CacheStoreServer
 from cachestore.service.stream import frames
@@ -487,3 +489,60 @@ def test_a_server_that_closes_ends_what_is_under_way(serve: Serve) -> None:
     reading.close()
     writing[0].close()
     eventually(lambda: not {one for one in set(threading.enumerate()) - before if one.name == "cachestore-bulk"})
+
+
+def test_an_address_elsewhere_is_not_connected_to_without_tls(server: CacheStoreServer) -> None:
+    """It comes from the store: the ticket and the blocks would go wherever it says."""
+    with (
+        closing(Connection(server.address)) as connection,
+        closing(bulk_lines.Lines(connection)) as lines,
+        socket.create_server(("127.0.0.1", 0)) as elsewhere,
+    ):
+        # which this machine connects to itself, as it would to another
+        offer = wire.BulkOffer(address=f"0.0.0.0:{elsewhere.getsockname()[1]}", ticket=bytes(32))
+        with pytest.raises(ConnectionError):
+            lines.begin(offer, Deadline.after(5))
+        elsewhere.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            elsewhere.accept()
+
+
+def test_a_connection_for_which_there_is_no_thread_is_refused(
+    server: CacheStoreServer, bulk: RemoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "cachestore-bulk":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with socket.create_connection(("127.0.0.1", server.bulk.port), 5) as connection:
+            assert connection.recv(1) == b""
+    eventually(lambda: figure(server, "bulk_refused", reason="threads") and not server.bulk.guests)
+    keys, blocks = random_prompt(small_spec(), 1)
+    put_blocks(bulk, keys.fingerprint, blocks)
+    assert figure(server, "bulk_transfers")
+
+
+def test_what_was_agreed_and_never_fetched_is_let_go(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tickets, "TICKET_SECONDS", 0.05)
+    monkeypatch.setattr(bulk_server, "TICKET_SECONDS", 0.05)
+    server = serve()
+    keys, blocks = random_prompt(small_spec(), 1)
+    with RemoteStore(server.address, transports=("stream",)) as store:
+        put_blocks(store, keys.fingerprint, blocks)
+    offer, agreed = server.bulk.offer_read, list[weakref.ref[object]]()
+
+    def offered(context: Any, local: Any, read: Any) -> wire.BulkOffer | None:
+        agreed.append(weakref.ref(read.sealed))
+        return offer(context, local, read)
+
+    monkeypatch.setattr(server.bulk, "offer_read", offered)
+    with grpc.insecure_channel(server.address) as channel:
+        read = channel.unary_stream(frames.READ, wire.ReadRequest.SerializeToString, frames.read_response)
+        (granted,) = read(wire.ReadRequest(chain=convert.chain_message(keys), bulk=True), timeout=5)
+    assert granted.granted.bulk.ticket
+    eventually(lambda: agreed[0]() is None)

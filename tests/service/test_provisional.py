@@ -236,6 +236,23 @@ def test_a_plane_that_does_not_hold_is_not_shown(tiered: TieredStore, server: Ca
     assert total(figures, "read_hits") == 1 and total(figures, "read_corrupt") == 1
 
 
+def test_a_writer_that_changes_its_generation_holds_no_call(tiered: TieredStore, channel: grpc.Channel) -> None:
+    """A writer on this node may write to all of its memory."""
+    keys, blocks = random_prompt(small_spec(), 1)
+    request = wire.ReadRequest(chain=convert.chain_message(keys), wait_ms=500, provisional=True)
+    with tiered.namespace("default").put(keys.fingerprint, plans_of(blocks), timeout=60) as put:
+        write_blocks(put, blocks)
+        (entry,) = tiered.index.everything()
+        words, word, generation = entry.slot.slab.words, entry.slot.offset // 8, entry.slot.generation
+        words[word] = generation + 1000
+        try:
+            call = answers(channel, request)
+            assert next(call).began.block == 0
+            assert not any(isinstance(answer, PlaneFrame) for answer in call)
+        finally:
+            words[word] = generation
+
+
 def test_followers_count_as_calls(serve: Callable[..., CacheStoreServer]) -> None:
     server = serve(max_concurrent=1)
     keys, _ = random_prompt(small_spec(), 1)

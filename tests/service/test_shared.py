@@ -64,12 +64,12 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of every message of a session, either way."""
     sizes: list[int] = []
 
-    def sending(connection: Any, message: bytes) -> None:
+    def sending(connection: Any, message: bytes, **options: Any) -> None:
         sizes.append(len(message))
-        session_socket.send(connection, message)
+        session_socket.send(connection, message, **options)
 
-    def receiving(connection: Any, wait: float | None) -> tuple[bytes | None, list[int]]:
-        data, descriptors = session_socket.receive_with_descriptors(connection, wait)
+    def receiving(*given: Any) -> tuple[bytes | None, list[int]]:
+        data, descriptors = session_socket.receive_with_descriptors(*given)
         sizes.append(len(data or b""))
         return data, descriptors
 

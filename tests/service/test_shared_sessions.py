@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -23,6 +24,7 @@ import pytest
 from cachestore.codecs import create
 from cachestore.errors import (
     CacheStoreError,
+    DeadlineExceeded,
     InvalidArgument,
     LeaseExpired,
     Overloaded,
@@ -406,9 +408,9 @@ def test_a_killed_client_leaves_nothing(server: CacheStoreServer, tiered: Tiered
         assert used(tiered) == 0
     else:
         with tiered.index.changed:
-            (holding,) = tiered.leases._open.values()
-            holding.ends = 0.0
-        tiered.expire()
+            (lease,) = tiered.leases._open
+        store.renew(lease, 0.05)
+        holds(lambda: not total(store.stats(), "leases_open"))
         assert total(store.stats(), "read_expired") == 8
     check_sums(store.stats())
 
@@ -563,3 +565,65 @@ def test_what_a_killed_server_left_behind_is_removed(monkeypatch: pytest.MonkeyP
             assert not place.folder.exists()
     finally:
         shutil.rmtree(short)
+
+
+def test_an_identity_that_ends_takes_its_session_along(server: CacheStoreServer, tiered: TieredStore) -> None:
+    """However busy it is: what comes right behind an answer is not answered any more."""
+    keys, _ = random_prompt(small_spec(), 1)
+    request = session_pb2.SessionRequest(lookup=store_pb2.LookupRequest(chain=convert.chain_message(keys)))
+    ends = time.time() + 0.5
+    with greeted(server, Identity("w", "default", Role.writer, expires=ends)) as connection:
+        with tiered.index.changed:
+            send(connection, request.SerializeToString())
+            holds(lambda: server.calls.used == 1)
+            time.sleep(max(0.0, ends + 0.1 - time.time()))
+            send(connection, request.SerializeToString())
+        assert session_pb2.SessionAnswer.FromString(receive(connection, SOON) or b"").HasField("lookup")
+        connection.settimeout(SOON)
+        try:
+            assert connection.recv(1) == b""
+        except ConnectionResetError:
+            return  # it ended before it was read to its end
+
+
+def test_a_session_beyond_its_time_only_ends_its_put(attach: Attach, tiered: TieredStore) -> None:
+    """Its client may be writing to memory of the store, so it is not sent away, and told nothing either."""
+    keys, blocks = random_prompt(small_spec(), 2)
+    put_blocks(tiered.namespace("default"), keys.fingerprint, blocks)
+    others, theirs = random_prompt(small_spec(), 2, seed=2)
+    writer = attach(Identity("w", "default", Role.writer, expires=time.time() + 0.3))
+    answer = reserve(writer, others, theirs)
+    rows(answer, writer, theirs)
+    time.sleep(0.4)
+    for ask in (lookup, read):
+        with pytest.raises(PermissionDenied, match="time is over"):
+            ask(writer, keys)
+    assert commit(writer, answer.write.put, 0) == [PutStatus.STORED] and writer.usable
+    abort = session_pb2.SessionRequest(abort=store_pb2.AbortRequest(put=answer.write.put))
+    assert writer.ask(abort, SOON).abort.blocks == 1
+    holds(lambda: not writer.usable)
+
+
+@pytest.mark.parametrize("asked", ["a message that the socket does not take", "half an answer", "a small message"])
+def test_a_server_that_does_not_take_or_answer_ends_the_request_in_time(asked: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path := f"{folder}/session")
+        listener.listen()
+        session = SharedSession(path, {}, lambda: pytest.fail("there is no time to find that out"))
+        with ThreadPoolExecutor(1) as thread:
+            opened = thread.submit(session.open, bytes(32), SOON)
+            connection, _ = listener.accept()
+            with connection:
+                assert receive(connection, SOON)
+                welcome = session_pb2.SessionAnswer(welcome=session_pb2.Welcome(namespace_id=bytes(32)))
+                send(connection, welcome.SerializeToString())
+                opened.result(SOON)
+                keys = Chain(bytes(32), tuple(os.urandom(32) for _ in range(60_000 if "socket" in asked else 1)))
+                if "half" in asked:
+                    # the beginning of an answer, and no more
+                    connection.sendall(struct.pack("<I", 100) + b"half")
+                begun = time.monotonic()
+                with pytest.raises((DeadlineExceeded, Lost)):
+                    request = store_pb2.LookupRequest(chain=convert.chain_message(keys))
+                    session.ask(session_pb2.SessionRequest(lookup=request), 1.7)
+                assert time.monotonic() - begun < 1.7 + 1 and session.lost

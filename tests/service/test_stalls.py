@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from cachestore.block import BlockSpec, Slot
+from cachestore.errors import CacheStoreError
 from cachestore.service import convert
 from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
@@ -124,9 +125,24 @@ def test_a_writer_whose_planes_travel_another_way_is_not_cut_off(server: CacheSt
     with RemoteStore(server.address, transports=("bulk",)) as remote:
         with remote.put(keys.fingerprint, plans_of(blocks), timeout=30) as put:
             for index, block in enumerate(blocks):
-                time.sleep(2 * STALL)
                 for plane, data in enumerate(block.data):
+                    if plane % 32 == 0:
+                        time.sleep(STALL / 2)
                     put.write(index, plane, data)
             put.commit()
         assert remote.lookup(keys).ready == 2
     assert not list(server.stalls.counters.figures())
+
+
+def test_a_writer_whose_planes_do_not_come_another_way_either_is_cut_off(
+    server: CacheStoreServer, tiered: Any, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    keys, blocks = random_prompt(LARGE, 2)
+    with RemoteStore(server.address, transports=("bulk",)) as remote:
+        with remote.put(keys.fingerprint, plans_of(blocks), timeout=60) as put:
+            put.write(0, 0, blocks[0].data[0])
+            assert tiered.memory.usage().used >= 4 << 20 and server.bulk.guests
+            eventually(lambda: not (server.calls.used or server.bulk.guests or tiered.memory.usage().used))
+            with pytest.raises(CacheStoreError):
+                put.commit()
+        assert {answer.status.value for answer in put_blocks(remote, keys.fingerprint, blocks)} == {"stored"}

@@ -9,7 +9,7 @@ import pytest
 
 from cachestore.block import Block, Half, Part
 from cachestore.deadline import Deadline
-from cachestore.errors import InvalidArgument, LeaseExpired, Unavailable
+from cachestore.errors import InvalidArgument, LeaseExpired, Overloaded, Unavailable
 from cachestore.hashing import Chain, chain
 from cachestore.index import Name
 from cachestore.metrics import total
@@ -339,3 +339,50 @@ def test_a_read_ahead_counts_no_corruption_of_a_block_that_nobody_reads(open_sto
     assert total(store.stats(), "corruptions") == 0 and outcome(store) == {"hits": 1, "misses": 3}
     assert all(map(same, read(store, keys), blocks[:2]))
     assert total(store.stats(), "corruptions") == 1
+
+
+def test_a_namespace_has_so_many_leases_and_no_more(open_store: Opener, eventually: Callable[..., None]) -> None:
+    tiered = open_store()
+    tiered.leases.most = 3
+    a, b = tiered.namespace("a"), tiered.namespace("b")
+    keys, blocks = blocks_of(1)
+    put_blocks(a, keys.fingerprint, blocks)
+    first, second, _ = [a.lease(keys, ttl=ttl) for ttl in (30, 30, 0.2)]
+    with pytest.raises(Overloaded, match="open leases"):
+        a.lease(keys)
+    with pytest.raises(Overloaded), a.read(keys):
+        pass
+    b.release(b.lease(keys))
+    assert total(a.stats(), "leases_open") == 3
+    a.release(first)
+    first = a.lease(keys)
+    # one that is over makes way
+    eventually(lambda: total(a.stats(), "leases_open") == 2)
+    for lease in (first, second, a.lease(keys)):
+        a.release(lease)
+
+
+def test_a_lease_ends_when_it_was_last_said_to(open_store: Opener, eventually: Callable[..., None]) -> None:
+    tiered = open_store()
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(1)
+    put_blocks(store, keys.fingerprint, blocks)
+    shorter, longer = store.lease(keys, ttl=60), store.lease(keys, ttl=0.3)
+    assert 50 < store.renew(longer.id, 60).ttl <= 60
+    assert store.renew(shorter.id, 0.3).ttl <= 0.3
+    eventually(lambda: total(store.stats(), "leases_open") == 1, 2)
+    assert store.renew(longer.id, 0.2).ttl <= 0.2
+    eventually(expired(tiered), 2)
+
+
+def test_leases_that_are_over_are_not_remembered(open_store: Opener) -> None:
+    tiered = open_store()
+    store = tiered.namespace("a")
+    keys, blocks = blocks_of(1)
+    put_blocks(store, keys.fingerprint, blocks)
+    kept = store.lease(keys, ttl=600)
+    for seconds in range(600, 300, -1):
+        store.renew(kept.id, seconds)
+        store.release(store.lease(keys, ttl=600))
+    assert total(store.stats(), "leases_open") == 1 and len(tiered.leases._ending) < 100
+    store.release(kept)

@@ -63,6 +63,15 @@ def test_pins_end_where_the_quota_of_the_namespace_does(open_store: Opener) -> N
         assert store.unpin(keys) == 2 and store.pin_quota_left() == 2 * BLOCK
 
 
+def test_the_quota_counts_what_one_call_pins(open_store: Opener) -> None:
+    tiered = open_store(8 * BLOCK, pin_share=0.5)
+    store = tiered.namespace("a")
+    keys, blocks = random_prompt(SPEC, 6)
+    put_blocks(store, keys.fingerprint, blocks)
+    assert store.pin(keys.first(2), 60) == 2
+    assert store.pin(keys, 60) == 4 == len(store.pins()) and store.pin_quota_left() < BLOCK
+
+
 def test_a_cold_block_is_brought_into_memory_and_pinned(open_store: Opener) -> None:
     tiered = open_store(4 * BLOCK, {}, pin_share=1.0)
     store = tiered.namespace("a")

@@ -15,7 +15,7 @@ from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.plane_table import TABLE
 from cachestore.seal import checksum
-from cachestore.store.adopting import Front
+from cachestore.store.adopting import Front, read_table
 from cachestore.store.base import PutStatus
 from cachestore.store.laying import Laying, Layout
 from cachestore.store.local import LocalStore
@@ -222,3 +222,41 @@ def test_a_plane_that_does_not_hold_is_not_shown(open_store: OpenStore) -> None:
         assert list(reading) == []
     figures = store.stats()
     assert total(figures, "corruptions") == 1 and total(figures, "read_corrupt") == 1
+
+
+def test_a_writer_that_changes_its_generation_holds_no_reader(theirs: LocalStore) -> None:
+    """It may write to all of its memory, also to the number that tells whether the memory is still the block's."""
+    keys, blocks = random_prompt(small_spec(), 1)
+    with (
+        theirs.put(keys.fingerprint, plans_of(blocks), owner=b"writer") as put,
+        theirs.read(keys, wait=0.5, timeout=20.0, provisional=True) as reading,
+        ThreadPoolExecutor(1) as thread,
+        lent(put, blocks) as (writer,),
+    ):
+        (entry,) = theirs.tiered.index.everything()
+        words, word, generation = entry.slot.slab.words, entry.slot.offset // 8, entry.slot.generation
+        writer.lay(range(8), 1)
+        writer.payload[0] ^= 1
+        words[word] = generation + 1000
+        try:
+            came = thread.submit(list, reading.planes()).result(10)
+        finally:
+            words[word] = generation
+        assert [plane.plane for plane in came] == list(range(1, 8)) and all(right(plane, blocks) for plane in came)
+
+
+def test_a_row_has_the_number_of_its_write_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks while it is copied takes nothing else for a number."""
+    _, (block,) = random_prompt(small_spec(), 1)
+    layout = Layout(block.planes)
+    slot = np.zeros(1 << 20, dtype=np.uint8)
+    writer, copy, seen = Elsewhere(slot, block), np.copyto, set[int]()
+    writer.lay(range(4), 1)
+
+    def copied(to: Buffer, data: Buffer) -> None:
+        copy(to, data)
+        seen.update(read_table(slot, layout.table)[1].tolist())
+
+    monkeypatch.setattr(np, "copyto", copied)
+    writer.lay(range(4, 8), 2)
+    assert seen == {0, 1}

@@ -12,6 +12,7 @@ from threading import Barrier, Thread
 
 import numpy as np
 import pytest
+import xxhash
 
 from cachestore.block import Buffer
 from cachestore.errors import ConfigError
@@ -401,6 +402,41 @@ def test_no_flipped_bit_of_a_header_and_no_other_length_gets_past_the_start(open
     tier = opened()
     assert tier.present(A, keys, soon()) == [False] * len(keys)
     assert set(opened.why()) == {"corrupt"} and tier.usage().used == opened.room() == 0
+
+
+@pytest.mark.parametrize(("damage", "reason"), [(flip, "header"), (empty, "truncated"), (another, "identity")])
+def test_what_was_wrong_at_the_start_is_told(opened: Opened, damage: Callable[[Path], None], reason: str) -> None:
+    put(opened(), value(0))
+    opened.close()
+    damage(opened.place(KEYS[0]))
+    opened()
+    assert [departure.reason for departure in opened.gone] == [reason]
+
+
+def of_version(data: bytes, version: int) -> bytes:
+    """The same block as another release would have written it."""
+    size = int.from_bytes(data[8:12], "little")
+    header = data[:4] + version.to_bytes(2, "little") + data[6 : size - 8]
+    return header + xxhash.xxh3_64_intdigest(header).to_bytes(8, "little") + data[size:]
+
+
+@pytest.mark.parametrize("planes", [2, 100])
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_durable_block_of_another_version_stays_and_takes_its_room(
+    opened: Opened, durable: bool, planes: int
+) -> None:
+    block = sealed_block(A, KEYS[0], (1 << 20) - 4096, planes=planes, durable=durable)
+    assert put(opened(), block, durable=durable) == [True]
+    opened.close()
+    opened.place(KEYS[0]).write_bytes(of_version(block.tobytes(), 2))
+    tier = opened(1 << 20)
+    assert tier.present(A, KEYS[:1], soon()) == [False] and opened.place(KEYS[0]).exists() == durable
+    assert tier.usage().used == opened.room() and opened.why() == ([] if durable else ["corrupt"])
+    assert put(tier, value(1, 5000)) == [not durable]
+    opened.close()
+    if durable:
+        opened.place(KEYS[0]).write_bytes(block.tobytes())
+        assert equal(get(opened(), KEYS[0]), block)
 
 
 @pytest.mark.parametrize("damage", [empty, shorten, halve, extend])

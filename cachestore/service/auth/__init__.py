@@ -7,6 +7,7 @@ tokens     secrets that name a caller, and a gateway's word on a tenant
 gateway    whose word that is
 methods    what a caller must be to call a method
 guard      what stands around every method
+shares     what one caller may hold of what all share
 tls, credentials, files, certificates   keys: taken from files, shown, kept, made
 exposure   a server that anybody could reach says so
 """

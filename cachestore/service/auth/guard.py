@@ -3,8 +3,11 @@
 Health and reflection are guarded like the rest, except that health answers even when the store is full.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from threading import Timer
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,18 +18,23 @@ from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError, DeadlineExceeded, InvalidArgument, PermissionDenied, Unauthenticated
 from cachestore.metrics import Counters
 from cachestore.service import status
+from cachestore.service.auth import tokens
 from cachestore.service.auth.authority import Authority
-from cachestore.service.auth.identity import identify
+from cachestore.service.auth.identity import Identity, identify, identity_of
 from cachestore.service.auth.methods import HEALTH, LEAST_ROLE, OURS, WITHOUT_NAMESPACE
+from cachestore.service.auth.shares import Places, Shares
 from cachestore.service.budget import Budget
+from cachestore.service.health.stalls import Stalls
 from cachestore.service.stream import frames
 
 MOST_NAME = 256
 """Bytes of a name that is watched: the library keeps every name that was ever asked for."""
 
-HEALTH_SECONDS = 1.0
+HEALTH_SECONDS = 0.2
+"""How long whoever asks for health may take to send the question, which fits beside the headers."""
+
 STRANGERS = 8
-"""How long, and how many at a time, callers that need no identity may take to send their question."""
+"""How many may do so at a time without an identity; whoever has taken longest gives way to one more."""
 
 Behavior = Callable[..., Any]
 Parse = Callable[[bytes], Any]
@@ -40,11 +48,19 @@ else:
 
 
 def deadline_of(context: grpc.ServicerContext, longest: float) -> Deadline:
-    """The caller's deadline, or `longest` seconds from now if it brought none or a later one."""
-    remaining = context.time_remaining()
+    """The caller's deadline; `longest` seconds from now if it brought none or a later one, and no longer than what it
+    showed holds."""
+    remaining, longest = context.time_remaining(), min(longest, _left(identity_of(context)))
     if remaining is not None and remaining <= 0:
         raise DeadlineExceeded("the deadline passed before the call was begun")
+    if longest <= 0:
+        raise Unauthenticated("what the caller showed expired before the call was begun; show another token")
     return Deadline.after(longest if remaining is None else min(remaining, longest))
+
+
+def _left(identity: Identity) -> float:
+    """Seconds for which what a caller showed still holds, with clocks as far apart as they may be."""
+    return identity.expires + tokens.SKEW - time.time()
 
 
 def _code(context: Any) -> grpc.StatusCode | None:
@@ -55,14 +71,20 @@ def _code(context: Any) -> grpc.StatusCode | None:
 class Guard(Interceptor):
     """Wraps every handler of a server. `calls` bounds how many run at once, `authority` says who makes them.
 
-    Whoever may not call is refused before anything of the request is read; `refused` counts them by reason.
+    Whoever may not call is refused before anything of the request is read; `refused` counts them by reason. A call runs
+    once its first message is there, for which `stalls` lets it wait; what waits so and what runs are its caller's
+    `share`, as many as it likes by itself.
     """
 
-    def __init__(self, calls: Budget, longest_call: float, authority: Authority) -> None:
+    def __init__(
+        self, calls: Budget, longest_call: float, authority: Authority, stalls: Stalls, share: Shares | None = None
+    ) -> None:
         self._calls = calls
+        self._share = share or Shares(math.inf, calls.unit)
+        self._stalls = stalls
         self._longest = longest_call
         self._authority = authority
-        self._strangers = Budget(STRANGERS, "health checks of unknown callers")
+        self._strangers = Places(STRANGERS)
         self.refused = Counters()
 
     def open(self) -> None:
@@ -103,20 +125,29 @@ class Guard(Interceptor):
     def _once(self, method: str, behavior: Behavior, parse: Parse) -> Behavior:
         def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
             with self._errors(method, context):
-                self._authorize(method, context)
-                with self._calls.hold(1) if method.startswith(OURS) else nullcontext(), self._bounded(context):
-                    return behavior(parse(_only(requests)), context)
+                identity = self._authorize(method, context)
+                if not method.startswith(OURS):
+                    with self._bounded(context, HEALTH_SECONDS):
+                        return behavior(parse(_only(requests)), context)
+                with self._share.hold(identity), self._bounded(context, _left(identity)):
+                    data = _only(self._begun(requests, context))
+                    with self._calls.hold(1):
+                        return behavior(parse(data), context)
 
         return call
 
     def _stream(self, method: str, behavior: Behavior | None, parse: Callable[[Iterator[bytes]], Any]) -> Behavior:
         assert behavior is not None
+        # reflection answers a few questions and is done
+        most = self._longest if method.startswith(OURS) else self._stalls.seconds
 
         def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
             with self._errors(method, context):
-                self._authorize(method, context)
-                with self._calls.hold(1), self._bounded(context):
-                    yield from behavior(parse(requests), context)
+                identity = self._authorize(method, context)
+                with self._share.hold(identity), self._bounded(context, min(most, _left(identity))):
+                    begun = self._begun(requests, context)
+                    with self._calls.hold(1):
+                        yield from behavior(parse(begun), context)
 
         return call
 
@@ -147,7 +178,7 @@ class Guard(Interceptor):
                 except (Unauthenticated, PermissionDenied) as error:
                     refusal = error
                 with (
-                    self._strangers.hold(1) if refusal else nullcontext(),
+                    self._strangers.hold(context.cancel) if refusal else nullcontext(),
                     self._bounded(context, HEALTH_SECONDS),
                 ):
                     data = _only(requests)
@@ -157,8 +188,14 @@ class Guard(Interceptor):
 
         return call
 
-    def _authorize(self, method: str, context: grpc.ServicerContext) -> None:
-        """Says who calls; Unauthenticated or PermissionDenied unless they may."""
+    def _begun(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """The messages, once the first is there: whoever sends headers only stands still, and holds up nobody."""
+        with self._stalls.watched(context) as peer:
+            first = next(peer.received(requests), None)
+        return chain((first,), requests) if first is not None else iter(())
+
+    def _authorize(self, method: str, context: grpc.ServicerContext) -> Identity:
+        """Who calls, said to the rest too; Unauthenticated or PermissionDenied unless they may."""
         identity = self._authority.identify(context)
         least, name = LEAST_ROLE.get(method), method.rpartition("/")[2]
         if least is None:
@@ -168,6 +205,7 @@ class Guard(Interceptor):
         if not identity.namespace and method not in WITHOUT_NAMESPACE:
             raise PermissionDenied(f"{identity.name} acts only for tenants; send the token of one with {name}")
         identify(context, identity)
+        return identity
 
     @contextmanager
     def _errors(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
@@ -187,9 +225,9 @@ class Guard(Interceptor):
             context.abort(answer.code, answer.text)
 
     @contextmanager
-    def _bounded(self, context: grpc.ServicerContext, longest: float | None = None) -> Iterator[None]:
+    def _bounded(self, context: grpc.ServicerContext, longest: float) -> Iterator[None]:
         # gRPC ends a call at the caller's deadline; one without would wait for its peer for ever
-        remaining, most = context.time_remaining(), longest or self._longest
+        remaining, most = context.time_remaining(), min(longest, self._longest)
         if remaining is not None and remaining <= most:
             yield
             return

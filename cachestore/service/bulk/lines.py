@@ -126,6 +126,8 @@ class Lines:
     def _connected(self, address: str, deadline: Deadline) -> Line:
         host, port = host_of(address) or host_of(self._connection.address), int(address.rpartition(":")[2])
         credentials = self._connection.credentials
+        if not credentials.tls and not stays_here(f"{host}:{port}"):
+            raise ConnectionError(f"the ticket and the blocks would leave this machine without TLS, for {host}")
         seconds = min(CONNECT_SECONDS, deadline.remaining())
         if not seconds:
             raise TimeoutError("the deadline passed")

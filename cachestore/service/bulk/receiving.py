@@ -1,5 +1,7 @@
 """The server's side of a put over the bulk path: planes go from the connection into the slots of their blocks."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,10 +36,12 @@ LOOK_SECONDS = 0.5
 
 @dataclass(eq=False)
 class Receiving:
-    """A put that `caller` has open."""
+    """A put that `caller` has open; `cut` ends it when nothing comes for `stall` seconds."""
 
     caller: Identity
     put: LocalPut
+    stall: float
+    cut: Callable[[], object]
     holds: int = 0
 
     def run(self, line: Line) -> None:
@@ -45,9 +49,7 @@ class Receiving:
         deadline = self.put.deadline
         line.send(ANSWER.pack(GO, 0), deadline)
         while True:
-            while not line.readable(LOOK_SECONDS):
-                if self.put.over:
-                    raise Aborted("the put is over")
+            self._await(line)
             word, number, first, planes = FRAME.unpack(line.take(FRAME.size, deadline))
             if word in (RAW, CODED):
                 self._planes(line, number, first, planes, coded=word == CODED)
@@ -58,6 +60,16 @@ class Receiving:
                 return line.send(ANSWER.pack(GO, 0), deadline)
             else:
                 raise InvalidArgument("a frame of a put must be RAW, CODED, COMMIT or DONE")
+
+    def _await(self, line: Line) -> None:
+        """Waits for the next frame."""
+        latest = time.monotonic() + self.stall
+        while not line.readable(min(LOOK_SECONDS, self.stall)):
+            if self.put.over:
+                raise Aborted("the put is over")
+            if time.monotonic() >= latest:
+                self.cut()
+                raise Aborted(f"the writer sent nothing for {self.stall:g} s")
 
     def _planes(self, line: Line, block: int, first: int, planes: int, *, coded: bool) -> None:
         if not 1 <= planes <= MAX_PLANES:

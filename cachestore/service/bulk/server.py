@@ -140,7 +140,7 @@ class BulkServer:
 
     def offer_put(self, context: grpc.ServicerContext, put: LocalPut) -> wire.BulkOffer | None:
         """A ticket for the planes of a put, likewise."""
-        return self._offer(context, Receiving(identity_of(context), put))
+        return self._offer(context, Receiving(identity_of(context), put, self.settings.stall, context.cancel))
 
     def _offer(self, context: grpc.ServicerContext, transfer: Transfer) -> wire.BulkOffer | None:
         if self._listening is None or not (self.context or is_here(context.peer())):
@@ -149,9 +149,14 @@ class BulkServer:
         return wire.BulkOffer(address=f":{self.port}", ticket=ticket)
 
     def _accept(self, listening: socket.socket) -> None:
+        listening.settimeout(TICKET_SECONDS)
         while self._listening is listening:
+            # what was agreed and never fetched would stay until somebody agrees on more
+            self._tickets.expire()
             try:
                 connection, _ = listening.accept()
+            except TimeoutError:
+                continue
             except OSError:
                 # it was closed, or there are no descriptors left just now
                 time.sleep(0.05)
@@ -163,7 +168,15 @@ class BulkServer:
                     continue
                 guest = Guest(connection, time.monotonic())
                 self.guests.add(guest)
-            Thread(target=self._serve, args=(guest,), name="cachestore-bulk", daemon=True).start()
+            try:
+                Thread(target=self._serve, args=(guest,), name="cachestore-bulk", daemon=True).start()
+            except RuntimeError:
+                # this process may have no more threads just now
+                self.counters.add("bulk_refused", reason="threads")
+                connection.close()
+                with self._changed:
+                    self.guests.discard(guest)
+                    self._changed.notify_all()
 
     def _make_room(self) -> bool:
         """Cuts whoever has been idle longest; whether there was one. Its thread ends a moment later."""

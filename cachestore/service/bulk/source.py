@@ -24,8 +24,8 @@ RESUMES = 2
 PATIENCE = 10.0
 """Seconds that a store may take to bring the next block, from wherever it has it."""
 
-LAST_SECONDS = 0.2
-"""What the end of a read may take to come, when all its blocks have."""
+LAST_SECONDS = 0.1
+"""What the end of a read may take to come, when all its blocks have: its Release may be late as well."""
 
 
 class BulkSource:

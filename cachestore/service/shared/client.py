@@ -24,6 +24,9 @@ PATIENCE = 1.5
 MARGIN = 0.1
 """Seconds beyond its deadline that an answer may take: the store says itself that the time is over."""
 
+ALIVE_SECONDS = 1.0
+"""What it may take to find out whether the store is still there: it is not asked where less time is left."""
+
 
 class Lost(Exception):
     """The session is over; whatever it had open is given up."""
@@ -65,7 +68,7 @@ class SharedSession:
     """A connection to the socket at `path`, opened with a ticket.
 
     `known` has all slabs of that store that this process has mapped, by number, so that many sessions map each once.
-    `alive` says whether the store answers otherwise.
+    `alive` says within `ALIVE_SECONDS` whether the store answers otherwise.
     """
 
     def __init__(self, path: str, known: MutableMapping[int, Mapped], alive: Callable[[], bool]) -> None:
@@ -79,10 +82,12 @@ class SharedSession:
     def open(self, ticket: bytes, timeout: float) -> None:
         """Connects and shows the ticket. Lost if there is nothing to connect to."""
         self._connection = connection = socket.socket(socket.AF_UNIX)
+        until = time.monotonic() + timeout
         try:
-            connection.settimeout(timeout)
+            connection.settimeout(max(timeout, 1e-3))
             connection.connect(self._path)
-            answer = self.ask(wire.SessionRequest(hello=wire.Hello(ticket=ticket)), timeout)
+            hello = wire.SessionRequest(hello=wire.Hello(ticket=ticket))
+            answer = self.ask(hello, max(until - time.monotonic(), 1e-3))
         except OSError as error:
             self.close()
             raise Lost from error
@@ -128,7 +133,7 @@ class SharedSession:
         request.timeout_ms = max(1, round(timeout * 1000))
         until = time.monotonic() + timeout + MARGIN
         try:
-            send(self._connection, request.SerializeToString())
+            self._send(self._connection, request.SerializeToString(), until)
             answer = self._answer(self._connection, until)
             while answer.WhichOneof("message") is None:
                 answer = self._answer(self._connection, until)
@@ -155,16 +160,25 @@ class SharedSession:
             raise Lost
         return places
 
+    def _send(self, connection: socket.socket, message: bytes, until: float) -> None:
+        try:
+            send(connection, message, within=until - time.monotonic())
+        except TimeoutError:
+            if time.monotonic() < until:
+                raise
+            raise DeadlineExceeded("the store did not take the request in time") from None
+
     def _answer(self, connection: socket.socket, until: float) -> wire.SessionAnswer:
         while True:
             left = until - time.monotonic()
             try:
-                data, descriptors = receive_with_descriptors(connection, max(1e-3, min(PATIENCE, left)))
+                data, descriptors = receive_with_descriptors(connection, max(1e-3, min(PATIENCE, left)), until)
                 break
             except TimeoutError:
-                if time.monotonic() >= until:
+                left = until - time.monotonic()
+                if left <= 0:
                     raise DeadlineExceeded("the store did not answer in time") from None
-                if not self._alive():
+                if left > ALIVE_SECONDS and not self._alive():
                     raise Unavailable("the store does not answer any more") from None
         try:
             if data is None:

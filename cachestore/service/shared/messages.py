@@ -1,9 +1,11 @@
 """Messages over the unix socket of a shared-memory session: their length, then so many bytes.
 
 Descriptors travel with the first byte of a message. Whoever connects may send anything: a message is bounded, must come
-whole within `STALL` seconds once it has begun, and nothing may follow it before it is answered.
+whole within `STALL` seconds once it has begun, or sooner where somebody has less time, and nothing may follow it before
+it is answered.
 """
 
+import math
 import os
 import socket
 import struct
@@ -27,39 +29,46 @@ class Garbled(Exception):
     """What came is no message of a session; the connection cannot go on."""
 
 
-def send(connection: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
-    """Sends one message; OSError if it cannot be, TimeoutError if the peer does not take it."""
+def send(
+    connection: socket.socket, message: bytes, descriptors: Sequence[int] = (), *, within: float = math.inf
+) -> None:
+    """Sends one message; OSError if it cannot be, TimeoutError if the peer does not take it `within` these seconds."""
     data = _LENGTH.pack(len(message)) + message
-    connection.settimeout(STALL)
+    until = time.monotonic() + min(STALL, within)
+    connection.settimeout(_left(until))
     sent = socket.send_fds(connection, [data], descriptors) if descriptors else connection.send(data)
     if sent < len(data):
+        connection.settimeout(_left(until))
         connection.sendall(memoryview(data)[sent:])
 
 
 def receive(connection: socket.socket, wait: float | None) -> bytes | None:
     """The next message, if it begins within `wait` seconds, else TimeoutError; None if the connection has ended."""
     connection.settimeout(wait)
-    return _whole(connection, connection.recv(CHUNK))
+    return _whole(connection, connection.recv(CHUNK), math.inf)
 
 
-def receive_with_descriptors(connection: socket.socket, wait: float | None) -> tuple[bytes | None, list[int]]:
-    """The same with the descriptors that came with it, which are the caller's to close."""
+def receive_with_descriptors(
+    connection: socket.socket, wait: float | None, until: float = math.inf
+) -> tuple[bytes | None, list[int]]:
+    """The same with the descriptors that came with it, which are the caller's to close; whole by `until`, in monotonic
+    seconds."""
     connection.settimeout(wait)
     data, descriptors, flags, _ = socket.recv_fds(connection, CHUNK, MOST_DESCRIPTORS)
     try:
         if flags & socket.MSG_CTRUNC:
             raise Garbled("descriptors were lost: this process may have no more open files")
-        return _whole(connection, data), descriptors
+        return _whole(connection, data, until), descriptors
     except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
         raise
 
 
-def _whole(connection: socket.socket, first: bytes) -> bytes | None:
+def _whole(connection: socket.socket, first: bytes, until: float) -> bytes | None:
     if not first:
         return None
-    until = time.monotonic() + STALL
+    until = min(until, time.monotonic() + STALL)
     while len(first) < _LENGTH.size:
         first += _more(connection, _LENGTH.size - len(first), until)
     (size,) = _LENGTH.unpack_from(first)
@@ -74,8 +83,16 @@ def _whole(connection: socket.socket, first: bytes) -> bytes | None:
 
 
 def _more(connection: socket.socket, nbytes: int, until: float) -> bytes:
-    connection.settimeout(max(until - time.monotonic(), 1e-3))
-    data = connection.recv(nbytes)
+    connection.settimeout(_left(until))
+    try:
+        data = connection.recv(nbytes)
+    except TimeoutError:
+        # what would come next is the rest of this message, not the beginning of one
+        raise Garbled("the message did not come whole in time") from None
     if not data:
         raise Garbled("the connection ended within a message")
     return data
+
+
+def _left(until: float) -> float:
+    return max(until - time.monotonic(), 1e-3)

@@ -41,6 +41,9 @@ LONGEST_SESSION = 600.0
 BEGINNINGS = frozenset({"lookup", "read", "reserve"})
 """Requests that begin something new."""
 
+ENDINGS = frozenset({"commit", "abort"})
+"""What a session answers whose time is over, while its client may be writing to memory of the store."""
+
 log = logging.getLogger(__name__)
 
 
@@ -199,20 +202,23 @@ class SessionServer:
         while True:
             # whoever may be writing to memory of ours is never sent away: that memory could not be used again
             data = receive(connection, None if session.lent else max(ends - time.monotonic(), 1e-3))
-            if data is None:
+            late = time.monotonic() >= ends
+            if data is None or (late and not session.lent):
                 return
             try:
                 with self.calls.hold(1), self.bytes_in_flight.hold(len(data)):
-                    answer = self._answer(session, data)
+                    answer = self._answer(session, data, late=late)
             except Exception as error:
                 answer = _failed(error)
             _send(connection, session, answer)
 
-    def _answer(self, session: Session, data: bytes) -> wire.SessionAnswer:
+    def _answer(self, session: Session, data: bytes, *, late: bool) -> wire.SessionAnswer:
         try:
             request = wire.SessionRequest.FromString(data)
         except DecodeError:
             raise InvalidArgument("the request's bytes are no message of a session") from None
+        if late and request.WhichOneof("message") not in ENDINGS:
+            raise PermissionDenied("the session's time is over: commit or abort its put, then attach again")
         if self.drain.begun and request.WhichOneof("message") in BEGINNINGS:
             raise draining()
         longest = self.settings.longest_call

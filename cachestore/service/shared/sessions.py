@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError, DeadlineExceeded, Unavailable
 from cachestore.service.connection import Connection
-from cachestore.service.shared.client import Lost, Mapped, SharedSession
+from cachestore.service.shared.client import ALIVE_SECONDS, Lost, Mapped, SharedSession
 from cachestore.wire import store_pb2 as wire
 
 MOST_IDLE = 16
@@ -84,13 +84,13 @@ class SharedSessions:
             session.close()
 
     def _attached(self, deadline: Deadline, writer: bool) -> SharedSession | None:
-        timeout = min(ATTACH_SECONDS, deadline.remaining())
-        if not timeout or time.monotonic() < self._not_before[writer]:
+        until = Deadline.after(min(ATTACH_SECONDS, deadline.remaining()))
+        if not until.remaining() or time.monotonic() < self._not_before[writer]:
             return None
         try:
-            offer = self.connection.call("Attach", wire.AttachRequest(writer=writer), timeout)
+            offer = self.connection.call("Attach", wire.AttachRequest(writer=writer), until.remaining())
             session = SharedSession(offer.socket, self._slabs_of(offer.socket), self._alive)
-            session.open(offer.ticket, timeout)
+            session.open(offer.ticket, until.remaining())
             self._closed = False
             return session
         except (Unavailable, DeadlineExceeded):
@@ -108,7 +108,7 @@ class SharedSessions:
 
     def _alive(self) -> bool:
         try:
-            self.connection.call("Attach", wire.AttachRequest(), ATTACH_SECONDS)
+            self.connection.call("Attach", wire.AttachRequest(), ALIVE_SECONDS)
         except (Unavailable, DeadlineExceeded):
             return False
         except CacheStoreError:

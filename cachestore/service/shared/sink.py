@@ -21,6 +21,9 @@ from cachestore.wire import session_pb2, store_pb2
 ABORT_SECONDS = 1.0
 """What telling of an abort may take; unheard, it happens with the end of the session."""
 
+LATE_SECONDS = 0.1
+"""The same once the put's time is over."""
+
 
 class SharedSink:
     """Follows `cachestore.service.transport.Sink`. It keeps its session to itself until the put is over.
@@ -94,7 +97,7 @@ class SharedSink:
             try:
                 if open_:
                     request = session_pb2.SessionRequest(abort=store_pb2.AbortRequest(put=self._id))
-                    session.ask(request, ABORT_SECONDS)
+                    session.ask(request, max(LATE_SECONDS, min(ABORT_SECONDS, self._deadline.remaining())))
             except (CacheStoreError, Lost):
                 # the end of the session gives up what it could not be told of
                 session.close()

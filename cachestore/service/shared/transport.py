@@ -61,9 +61,9 @@ class Shared:
         deadline = Deadline.after(timeout)
         with self._sessions.lent(deadline) as session:
             if session is not None:
-                session.ask(session_pb2.SessionRequest(release=request), timeout)
+                session.ask(session_pb2.SessionRequest(release=request), max(deadline.remaining(), 1e-3))
                 return
-        self._connection.call("Release", request, deadline.remaining())
+        self._connection.call("Release", request, max(deadline.remaining(), 1e-3))
 
     def close(self) -> None:
         self._sessions.close()

@@ -85,10 +85,14 @@ def _frames(tiered: TieredStore, wrote: Wrote, sent: Sent, frame_bytes: int) -> 
     ]
     for segments, places in _cut(rows, frame_bytes):
         head = wire.PlaneFrame(block=wrote.number, segments=segments)
+        looked = 0
         while True:
             seen = sight(tiered, wrote.block)
-            if seen is None:
+            # a block that was moved is looked for again; what stays where it is and is not current has lost its number
+            # to a writer who may write there
+            if seen is None or seen.generation == looked:
                 return
+            looked = seen.generation
             frame = frames.provisional_frame(head, [seen.payload[place] for place in places])
             if seen.current:
                 break

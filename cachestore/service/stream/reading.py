@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from threading import Event
 from typing import NamedTuple
 
 from cachestore.block import Part
@@ -32,8 +33,8 @@ class Opened(NamedTuple):
         return self.place.block
 
 
-def opened(store: LocalStore, request: wire.ReadRequest, deadline: Deadline) -> Opened:
-    """The read that a request asks for, by whichever way its blocks will travel."""
+def opened(store: LocalStore, request: wire.ReadRequest, deadline: Deadline, over: Event | None = None) -> Opened:
+    """The read that a request asks for, by whichever way its blocks will travel; `over` ends its wait for blocks."""
     chain = convert.chain(request.chain)
     place = convert.place(request.resume, chain) if request.HasField("resume") else convert.Place()
     if request.lease and request.lease_ms:
@@ -46,6 +47,7 @@ def opened(store: LocalStore, request: wire.ReadRequest, deadline: Deadline) -> 
         lease=given,
         ttl=convert.seconds(request.lease_ms),
         wait=convert.seconds(request.wait_ms) or 0.0,
+        over=over,
         purpose=PURPOSE.word(request.purpose),
         timeout=deadline.remaining(),
     )
@@ -74,7 +76,10 @@ def read(
             return
         deadline.check("waiting for blocks that are being written")
         request.wait_ms = 0
-    sealed, granted, part, place = agreed = opened(store, request, deadline)
+    over = Event() if request.wait_ms else None
+    if over is not None and not on_end(over.set):
+        over.set()
+    sealed, granted, part, place = agreed = opened(store, request, deadline, over)
     with closing(sealed):
         # the bulk path begins with whole blocks
         bulk = offer(agreed) if request.bulk and not place.digest else None

@@ -1,0 +1,218 @@
+"""A put that fails leaves nothing in any tier; one that succeeds bit by bit keeps what it has published."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cachestore.deadline import Deadline
+from cachestore.errors import DurabilityUnmet, Overloaded, Unavailable
+from cachestore.metrics import total
+from cachestore.store import put as putting
+from cachestore.store.base import Durability, put_blocks
+from cachestore.store.tiered import TieredStore
+from cachestore.testing import plans_of, random_prompt, small_spec, write_blocks
+
+SPEC = small_spec()
+BLOCK = 2560
+SOON = 10.0
+
+
+@pytest.fixture
+def with_disk(tmp_path: Path, open_tiers: Callable[..., TieredStore]) -> Callable[..., TieredStore]:
+    """Opens a store with a disk tier behind its memory, and further tiers behind that."""
+
+    def start(*further: dict[str, Any], memory: str | int = "1MiB", **store: Any) -> TieredStore:
+        disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"}
+        return open_tiers([{"name": "cpu", "capacity": memory}, disk, *further], store)
+
+    return start
+
+
+@pytest.mark.parametrize("fail", ["abort", "deadline"])
+@pytest.mark.parametrize("durability", list(Durability))
+def test_a_put_that_ends_while_it_is_copied_leaves_no_copies(
+    with_disk: Callable[..., TieredStore], monkeypatch: pytest.MonkeyPatch, durability: Durability, fail: str
+) -> None:
+    tiered = with_disk(memory=4 * BLOCK)
+    store, (disk,) = tiered.namespace("a"), tiered.cold
+    held, values = random_prompt(SPEC, 4)
+    put_blocks(store, held.fingerprint, values)
+    assert tiered.settle()
+    # with all of the memory leased, what is put has to go to the disk alone
+    lease = store.lease(held)
+    keys, blocks = random_prompt(SPEC, 3, seed=2)
+    put = store.put(keys.fingerprint, plans_of(blocks), durability=durability, timeout=0.5 if fail == "deadline" else 9)
+    write_blocks(put, blocks)
+    copied, removed = disk.put_many, disk.delete_many
+    meanwhile: list[str] = []
+
+    def copy(*arguments: Any, **options: Any) -> list[bool]:
+        kept = copied(*arguments, **options)
+        assert kept == [True] * 3
+        if fail == "abort":
+            put.abort()
+        else:
+            time.sleep(put.deadline.remaining() + 0.01)
+            tiered.expire()
+        return kept
+
+    def remove(*arguments: Any, **options: Any) -> list[bool] | None:
+        with store.put(keys.fingerprint, plans_of(blocks)) as other:
+            meanwhile.extend(answer.status for answer in other.answers)
+        return removed(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "put_many", copy)
+        patched.setattr(disk, "delete_many", remove)
+        with suppress(DurabilityUnmet):
+            put.commit()
+        assert [answer.status for answer in put.answers] == ["failed"] * 3
+        assert tiered.settle()
+    assert set(meanwhile) == {"in_progress"}
+    assert disk.present(store.namespace, keys.keys, Deadline.after(SOON)) == [False] * 3 and store.lookup(keys) == (
+        0,
+        (),
+        0,
+    )
+    assert total(store.stats(), "tier_durable_bytes", tier="disk") == 0
+    with store.put(keys.fingerprint, plans_of(blocks), durability=durability) as again:
+        write_blocks(again, blocks)
+        again.commit()
+        assert [answer.status for answer in again.answers] == ["stored"] * 3
+    store.release(lease)
+
+
+@pytest.mark.parametrize("remove", ["delete", "clear"])
+def test_what_is_removed_while_it_becomes_durable_leaves_no_copies(
+    with_disk: Callable[..., TieredStore], monkeypatch: pytest.MonkeyPatch, remove: str
+) -> None:
+    tiered = with_disk({"name": "redis"})
+    store, (disk, redis) = tiered.namespace("a"), tiered.cold
+    keys, blocks = random_prompt(SPEC, 2)
+    put = store.put(keys.fingerprint, plans_of(blocks), durability=Durability.DURABLE)
+    write_blocks(put, blocks)
+    method = "delete_many" if remove == "delete" else "clear"
+    removing, securing = getattr(redis, method), putting.secure
+    copied, over = threading.Event(), threading.Event()
+    commits: list[Future[Any]] = []
+
+    def secure(*arguments: Any) -> None:
+        securing(*arguments)
+        copied.set()
+        assert over.wait(SOON)
+
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patched:
+
+        def remove_below(*arguments: Any, **options: Any) -> Any:
+            # the disk was asked already; only now does the put copy its blocks there
+            if not commits:
+                commits.append(pool.submit(put.commit))
+                assert copied.wait(SOON)
+            return removing(*arguments, **options)
+
+        patched.setattr(redis, method, remove_below)
+        patched.setattr(putting, "secure", secure)
+        assert (store.delete(keys) if remove == "delete" else store.clear()) == 0
+        assert disk.present(store.namespace, keys.keys, Deadline.after(SOON)) == [False] * 2
+        over.set()
+        with pytest.raises(DurabilityUnmet):
+            commits[0].result(SOON)
+    put.abort()
+    assert store.lookup(keys) == (0, (), 0)
+
+
+@pytest.mark.parametrize("remove", ["delete", "clear"])
+def test_a_copy_that_is_under_way_is_removed_when_it_has_arrived(
+    with_disk: Callable[..., TieredStore],
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[..., None],
+    remove: str,
+) -> None:
+    tiered = with_disk()
+    store, (disk,) = tiered.namespace("a"), tiered.cold
+    keys, blocks = random_prompt(SPEC, 2)
+    put = store.put(keys.fingerprint, plans_of(blocks), durability=Durability.DURABLE, timeout=1.0)
+    write_blocks(put, blocks)
+    copied = disk.put_many
+    copying, withdrawn = threading.Event(), threading.Event()
+
+    def copy(*arguments: Any, **options: Any) -> list[bool]:
+        copying.set()
+        assert withdrawn.wait(SOON)
+        kept = copied(*arguments, **options)
+        # with no time left the put cannot remove it itself
+        time.sleep(put.deadline.remaining() + 0.01)
+        return kept
+
+    with ThreadPoolExecutor(2) as pool, monkeypatch.context() as patched:
+        patched.setattr(disk, "put_many", copy)
+        committing = pool.submit(put.commit)
+        assert copying.wait(SOON)
+        removing = pool.submit(store.delete, keys) if remove == "delete" else pool.submit(store.clear)
+        eventually(lambda: all(entry.withdrawn for entry in tiered.index.everything()))
+        withdrawn.set()
+        assert removing.result(SOON) == 0
+        with pytest.raises(DurabilityUnmet):
+            committing.result(SOON)
+    assert disk.present(store.namespace, keys.keys, Deadline.after(SOON)) == [False] * 2
+    assert store.lookup(keys).ready == 0
+
+
+@pytest.mark.parametrize("remove", ["delete", "clear"])
+def test_a_tier_that_cannot_be_asked_keeps_no_other_from_it(
+    open_tiers: Callable[..., TieredStore], redis_server: Callable[..., Any], tmp_path: Path, remove: str
+) -> None:
+    server = redis_server()
+    disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"}
+    tiered = open_tiers([{"name": "cpu", "capacity": "1MiB"}, {"name": "redis", "url": server.url}, disk], {})
+    store = tiered.namespace("a")
+    keys, blocks = random_prompt(SPEC, 3)
+    put_blocks(store, keys.fingerprint, blocks)
+    assert tiered.settle()
+    server.kill()
+    with pytest.raises(Unavailable, match="tier redis could not"):
+        store.delete(keys) if remove == "delete" else store.clear()
+    assert tiered.cold[1].present(store.namespace, keys.keys, Deadline.after(SOON)) == [False] * 3
+    assert store.lookup(keys) == (0, (), 0)
+
+
+def test_published_blocks_stay_for_those_that_follow_until_the_put_ends(open_store: Callable[..., TieredStore]) -> None:
+    store = open_store(8 * BLOCK).namespace("a")
+    keys, blocks = random_prompt(SPEC, 6)
+    other, values = random_prompt(SPEC, 4, seed=2)
+    with store.put(keys.fingerprint, plans_of(blocks)) as put:
+        write_blocks(put, blocks)
+        put.commit(range(3))
+        statuses = [answer.status for answer in put_blocks(store, other.fingerprint, values)]
+        assert statuses == ["stored"] * 2 + ["not_kept"] * 2
+        put.commit(range(3, 6))
+    assert store.lookup(keys).ready == 6
+    assert {answer.status for answer in put_blocks(store, other.fingerprint, values)} == {"already_exists", "stored"}
+
+
+def test_durable_bytes_count_once_from_the_commit_on(with_disk: Callable[..., TieredStore]) -> None:
+    tiered = with_disk(durable_quota=10 * BLOCK)
+    store = tiered.namespace("a")
+    prompts = [random_prompt(SPEC, count, seed=count) for count in (6, 4, 1)]
+    (keys, blocks), (other, values), (third, one) = prompts
+    with store.put(keys.fingerprint, plans_of(blocks), durability=Durability.DURABLE) as put:
+        write_blocks(put, blocks)
+        put.commit(range(3))
+        with pytest.raises(Overloaded):
+            store.put(other.fingerprint, plans_of([*values, *one]), durability=Durability.DURABLE)
+        with store.put(other.fingerprint, plans_of(values), durability=Durability.DURABLE) as second:
+            write_blocks(second, values)
+            put.commit()
+            second.commit()
+            assert {answer.status for answer in second.answers} == {"stored"}
+    with pytest.raises(Overloaded):
+        store.put(third.fingerprint, plans_of(one), durability=Durability.DURABLE)
+    assert store.delete(keys) == 6
+    with store.put(third.fingerprint, plans_of(one), durability=Durability.DURABLE) as put:
+        assert [answer.status for answer in put.answers] == ["wanted"]
