@@ -112,11 +112,12 @@ def test_n11_more_streams_than_there_are_places_are_refused_and_the_rest_goes_on
             watch = channel.stream_stream(WRITE)
             held = threading.Event()
 
-            def silent() -> Iterator[bytes]:
+            def silent(seed: int) -> Iterator[bytes]:
+                # without a message it would not have a place at all
+                yield reserved(seed, 1)
                 held.wait(20)
-                yield from ()
 
-            opened += [watch(silent(), timeout=20) for _ in range(300)]
+            opened += [watch(silent(seed), timeout=20) for seed in range(100, 400)]
             until = time.monotonic() + 5.0
             while wired.server.calls.used < 4:
                 assert time.monotonic() < until

@@ -44,8 +44,8 @@ STORE = (
     Mutation(
         "durable acknowledged although no tier has it",
         _PUT,
-        "                if self._durable and not entry.durable:\n",
-        "                if False:\n",
+        "PutStatus.FAILED if self._durable and not entry.durable else None\n",
+        "None\n",
         ("tests/store/test_durable_blocks.py::test_what_no_tier_could_keep_is_not_stored",),
     ),
     Mutation(
@@ -72,8 +72,8 @@ STORE = (
     Mutation(
         "corrupt copy in a cold tier stays present",
         _READING,
-        "            if tier.name == found_in and reason not in FOR_OTHERS:\n",
-        "            if False:\n",
+        "                discard(self.tiered, tier, name, self.holding.fingerprint, self.deadline)\n",
+        "",
         ("tests/store/test_corruption.py::test_a_spoiled_value_in_redis_is_a_miss_counted_once_and_dropped",),
     ),
     Mutation(
