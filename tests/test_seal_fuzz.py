@@ -276,6 +276,8 @@ def test_bytes_that_change_while_they_are_read_never_pass_as_others(which: int) 
         while not over:
             at = chance.randrange(original.nbytes)
             shared[at] ^= np.uint8(1 << chance.randrange(8))
+            # a reader may only get its turn here
+            time.sleep(1e-6)
             if chance.random() < 0.7:
                 shared[:] = original
 
