@@ -6,7 +6,9 @@ A handshake of our own, after gRPC's failed, tells them apart. It sends nothing 
 import socket
 import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -55,45 +57,58 @@ class Preflight:
             return ""
         until = time.monotonic() + SECONDS
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), SECONDS) as plain:
-                # a handshake ends within this, however many steps it takes
-                plain.settimeout(max(until - time.monotonic(), 1e-3))
-                # OSError where the peer is gone already: ssl would lose such a socket unclosed
-                plain.getpeername()
-                return self._with_tls(plain, until) if self.credentials.tls else _without(plain)
+            for place in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
+                # it may not be there, or break off in the middle: an outage like any other
+                with suppress(OSError):
+                    return self._look_at(place, until)
         except (OSError, ConfigError):
-            # also where it breaks off in the middle: that may be an outage like any other
-            return ""
+            pass
+        return ""
 
-    def _with_tls(self, plain: socket.socket, until: float) -> str:
-        context = client_context(self.credentials)
+    def _look_at(self, place: Any, until: float) -> str:
+        ours = self.credentials.tls
+        context = client_context(self.credentials) if ours else _any_server()
         context.set_alpn_protocols(["h2"])
+        name = self.credentials.server_name or host_of(self.address)
+        *kind, _, address = place
+        # wrapped before it is connected: ssl loses a connected one unclosed if its peer hangs up just then
+        with context.wrap_socket(socket.socket(*kind), server_hostname=name, do_handshake_on_connect=False) as tls:
+            tls.settimeout(max(until - time.monotonic(), 1e-3))
+            tls.connect(address)
+            # a handshake ends within this, however many steps it takes
+            tls.settimeout(max(until - time.monotonic(), 1e-3))
+            return self._trusted(tls, until) if ours else _spoken(tls)
+
+    def _trusted(self, tls: ssl.SSLSocket, until: float) -> str:
         unwelcome = _REFUSES if self.credentials.cert else _ASKS
         try:
-            tls = context.wrap_socket(plain, server_hostname=self.credentials.server_name or host_of(self.address))
+            tls.do_handshake()
         except ssl.SSLCertVerificationError as error:
             return f"its certificate is not vouched for by {self.credentials.ca}: {error.verify_message}"
         except ssl.SSLEOFError:
             return ""
         except ssl.SSLError as error:
             return unwelcome if "ALERT" in (error.reason or "") else _NO_TLS
-        with tls:
-            tls.settimeout(max(until - time.monotonic(), 1e-3))
-            try:
-                # a server that wants another certificate says so only when our side of the handshake is over, or hangs
-                # up; one that is content speaks first
-                return "" if tls.recv(1) else unwelcome
-            except (ssl.SSLError, ConnectionResetError):
-                return unwelcome
+        tls.settimeout(max(until - time.monotonic(), 1e-3))
+        try:
+            # a server that wants another certificate says so only when our side of the handshake is over, or hangs
+            # up; one that is content speaks first
+            return "" if tls.recv(1) else unwelcome
+        except (ssl.SSLError, ConnectionResetError):
+            return unwelcome
 
 
-def _without(plain: socket.socket) -> str:
-    anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # only whether TLS is spoken is asked here, and nothing is sent
-    anything.check_hostname = False
-    anything.verify_mode = ssl.CERT_NONE
+def _any_server() -> ssl.SSLContext:
+    # only whether TLS is spoken is asked with it, and nothing is sent
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _spoken(tls: ssl.SSLSocket) -> str:
     try:
-        anything.wrap_socket(plain).close()
+        tls.do_handshake()
     except ssl.SSLError as error:
         return _SPEAKS if "ALERT" in (error.reason or "") else ""
     return _SPEAKS

@@ -36,8 +36,8 @@ class Dialer:
         try:
             with _broken():
                 sock.settimeout(_left(until))
-                if self.tls is not None:
-                    sock = self.tls.wrap_socket(sock, server_hostname=address.host)
+                if isinstance(sock, ssl.SSLSocket):
+                    sock.do_handshake()
             connection = Connection(sock, self.timeout)
             connection.begin(until)
             self._sign_in(connection)
@@ -61,20 +61,26 @@ class Dialer:
 
     def _connected(self, address: Address, until: float) -> socket.socket:
         if not address.port:
-            sock = socket.socket(socket.AF_UNIX)
-            return _reached(sock, address.host, until)
+            return _reached(self._socket(address, socket.AF_UNIX), address.host, until)
         failure: Exception = Broken("unreachable")
         places = self._resolved(address, until)
         for index, (family, kind, protocol, _, place) in enumerate(places):
             # one that does not answer leaves time for the others
             share = _left(until) / (len(places) - index)
             try:
-                sock = _reached(socket.socket(family, kind, protocol), place, time.monotonic() + share)
+                sock = _reached(self._socket(address, family, kind, protocol), place, time.monotonic() + share)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return sock
             except OSError as error:
                 failure = error
         raise failure
+
+    def _socket(self, address: Address, *kind: int) -> socket.socket:
+        sock = socket.socket(*kind)
+        if self.tls is None:
+            return sock
+        # before it is connected: ssl loses a connected one unclosed if its peer hangs up just then
+        return self.tls.wrap_socket(sock, server_hostname=address.host, do_handshake_on_connect=False)
 
     def _resolved(self, address: Address, until: float) -> list[Any]:
         # the system's resolver keeps no deadline: it is asked in a thread, and what it said last serves when it is late
