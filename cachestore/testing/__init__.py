@@ -1,4 +1,4 @@
-"""Conformance suites: what stores, codecs, cold tiers and eviction policies must do, ours and those of others.
+"""Conformance suites: what stores, codecs, cold tiers, policies and predictors must do, ours and those of others.
 
 Subclass a suite in a test module and give it what its docstring asks for. What it demands is what the contract
 promises, and nothing besides.
@@ -21,6 +21,7 @@ from cachestore.testing.pins import PinTests
 from cachestore.testing.provisional import FollowingTests, ProvisionalTests
 from cachestore.testing.puts import PutTests
 from cachestore.testing.reads import ReadTests
+from cachestore.testing.schedulings import PredictorTests, SchedulingTests
 from cachestore.testing.sealed import sealed_block
 from cachestore.testing.sums import check_sums
 from cachestore.testing.tiers import TierTests
@@ -35,6 +36,8 @@ __all__ = [
     "EvictionTests",
     "FollowingTests",
     "LossyCodecTests",
+    "PredictorTests",
+    "SchedulingTests",
     "StoreTests",
     "TierTests",
     "bf16_normal",
