@@ -1,0 +1,61 @@
+"""One sequence of the paged engine: its tokens, and the pages that hold their KV."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cachestore.block import BlockSpec
+from cachestore.engine.ragged import Row
+from cachestore.errors import InvalidArgument
+from cachestore.hashing import Chain, Extras, chain
+
+
+@dataclass(eq=False)
+class PagedSequence:
+    """`tokens` are the prompt and what was generated; the first `computed` have their KV in `pages`.
+
+    The first `named` blocks are in the pool's prefix index, under keys that belong to `namespace`. What is computed,
+    and which pages there are, changes only through a `Runner`.
+    """
+
+    spec: BlockSpec
+    tokens: list[int]
+    namespace: bytes = b""
+    extras: Extras | None = None
+    pages: list[int] = field(default_factory=list)
+    computed: int = 0
+    named: int = 0
+    _chain: Chain | None = None
+
+    @property
+    def pending(self) -> int:
+        """Tokens to compute before the next one can be drawn; at least 1, since the last must be queried."""
+        return max(len(self.tokens) - self.computed, 1)
+
+    def append(self, token: int) -> None:
+        """Takes the token drawn behind the last."""
+        self.tokens.append(token)
+
+    def chain(self) -> Chain:
+        """The keys of all full blocks of the tokens so far."""
+        if self._chain is None or len(self._chain) < len(self.tokens) // self.spec.block_tokens:
+            self._chain = chain(self.spec, self.tokens, self.extras)
+        return self._chain
+
+    def row(self, count: int) -> Row:
+        """The next `count` tokens as a share of a step; the last one queried again if all are computed.
+
+        InvalidArgument unless so many are pending.
+        """
+        if not 1 <= count <= self.pending:
+            raise InvalidArgument(f"plan: {count} tokens of a sequence with {self.pending} tokens pending")
+        start = min(self.computed, len(self.tokens) - 1)
+        return Row(self.tokens[start : start + count], start, self.pages, start == self.computed)
+
+    def wanted(self, count: int) -> int:
+        """Pages it lacks to compute `count` tokens more."""
+        end = min(self.computed, len(self.tokens) - 1) + count
+        return max(0, -(-end // self.spec.block_tokens) - len(self.pages))
+
+
+Plan = Sequence[tuple[PagedSequence, int]]
+"""What one step computes: sequences, and how many tokens of each."""
