@@ -60,7 +60,7 @@ assert _FIXED.size == 192 and TABLE.itemsize == 48
 class CorruptBlock(Exception):
     """These bytes are not the block that was asked for. Inside the store only: it becomes a miss and a counter.
 
-    `reason` is one word of: truncated, foreign, header, identity, checksum, codec, stale; of a lower
+    `reason` is one word of: truncated, foreign, header, identity, checksum, codec, stale, layout; of a lower
     tier also size, type, and of sealing tag, epoch, plain.
     """
 

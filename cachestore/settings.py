@@ -15,6 +15,7 @@ from cachestore.errors import ConfigError
 from cachestore.eviction import EVICTIONS
 from cachestore.registry import Catalogue
 from cachestore.sealing import SealingSettings
+from cachestore.service.settings import located
 from cachestore.store.compose import DEFAULT_TIERS, SECTIONS, compose
 from cachestore.tiers import TIERS
 
@@ -40,8 +41,11 @@ NEEDED_BY_WORKERS = "engine"
 
 
 def load(path: Path | None) -> dict[str, Any]:
-    """The tables of the file, or the defaults without one; ConfigError for whatever could not work."""
-    tables = read(path) if path is not None else {}
+    """The tables of the file, or the defaults without one; ConfigError for whatever could not work.
+
+    Files of keys are looked up beside the configuration: who starts the store may stand anywhere.
+    """
+    tables = located(read(path), path.absolute().parent) if path is not None else {}
     tables.setdefault("tiers", [dict(table) for table in DEFAULT_TIERS])
     check(tables)
     return tables

@@ -5,11 +5,11 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from cachestore.config import read
 from cachestore.errors import CacheStoreError
+from cachestore.signals import await_signal
 from prefill_worker.worker_server import WorkerServer
 
 BAD_CONFIGURATION = 2
@@ -26,9 +26,9 @@ def tables_of(config: Path, section: str, port: int | None) -> dict[str, Any]:
 def run(make: Callable[[], WorkerServer]) -> int:
     """Serves until SIGTERM or SIGINT; the exit status. The first line printed says role, name and address."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    told = Event()
+    came: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, lambda number, _: came.append(number))
     try:
         server = make()
         server.open()
@@ -36,6 +36,6 @@ def run(make: Callable[[], WorkerServer]) -> int:
         print(error, file=sys.stderr)
         return BAD_CONFIGURATION
     print(f"{server.role} worker {server.name} at {server.address}", flush=True)
-    told.wait()
+    await_signal(came)
     server.close()
     return 0

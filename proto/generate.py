@@ -5,6 +5,7 @@ grpcio-tools 1.71.2 load under protobuf 5, 6 and 7. That compiler cannot live be
 gets a throw-away environment.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ COMPILER = ("grpcio-tools==1.71.2", "setuptools<81")
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SOURCES = sorted(str(path.relative_to(HERE)) for path in HERE.rglob("*.proto"))
+SERVICES = [source for source in SOURCES if re.search(r"^service ", (HERE / source).read_text(), re.MULTILINE)]
+"""Those that gRPC's part is generated for; for the others there would be an empty one."""
 
 
 def generate(into: Path, scratch: Path) -> None:
@@ -22,8 +25,9 @@ def generate(into: Path, scratch: Path) -> None:
     venv.create(scratch / "venv", with_pip=True)
     python = scratch / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", *COMPILER], check=True)
-    command = [python, "-W", "ignore", "-m", "grpc_tools.protoc", f"-I{HERE}", f"--python_out={into}"]
-    subprocess.run([*command, f"--pyi_out={into}", f"--grpc_python_out={into}", *SOURCES], check=True)
+    command = [python, "-W", "ignore", "-m", "grpc_tools.protoc", f"-I{HERE}"]
+    subprocess.run([*command, f"--python_out={into}", f"--pyi_out={into}", *SOURCES], check=True)
+    subprocess.run([*command, f"--grpc_python_out={into}", *SERVICES], check=True)
 
 
 def generated(root: Path) -> dict[str, str]:

@@ -5,6 +5,11 @@ import time
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# how long an example takes says more about the machine than about us; pytest's own timeout ends what hangs
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 pytest_plugins = [f"tests.redis_servers.{name}" for name in ("server", "cluster", "sentinel", "tls", "scripted")]
 

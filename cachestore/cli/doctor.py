@@ -8,6 +8,7 @@ from rich.text import Text
 
 from cachestore.cli import checks
 from cachestore.cli.output import Config, Json, console, print_json, table
+from cachestore.service.address import check_address
 
 
 def doctor(
@@ -17,6 +18,8 @@ def doctor(
 ) -> None:
     """Check versions, golden vectors, shared memory, port, a round trip per tier; and the stores named."""
     named = endpoints or []
+    for address in named:
+        check_address(address)
     asked = [checks.installation(checks.tables_of(config))]
     asked += [checks.endpoint(address) for address in named]
     asked += [checks.agreement(first, second) for first, second in pairwise(named)]

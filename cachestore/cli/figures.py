@@ -37,6 +37,7 @@ def as_tables(figures: Sequence[Figure]) -> Iterator[Table]:
         f"reads (sums {'hold' if holds['reads'] else 'DO NOT HOLD'})": ("read_",),
         f"puts (sums {'hold' if holds['puts'] else 'DO NOT HOLD'})": ("put_",),
         f"tiers (sums {'hold' if holds['tiers'] else 'DO NOT HOLD'})": ("tier_",),
+        "transports": ("transport_",),
     }
     prefixes = tuple(prefix for group in groups.values() for prefix in group)
     for title, starts in groups.items():

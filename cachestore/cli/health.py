@@ -8,24 +8,25 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, H
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from rich.text import Text
 
-from cachestore.cli.output import DEFAULT_ADDRESS, Json, Timeout, console, print_json, table
+from cachestore.cli.output import DEFAULT_ADDRESS, Address, Json, Timeout, console, print_json, table
 from cachestore.deadline import Deadline
 from cachestore.service.auth.credentials import Credentials
 from cachestore.service.channel import open_channel
+from cachestore.service.preflight import Preflight
 from cachestore.service.status import error_of
 
 SERVING = "SERVING"
 
 
 def health(
-    address: Annotated[str, typer.Argument(help="The store: host:port or unix:/path.")] = DEFAULT_ADDRESS,
-    every: Annotated[bool, typer.Option("--all", help="Fail also if a single tier or path does not serve.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Its tiers and paths too; all of them must serve.")] = False,
+    address: Address = DEFAULT_ADDRESS,
     timeout: Timeout = 5.0,
     json: Json = False,
 ) -> None:
-    """What a store says of itself, its tiers and its paths. Exit status 1 if it does not serve."""
-    said = statuses(address, timeout)
-    well = all(status == SERVING for name, status in said.items() if every or not name)
+    """Does a store serve, and with --all: do its tiers and paths? Exit status 1 if not."""
+    said = statuses(address, timeout, every=every)
+    well = all(status == SERVING for status in said.values())
     if json:
         print_json({"ok": well, "statuses": said})
     else:
@@ -37,18 +38,23 @@ def health(
         raise typer.Exit(1)
 
 
-def statuses(address: str, timeout: float) -> dict[str, str]:
-    """Every status by its name, that of the whole, which is empty, first. Raises if the store does not say."""
+def statuses(address: str, timeout: float, *, every: bool) -> dict[str, str]:
+    """The status of the whole, whose name is empty; then, with `every`, all others. Raises if the store does not say.
+
+    The first is told to anybody who asks, the others to whom the store knows.
+    """
     deadline, credentials = Deadline.after(timeout), Credentials.from_environment()
     shown = credentials.metadata(address)
     with open_channel(address, credentials) as channel:
         stub = HealthStub(channel)
         try:
-            whole = stub.Check(HealthCheckRequest(), timeout=deadline.remaining(), metadata=shown)
-            found = stub.List(HealthListRequest(), timeout=deadline.remaining(), metadata=shown).statuses
+            said = {"": stub.Check(HealthCheckRequest(), timeout=deadline.remaining(), metadata=shown).status}
+            if every:
+                found = stub.List(HealthListRequest(), timeout=deadline.remaining(), metadata=shown).statuses
+                said |= {name: found[name].status for name in sorted(found) if name}
         except grpc.RpcError as error:
+            Preflight(address, credentials).explain(error)
             raise error_of(error, "health", address) from error
-    said = {"": whole.status} | {name: found[name].status for name in sorted(found) if name}
     return {name: HealthCheckResponse.ServingStatus.Name(status) for name, status in said.items()}
 
 

@@ -6,18 +6,9 @@ from typing import Annotated
 
 import typer
 
-from cachestore.cli.output import (
-    DEFAULT_ADDRESS,
-    Address,
-    Config,
-    Json,
-    Timeout,
-    console,
-    human_bytes,
-    print_json,
-    table,
-)
-from cachestore.cli.prompts import Fingerprint, Keys, Text, Tokens, chain_of
+from cachestore.cli.output import DEFAULT_ADDRESS, Address, Json, Timeout, console, human_bytes, print_json, table
+from cachestore.cli.prompts import names_blocks
+from cachestore.hashing import Chain
 from cachestore.service import convert
 from cachestore.service.client import RemoteStore
 from cachestore.service.connection import Connection
@@ -26,19 +17,15 @@ from cachestore.wire import store_pb2 as wire
 Ttl = Annotated[float, typer.Option(help="Seconds for which they stay; a longer pin that is there stays as it is.")]
 
 
+@names_blocks
 def pin(
-    text: Text = "",
-    tokens: Tokens = "",
-    keys: Keys = "",
-    fingerprint: Fingerprint = "",
+    asked: Chain,
     ttl: Ttl = 3600.0,
-    config: Config = None,
     address: Address = DEFAULT_ADDRESS,
     timeout: Timeout = 5.0,
     json: Json = False,
 ) -> None:
     """Keep the stored blocks of a prompt in memory, as far as the quota goes."""
-    asked = chain_of(text, tokens, keys, fingerprint, config)
     request = wire.PinRequest(chain=convert.chain_message(asked), ttl_ms=convert.milliseconds(ttl, "--ttl"))
     with closing(Connection(address)) as connection:
         connection.open()
@@ -53,18 +40,14 @@ def pin(
     )
 
 
+@names_blocks
 def unpin(
-    text: Text = "",
-    tokens: Tokens = "",
-    keys: Keys = "",
-    fingerprint: Fingerprint = "",
-    config: Config = None,
+    asked: Chain,
     address: Address = DEFAULT_ADDRESS,
     timeout: Timeout = 5.0,
     json: Json = False,
 ) -> None:
     """End the pins of a prompt's blocks; they stay until others need the room."""
-    asked = chain_of(text, tokens, keys, fingerprint, config)
     with RemoteStore(address) as store:
         ended = store.unpin(asked, timeout=timeout)
     if json:

@@ -1,6 +1,8 @@
 """How a user names blocks: by a prompt, by its tokens, or by their keys."""
 
-from typing import Annotated
+from collections.abc import Callable
+from inspect import Signature, signature
+from typing import Annotated, Any
 
 import typer
 
@@ -8,7 +10,9 @@ from cachestore import settings
 from cachestore.cli.output import Config
 from cachestore.config import build
 from cachestore.errors import InvalidArgument
-from cachestore.hashing import Chain, chain
+from cachestore.hashing import KEY_BYTES, Chain, chain
+
+Command = Callable[..., None]
 
 Text = Annotated[str, typer.Argument(help="A prompt; the configuration names its model.")]
 Tokens = Annotated[str, typer.Option(help="Token ids instead, with commas; the configuration names the model.")]
@@ -16,7 +20,28 @@ Keys = Annotated[str, typer.Option(help="Block keys instead, as hex, with commas
 Fingerprint = Annotated[str, typer.Option(help="The fingerprint that the keys grow from, as hex.")]
 
 
-def chain_of(text: str, tokens: str, keys: str, fingerprint: str, config: Config) -> Chain:
+def names_blocks(command: Command) -> Command:
+    """The command, called with a chain first, that asks its user for the chain in one of these ways instead."""
+
+    def run(
+        text: Text = "",
+        tokens: Tokens = "",
+        keys: Keys = "",
+        fingerprint: Fingerprint = "",
+        config: Config = None,
+        **others: Any,
+    ) -> None:
+        command(_chain(text, tokens, keys, fingerprint, config), **others)
+
+    *ours, _ = signature(run).parameters.values()
+    _, *theirs = signature(command).parameters.values()
+    # what typer makes the command line of
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = Signature([*ours, *theirs])  # type: ignore[attr-defined]
+    return run
+
+
+def _chain(text: str, tokens: str, keys: str, fingerprint: str, config: Config) -> Chain:
     """The blocks that were named in exactly one of these ways."""
     if sum(map(bool, (text, tokens, keys))) != 1:
         raise InvalidArgument("give exactly one of: a text, --tokens, --keys")
@@ -25,15 +50,18 @@ def chain_of(text: str, tokens: str, keys: str, fingerprint: str, config: Config
 
 def _hex(name: str, value: str) -> bytes:
     try:
-        return bytes.fromhex(value.strip())
+        given = bytes.fromhex(value.strip())
     except ValueError:
-        raise InvalidArgument(f"{name} must be hex digits, got {value!r}") from None
+        given = b""
+    if len(given) != KEY_BYTES:
+        raise InvalidArgument(f"{name} must be {2 * KEY_BYTES} hex digits ({KEY_BYTES} bytes), got {value!r}")
+    return given
 
 
 def _of_keys(keys: str, fingerprint: str) -> Chain:
     if not fingerprint:
         raise InvalidArgument("--keys needs --fingerprint: a key is only right under the spec it was made for")
-    return Chain(_hex("--fingerprint", fingerprint), tuple(_hex("--keys", key) for key in keys.split(",")))
+    return Chain(_hex("--fingerprint", fingerprint), tuple(_hex("each of --keys", key) for key in keys.split(",")))
 
 
 def _of_prompt(text: str, tokens: str, config: Config) -> Chain:

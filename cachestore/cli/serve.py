@@ -1,7 +1,6 @@
 """`cachestore serve`: one store in this process."""
 
 import signal
-from threading import Event
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ import typer
 from cachestore import settings
 from cachestore.cli.output import Config, Json, console, print_json
 from cachestore.cluster.host import StoreHost
+from cachestore.signals import await_signal
 from cachestore.store.settings import StoreSettings
 
 
@@ -19,9 +19,9 @@ def serve(
 ) -> None:
     """Serve one store over gRPC until it is interrupted. No Ray, no workers."""
     tables = settings.load(config)
-    stop = Event()
+    came: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: came.append(number))
     host = StoreHost(tables, tables.get("store", {}).get("node", StoreSettings.node), port)
     try:
         if json:
@@ -29,7 +29,7 @@ def serve(
         else:
             tiers = ", ".join(host.tiers)
             console.print(f"serving [bold]{tiers}[/] at [bold]{host.address()}[/]; end with Ctrl-C")
-        stop.wait()
+        await_signal(came)
     finally:
         host.close()
 

@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from cachestore.cli.figures import as_json, as_tables
-from cachestore.cli.output import DEFAULT_ADDRESS, Address, Config, Json, Timeout, console, print_json
-from cachestore.cli.prompts import Fingerprint, Keys, Text, Tokens, chain_of
+from cachestore.cli.output import DEFAULT_ADDRESS, Address, Json, Timeout, console, print_json
+from cachestore.cli.prompts import names_blocks
+from cachestore.hashing import Chain
 from cachestore.metrics import Figure
 from cachestore.service.client import RemoteStore
 
@@ -22,18 +23,14 @@ def stats(address: Address = DEFAULT_ADDRESS, timeout: Timeout = 5.0, json: Json
         console.print(made)
 
 
+@names_blocks
 def lookup(
-    text: Text = "",
-    tokens: Tokens = "",
-    keys: Keys = "",
-    fingerprint: Fingerprint = "",
-    config: Config = None,
+    asked: Chain,
     address: Address = DEFAULT_ADDRESS,
     timeout: Timeout = 5.0,
     json: Json = False,
 ) -> None:
     """How much of a prompt is stored, and in which tiers. Changes nothing."""
-    asked = chain_of(text, tokens, keys, fingerprint, config)
     with RemoteStore(address) as store:
         found = store.lookup(asked, timeout=timeout)
     if json:

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from cachestore.cli.output import Json, console, print_json, print_verbatim
-from cachestore.service.auth.files import read_private, write_private
+from cachestore.service.auth.files import write_private
 from cachestore.service.auth.settings import IdentitySettings
-from cachestore.service.auth.tokens import digest_of, load_private, new_token, sign
+from cachestore.service.auth.tokens import digest_of, new_token, read_signing_key, sign
 
 app = typer.Typer(help="Make the token of a caller, or sign one for a tenant.", no_args_is_help=True)
 
@@ -51,10 +51,11 @@ def tenant(
     ttl: Annotated[float, typer.Option(help="Seconds it holds, 3600 at most.")] = 300.0,
     json: Json = False,
 ) -> None:
-    """Sign a tenant's token as the gateway does, for development: a delegate brings it and acts for the tenant."""
-    signed = sign(
-        load_private(read_private(str(key), "--key"), "--key"), namespace, role=role, audience=audience, ttl=ttl
-    )
+    """Sign a tenant's token as the gateway does, for development: a delegate brings it and acts for the tenant.
+
+    In its environment it is CACHESTORE_TENANT.
+    """
+    signed = sign(read_signing_key(str(key), "--key"), namespace, role=role, audience=audience, ttl=ttl)
     if json:
         print_json({"token": signed})
     else:

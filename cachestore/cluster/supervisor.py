@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from cachestore.cluster.deploy import Deployment, down, up
@@ -20,6 +19,7 @@ from cachestore.cluster.settings import ClusterSettings
 from cachestore.cluster.workers import Tell
 from cachestore.config import build
 from cachestore.errors import ConfigError
+from cachestore.signals import await_signal
 
 
 def note() -> Path:
@@ -50,11 +50,11 @@ def stay(tables: Mapping[str, Any], tell: Tell, ready: Callable[[Deployment], No
 
     KeyboardInterrupt if that comes before everything is up.
     """
-    told = Event()
+    told: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
         # a library may swallow the exception; what was asked stays asked
-        told.set()
+        told.append(number)
         raise KeyboardInterrupt
 
     _on_signals(interrupt)
@@ -66,11 +66,11 @@ def stay(tables: Mapping[str, Any], tell: Tell, ready: Callable[[Deployment], No
             _on_signals(interrupt)
             try:
                 deployment = up(runtime, tables, tell)
-                if told.is_set():
+                if told:
                     raise KeyboardInterrupt
                 ready(deployment)
                 is_up = True
-                told.wait()
+                await_signal(told)
             finally:
                 # whoever is impatient must not leave half of it behind
                 _on_signals(signal.SIG_IGN)

@@ -2,15 +2,23 @@
 
 import grpc
 
+from cachestore.service.address import check_address
 from cachestore.service.auth.credentials import SYSTEM, Credentials
 from cachestore.service.auth.files import read_private, read_public
+from cachestore.service.auth.tls import client_context
 from cachestore.service.options import CLIENT, Options
 
 
 def open_channel(address: str, credentials: Credentials) -> grpc.Channel:
-    """A channel to `address`, which connects with its first call. ConfigError for files that cannot be used."""
+    """A channel to `address`, which connects with its first call.
+
+    ConfigError for what is no address, and for files that cannot be used.
+    """
+    check_address(address)
     if not credentials.tls or address.startswith("unix:"):
         return grpc.insecure_channel(address, options=CLIENT)
+    # gRPC takes files that cannot be used, and says later that nobody answers
+    client_context(credentials)
     options: Options = CLIENT
     if credentials.server_name:
         options = (*CLIENT, ("grpc.ssl_target_name_override", credentials.server_name))

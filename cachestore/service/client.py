@@ -40,8 +40,8 @@ class RemoteStore:
     """The store served at `address`, `host:port` or `unix:/path`; follows `cachestore.store.base.Store`.
 
     Planes are encoded here, with `codec`, and travel by the first of `transports` that is open. Without
-    `credentials` those of the environment are shown. Besides the interface's errors every call may raise Unavailable,
-    Unauthenticated and PermissionDenied.
+    `credentials` those of the environment are shown. ConfigError for what is no address. Besides the interface's errors
+    every call may raise Unavailable, Unauthenticated and PermissionDenied.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RemoteStore:
         self._looks = [transport for transport in self._transports if isinstance(transport, Looks)]
 
     def open(self) -> None:
-        """Gets ready to call; the first call connects."""
+        """Gets ready to call; the first call connects. ConfigError for credentials that cannot be used."""
         self._connection.open()
 
     def close(self) -> None:

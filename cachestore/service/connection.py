@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from cachestore.errors import ConfigError, Unavailable, Untrusted
+from cachestore.service.address import check_address
 from cachestore.service.auth.credentials import Credentials
 from cachestore.service.auth.tls import Stamp, stamp
 from cachestore.service.channel import open_channel
@@ -23,9 +24,13 @@ from cachestore.wire.store_pb2_grpc import CacheStoreStub
 
 
 class Connection:
-    """The channel to the store at `address`, `host:port` or `unix:/path`; without `credentials` the environment's."""
+    """The channel to the store at `address`, `host:port` or `unix:/path`; without `credentials` the environment's.
+
+    ConfigError for what is no address.
+    """
 
     def __init__(self, address: str, credentials: Credentials | None = None) -> None:
+        check_address(address)
         self.address = address
         self.credentials = Credentials.from_environment() if credentials is None else credentials
         self._preflight = Preflight(address, self.credentials)
@@ -56,9 +61,10 @@ class Connection:
                 self._channel = self._stub = self._read = self._write = None
         self._watchdog.close()
 
-    def read(self, request: wire.ReadRequest, timeout: float) -> Watched:
+    def read(self, request: wire.ReadRequest, timeout: float) -> frames.Unjoined:
         """The answers of a Read, frames as `frames.BlockFrame`."""
-        return self._watched(self._read, request, timeout)
+        request.joined = True
+        return frames.Unjoined(self._watched(self._read, request, timeout))
 
     def write(self, requests: Iterator[Any], timeout: float) -> Watched:
         """The answers of a Write of `requests`, frames among them serialized already."""

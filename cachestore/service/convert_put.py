@@ -1,11 +1,15 @@
 """Wire messages to domain values and back: what a put speaks in. Checked as in `convert`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from struct import Struct
 from typing import NamedTuple
 
+import numpy as np
+from xxhash import xxh3_64
+
 from cachestore.block import Half, PlaneId
-from cachestore.errors import InvalidArgument, TooLarge
+from cachestore.errors import Aborted, InvalidArgument, TooLarge
 from cachestore.plane_table import MOST_PLANES_KNOWN
 from cachestore.seal import MAX_PAYLOAD, MAX_PLANES
 from cachestore.service.convert import MOST_KEYS, key, lifetime, seconds
@@ -19,6 +23,12 @@ KNOWN_LAYOUTS = 32
 
 MOST_PLANES = 1 << 22
 """Planes of all blocks of one put, which bounds the work that one small message can ask for."""
+
+
+_PUT = Struct("<IQ")
+_COUNT = Struct("<I")
+_PLANE = Struct("<IIIIQ")
+_BLOCK = np.dtype([("tokens", "<u4"), ("layout", "<u4"), ("short", "u1")])
 
 
 class Reservation(NamedTuple):
@@ -109,7 +119,38 @@ def reservation(message: wire.Reserve) -> Reservation:
     durability = DURABILITY.word(message.durability)
     fingerprint = key(message.fingerprint, "reserve.fingerprint")
     after = key(message.after, "reserve.after") if message.after else None
-    return Reservation(fingerprint, tuple(plans), durability, seconds(message.ttl_ms), after)
+    value = Reservation(fingerprint, tuple(plans), durability, seconds(message.ttl_ms), after)
+    if message.HasField("check"):
+        numbers = [block.layout for block in message.blocks]
+        if message.check != _check(value, message.durability, message.ttl_ms, layouts, numbers):
+            raise Aborted("reserve.check: the reservation is not the one that was sent; put its blocks again")
+    return value
+
+
+def _check(
+    value: Reservation, durability: int, ttl_ms: int, layouts: Iterable[tuple[PlaneId, ...]], numbers: Sequence[int]
+) -> int:
+    """What `Reserve.check` must be, for blocks whose layouts have these numbers."""
+    rows = np.empty(len(numbers), dtype=_BLOCK)
+    rows["tokens"] = [plan.token_count for plan in value.plans]
+    rows["layout"] = numbers
+    rows["short"] = [plan.short for plan in value.plans]
+    check = xxh3_64(value.fingerprint)
+    check.update(_PUT.pack(durability, ttl_ms) + (value.after or b"") + _COUNT.pack(len(numbers)))
+    check.update(b"".join(plan.key for plan in value.plans))
+    check.update(rows.tobytes())
+    for planes in layouts:
+        check.update((_known_bytes if len(planes) <= MOST_PLANES_KNOWN else _layout_bytes)(planes))
+    return check.intdigest()
+
+
+@lru_cache(maxsize=KNOWN_LAYOUTS)
+def _known_bytes(planes: tuple[PlaneId, ...]) -> bytes:
+    return _layout_bytes(planes)
+
+
+def _layout_bytes(planes: tuple[PlaneId, ...]) -> bytes:
+    return _COUNT.pack(len(planes)) + b"".join(_PLANE.pack(*plane) for plane in planes)
 
 
 def reserve_message(value: Reservation) -> wire.Reserve:
@@ -124,9 +165,11 @@ def reserve_message(value: Reservation) -> wire.Reserve:
         )
         for plan in value.plans
     ]
+    durability, ttl_ms = DURABILITY.number(value.durability), lifetime(value.ttl)
+    check = _check(value, durability, ttl_ms, layouts, [numbers[id(plan.planes)] for plan in value.plans])
     return wire.Reserve(
         fingerprint=value.fingerprint, layouts=map(layout_message, layouts), blocks=blocks,
-        durability=DURABILITY.number(value.durability), ttl_ms=lifetime(value.ttl), after=value.after or b"",
+        durability=durability, ttl_ms=ttl_ms, after=value.after or b"", check=check,
     )  # fmt: skip
 
 

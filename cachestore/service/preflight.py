@@ -52,12 +52,12 @@ class Preflight:
 
     def look(self) -> str:
         """Why a handshake with the store fails; empty if it does not, or if nobody is there."""
-        host, _, port = self.address.rpartition(":")
+        port = self.address.rpartition(":")[2]
         if self.address.startswith("unix:") or not port.isdigit():
             return ""
         until = time.monotonic() + SECONDS
         try:
-            for place in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
+            for place in socket.getaddrinfo(host_of(self.address), int(port), type=socket.SOCK_STREAM):
                 # it may not be there, or break off in the middle: an outage like any other
                 with suppress(OSError):
                     return self._look_at(place, until)

@@ -7,8 +7,8 @@ from cachestore.block import Buffer
 from cachestore.errors import Aborted, InvalidArgument
 from cachestore.service import convert, convert_put
 from cachestore.service.transport import Sink
-from cachestore.store.base import Lease, PutAnswer, PutStatus
-from cachestore.store.checks import check_write, is_flat
+from cachestore.store.base import Durability, Lease, PutAnswer, PutStatus
+from cachestore.store.checks import check_blocks, check_kept, check_write, is_flat, unmet
 
 
 class RemotePut:
@@ -49,10 +49,17 @@ class RemotePut:
     def commit(self, blocks: Sequence[int] | None = None, *, lease: float = 0.0) -> Lease | None:
         sink = self._open()
         wanted = [answer.block for answer in self._answers if answer.status is PutStatus.WANTED]
-        chosen = wanted if blocks is None else sorted(set(blocks) & set(wanted))
-        response = sink.commit(chosen, convert.milliseconds(lease, "lease"))
+        asked = range(len(self._answers)) if blocks is None else blocks
+        check_blocks(asked, len(self._answers))
+        chosen = sorted(set(asked) & set(wanted))
+        durable = self._reservation.durability is Durability.DURABLE
+        # the store hears of what it can publish only, so it would grant the lease of a put that fails for the rest
+        ttl = 0.0 if durable and unmet(self._answers, asked) else lease
+        response = sink.commit(chosen, convert.milliseconds(ttl, "lease"))
         for answer in convert_put.answers(response.answers):
             self._answers[answer.block] = answer
+        if durable:
+            check_kept(self._answers, asked)
         return convert.lease(response.lease) if response.HasField("lease") else None
 
     def abort(self) -> None:

@@ -48,13 +48,13 @@ class CacheStoreServer:
         self.bytes_in_flight = Budget(settings.in_flight_bytes, "bytes in flight")
         self.members = Members()
         self.drain = Drain(self.calls)
-        self.sessions = SessionServer(store, settings, self.calls, self.bytes_in_flight, self.drain)
-        self.stalls = Stalls(settings.stall)
         share = shares(settings.max_concurrent, len(settings.identities), "concurrent calls")
+        self.sessions = SessionServer(store, settings, self.calls, share, self.bytes_in_flight, self.drain)
+        self.stalls = Stalls(settings.stall)
         self.guard = Guard(self.calls, settings.longest_call, Authority(settings), self.stalls, share)
         self.tls = ServerTls(settings)
         self.exposure = Exposure(settings)
-        self.bulk = BulkServer(settings, self.bytes_in_flight, self.tls.context if settings.tls else None)
+        self.bulk = BulkServer(settings, self.bytes_in_flight, share, self.tls.context if settings.tls else None)
         self._server: grpc.Server | None = None
         self._threads: ThreadPoolExecutor
         self._health: Health

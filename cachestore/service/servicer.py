@@ -24,7 +24,6 @@ from cachestore.service.stream import reading, writing
 from cachestore.service.stream.frames import PlaneFrame
 from cachestore.store.base import Lease
 from cachestore.store.local import LocalStore
-from cachestore.store.put import LocalPut
 from cachestore.store.tiered import TieredStore
 from cachestore.wire import store_pb2 as wire
 from cachestore.wire.store_pb2_grpc import CacheStoreServicer
@@ -32,6 +31,7 @@ from cachestore.wire.store_pb2_grpc import CacheStoreServicer
 Context = grpc.ServicerContext
 
 WHOLE_TIERS = frozenset({"tier_used_bytes", "tier_capacity_bytes"})
+EXPOSED = "insecure"
 """Figures of all namespaces together."""
 
 
@@ -77,16 +77,10 @@ class Servicer(CacheStoreServicer):
     ) -> Iterator[wire.WriteResponse]:
         """One put of many blocks."""
         with self.bytes_in_flight.hold(MAX_MESSAGE), self.stalls.watched(context) as peer:
-
-            def offer(put: LocalPut) -> wire.BulkOffer | None:
-                offered = self.bulk.offer_put(context, put)
-                if offered is not None:
-                    peer.excuse()
-                return offered
-
             answers = writing.write(
-                self._local(context), peer.received(requests), self.bytes_in_flight, self._deadline(context), offer
-            )
+                self._local(context), peer.received(requests), self.bytes_in_flight, self._deadline(context),
+                partial(self.bulk.offer_put, context, peer),
+            )  # fmt: skip
             yield from peer.sent(answers)
 
     def Abort(self, request: wire.AbortRequest, context: Context) -> wire.AbortResponse:
@@ -136,13 +130,18 @@ class Servicer(CacheStoreServicer):
         return wire.ClearResponse(blocks=blocks)
 
     def Stats(self, request: wire.StatsRequest, context: Context) -> wire.StatsResponse:
-        """Every figure counted in the namespace; for an admin those of the service and of whole tiers too."""
+        """Every figure counted in the namespace, and whether others could read along.
+
+        For an admin those of the service and of whole tiers too.
+        """
         figures = self._local(context).stats(timeout=self._remaining(context))
         if identity_of(context).role is Role.admin:
             figures += self.own_figures()
         else:
             # how full a tier is tells to the byte what others put
             figures = [figure for figure in figures if figure.name not in WHOLE_TIERS]
+            # that others could read along concerns everybody, and tells nothing of them
+            figures += [figure for figure in self.own_figures() if figure.name == EXPOSED]
         return wire.StatsResponse(
             node=self.node, incarnation=self.store.incarnation, figures=convert.figure_messages(figures)
         )

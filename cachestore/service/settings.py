@@ -1,27 +1,68 @@
 """The `[service]` section: where the store listens, whom it knows, and the bounds it works under."""
 
+import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import ip_address
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from cachestore.config import Bytes, Seconds, build
+from cachestore.config import Bytes, Seconds, build, check_keys
 from cachestore.errors import ConfigError
 from cachestore.service.auth.settings import NAME, IdentitySettings
+
+SOCKET_BYTES = 107
+"""Bytes of the longest path of a unix socket: the 108 of sockaddr_un.sun_path, less the one that ends it (unix(7))."""
+
+FILES = ("tls_cert", "tls_key", "client_ca", "gateway_key")
+"""Settings that name files."""
 
 MAX_MESSAGE = 4 << 20
 """Bytes of the largest message either side takes; a protocol constant, so that both sides agree on it."""
 
 
+_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?\.?(?<![0-9])(?<![0-9]\.)")
+"""A host's name, which ends in a letter; what ends in a digit is an address."""
+
+
+def located(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The tables of a configuration in `folder`, with the relative paths of keys and certificates made absolute."""
+    service = tables.get("service")
+    if not isinstance(service, dict):
+        return tables
+    named = {name: service[name] for name in FILES if isinstance(service.get(name), str) and service[name]}
+    return {
+        **tables,
+        "service": {**service, **{name: str(folder / Path(at).expanduser()) for name, at in named.items()}},
+    }
+
+
 def _identities(tables: object) -> object:
     if not isinstance(tables, list | tuple):
         raise ConfigError("service.identities must be tables: write [[service.identities]]")
-    return tuple(
-        build(IdentitySettings, table, "service.identities") if isinstance(table, Mapping) else table
-        for table in tables
-    )
+    return tuple(_identity(table, f"service.identities[{index}]") for index, table in enumerate(tables))
+
+
+def _identity(table: object, where: str) -> IdentitySettings:
+    if isinstance(table, IdentitySettings):
+        return table
+    if not isinstance(table, Mapping):
+        # never the value: it may be a token
+        raise ConfigError(
+            f"{where} must be a table, got {type(table).__name__}: write [[service.identities]] with name, role and "
+            "token or certificate"
+        )
+    check_keys([field.name for field in fields(IdentitySettings)], table, where)
+    for name in ("name", "role"):
+        if name not in table:
+            raise ConfigError(f"{where}.{name} is missing: every identity needs name, role and token or certificate")
+    for name, value in table.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{where}.{name} must be text in quotes, got {type(value).__name__}")
+    return build(IdentitySettings, table, where)
 
 
 @dataclass(frozen=True)
@@ -29,13 +70,16 @@ class ServiceSettings:
     """Where the store listens, whom it knows, and the bounds it works under.
 
     `port = 0` picks a free port. With `unix_socket` the store listens there instead; its directory must be private.
-    `bulk_port` is where payloads are fetched from other nodes: 0 picks a free port, -1 turns that way off. `shared`
+    `bulk_port` is where payloads are fetched from other nodes: 0 picks a free port, -1 turns that way off. Clients find
+    it at the host that they call, or at `advertise`, where that is another: several stores behind one name. `shared`
     lets clients of this node map the store's memory.
 
     With `tls_cert` and `tls_key` the port speaks TLS, with `client_ca` too every client must show a certificate of that
     authority. `identities` are the callers the store knows; with none, whoever reaches it is its admin. With
     `gateway_key`, the public key of a gateway, delegates may bring tokens it signed for the cluster named `audience`.
-    Off loopback TLS and identities are needed; `insecure` waives that.
+    Off loopback TLS and identities are needed; `insecure` waives that. In a configuration relative paths of files begin
+    at its directory (`located`), else at the working directory; that of the socket must be absolute, and its directory
+    is made if it is not there.
 
     `longest_call` ends calls that bring no deadline of their own, or a longer one. Who moves nothing for `stall` is cut
     off. When the server ends, calls that run have `drain` to finish, and new ones are refused. Tiers and paths are
@@ -46,6 +90,7 @@ class ServiceSettings:
     port: int = 7420
     unix_socket: str = ""
     bulk_port: int = 0
+    advertise: str = ""
     shared: bool = True
     tls_cert: str = ""
     tls_key: str = ""
@@ -67,10 +112,18 @@ class ServiceSettings:
             raise ConfigError(f"service.port must lie in 0 .. 65535, got {self.port}")
         if not -1 <= self.bulk_port < 1 << 16:
             raise ConfigError(f"service.bulk_port must lie in 0 .. 65535, or be -1 for none, got {self.bulk_port}")
-        if len(self.unix_socket.encode()) > 100:
+        if self.advertise and not _HOST.fullmatch(self.advertise) and not _is_one_address(self.advertise):
             raise ConfigError(
-                "service.unix_socket is longer than the 100 bytes a socket address takes; use a shorter path"
+                f"service.advertise must be the one host name or IP address at which clients reach this store, without "
+                f"a port, got {self.advertise!r}; leave it out for the host that they call"
             )
+        if (length := len(os.fsencode(self.unix_socket))) > SOCKET_BYTES:
+            raise ConfigError(
+                f"service.unix_socket has {length} bytes, and a socket's address takes {SOCKET_BYTES}; use a shorter "
+                "path, such as one below /run"
+            )
+        if self.unix_socket and not os.path.isabs(self.unix_socket):
+            raise ConfigError(f"service.unix_socket must be an absolute path, got {self.unix_socket!r}")
         if self.max_concurrent < 1:
             raise ConfigError(f"service.max_concurrent must be at least 1, got {self.max_concurrent}")
         if not 4096 <= self.frame_bytes <= MAX_MESSAGE // 2:
@@ -144,6 +197,13 @@ class ServiceSettings:
                 "`cachestore token` make them), listen on 127.0.0.1 or service.unix_socket, or spell it out with "
                 "service.insecure = true"
             )
+
+
+def _is_one_address(host: str) -> bool:
+    try:
+        return not ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

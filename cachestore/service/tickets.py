@@ -45,6 +45,10 @@ class Tickets(Generic[T]):
         with self._lock:
             self._forget(time.monotonic(), MOST_TICKETS)
 
+    def __len__(self) -> int:
+        """How many are out, those among them that are too old and were not let go yet."""
+        return len(self._open)
+
     def _forget(self, now: float, most: int) -> None:
         # in the order in which they were issued, so the oldest come first
         while self._open:

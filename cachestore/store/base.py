@@ -6,19 +6,14 @@ namespace.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import NamedTuple, Protocol, Self
 
-from cachestore.block import WHOLE, Block, Buffer, Half, Part, PlaneId
+from cachestore.block import WHOLE, Block, Buffer, Part, PlaneId
 from cachestore.codecs.base import Codec
-from cachestore.errors import InvalidArgument
-from cachestore.hashing import KEY_BYTES, Chain
+from cachestore.hashing import Chain
 from cachestore.metrics import Figure
-from cachestore.seal import MAX_PLANES
-
-_HALVES = frozenset(Half)
+from cachestore.store.plan import BlockPlan as BlockPlan
 
 TIMEOUT = 10.0
 """Seconds a call may take when its caller does not say."""
@@ -89,40 +84,6 @@ class Pin(NamedTuple):
     key: bytes
     ttl: float
     nbytes: int
-
-
-@dataclass(frozen=True)
-class BlockPlan:
-    """What a put means to write: identity and planes. `short` marks the short last block of a chain."""
-
-    key: bytes
-    token_count: int
-    planes: tuple[PlaneId, ...]
-    short: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.key) != KEY_BYTES:
-            raise InvalidArgument(f"key must be {KEY_BYTES} bytes, got {len(self.key)}")
-        if not 1 <= self.token_count < 1 << 32 or not 1 <= len(self.planes) <= MAX_PLANES:
-            raise InvalidArgument(f"a block needs at least one token and 1 to {MAX_PLANES} planes")
-        _check_planes(self.planes)
-
-    @property
-    def raw_bytes(self) -> int:
-        """Bytes of all planes before coding."""
-        return sum(plane.raw_bytes for plane in self.planes)
-
-
-@lru_cache(maxsize=32)
-def _check_planes(planes: tuple[PlaneId, ...]) -> None:
-    """InvalidArgument unless these are a block's. Once for all blocks of a spec: that is why answers are kept."""
-    slots, halves, groups, widths, sizes = zip(*planes, strict=True)
-    if not (0 <= min(slots + groups) and max(slots + groups) < 1 << 16 and set(halves) <= _HALVES):
-        raise InvalidArgument("planes: slot and group must lie in 0 .. 65535, and half must be K, V or OPAQUE")
-    if not (1 <= min(widths) and max(widths) < 1 << 8 and 1 <= min(sizes)):
-        raise InvalidArgument("planes: item_bytes must lie in 1 .. 255, and raw_bytes must be at least 1")
-    if len(set(zip(slots, halves, groups, strict=True))) != len(planes):
-        raise InvalidArgument("planes: a slot, half and group may be there once")
 
 
 class PutAnswer(NamedTuple):
@@ -245,7 +206,9 @@ class Store(Protocol):
         With `into`, one flat buffer for each block of the chain, a block's planes are laid one behind the other into
         its buffer, which they must fill exactly. `tensor.view(torch.uint8).numpy()` is such a buffer, of a contiguous
         one-dimensional tensor. What lies in the buffer of a block that was not handed out is undefined.
-        InvalidArgument if there are not as many as keys, or one is not flat, contiguous, writeable bytes of that size.
+
+        InvalidArgument if there are not as many as keys, or one is not flat, contiguous, writeable bytes. A block of
+        another size than its buffer is corrupt to this reader, and stays for others.
         """
 
     def put(

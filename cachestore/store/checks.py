@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from cachestore.block import Buffer, PlaneId, covered
-from cachestore.errors import InvalidArgument
+from cachestore.errors import DurabilityUnmet, InvalidArgument
 from cachestore.hashing import KEY_BYTES
-from cachestore.store.base import Lease
+from cachestore.store.base import Lease, PutAnswer, PutStatus
 
 _BYTE = np.dtype(np.uint8)
+_UNMET = (PutStatus.FAILED, PutStatus.NOT_KEPT)
 
 
 def check_into(into: Sequence[Buffer] | None, blocks: int) -> None:
@@ -52,3 +53,22 @@ def check_after(after: bytes | None, keys: Sequence[bytes]) -> None:
     """InvalidArgument unless `after` can be the key before these."""
     if after is not None and (len(after) != KEY_BYTES or after in keys):
         raise InvalidArgument(f"after must be the {KEY_BYTES}-byte key of the block before the first plan, or None")
+
+
+def check_blocks(blocks: Sequence[int], count: int) -> None:
+    """InvalidArgument unless these are numbers of blocks of a put of `count`."""
+    if any(not 0 <= block < count for block in blocks):
+        raise InvalidArgument(f"blocks must lie in 0 .. {count - 1}")
+
+
+def unmet(answers: Sequence[PutAnswer], blocks: Sequence[int]) -> list[int]:
+    """Those of these blocks of which a durable put cannot say that they are kept."""
+    return [number for number in blocks if answers[number].status in _UNMET]
+
+
+def check_kept(answers: Sequence[PutAnswer], blocks: Sequence[int]) -> None:
+    """DurabilityUnmet if there is one of these."""
+    if left := unmet(answers, blocks):
+        raise DurabilityUnmet(
+            f"{len(left)} of {len(blocks)} blocks were incomplete or found no tier that keeps them; put them again"
+        )

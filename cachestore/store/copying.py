@@ -104,7 +104,7 @@ def copy_to(
     tiered: TieredStore, tier: ColdTier, entries: Sequence[Entry], deadline: Deadline, *, durable: bool = False
 ) -> None:
     """Copies blocks, which the caller keeps in use, to one tier; those that arrived name it in `cold`."""
-    with _under_way(tiered, entries) as wanted:
+    with under_way(tiered, entries) as wanted:
         groups: dict[tuple[bytes, float], list[Entry]] = {}
         for entry in wanted:
             groups.setdefault((entry.name.namespace, entry.ends), []).append(entry)
@@ -119,17 +119,21 @@ def copy_to(
 
 
 @contextmanager
-def _under_way(tiered: TieredStore, entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+def under_way(tiered: TieredStore, entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Those of these blocks that are wanted still; who removes them waits until the caller is done copying them."""
     with tiered.index.changed:
         wanted = [entry for entry in entries if not entry.withdrawn]
         for entry in wanted:
             entry.copies += 1
+            tiered.copying.add(entry)
     try:
         yield wanted
     finally:
         with tiered.index.changed:
             for entry in wanted:
                 entry.copies -= 1
+                if not entry.copies:
+                    tiered.copying.discard(entry)
             tiered.index.changed.notify_all()
 
 
@@ -171,6 +175,8 @@ def _copied(
             with tiered.index.changed:
                 for entry in stale:
                     entry.cold.add(tier.name)
+                unawaited = sum(entry.gone and not entry.ready for entry in stale)
+                tiered.counters(namespace).add("left_behind", unawaited, tier=tier.name)
             if tier.ledger is None:
                 tiered.counters(namespace).add("tier_added", len(stale), tier=tier.name)
         tiered.events.changed(tier, namespace, keys, there=False)

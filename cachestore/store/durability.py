@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,32 +42,42 @@ def durable_tiers(tiered: TieredStore) -> list[ColdTier]:
     return healthy
 
 
-def promise(tiered: TieredStore, namespace: bytes, plans: Sequence[BlockPlan]) -> int:
-    """Bytes at most by which these blocks will make more of the namespace durable, taken out of its quota.
+def promise(tiered: TieredStore, namespace: bytes, plans: Sequence[BlockPlan], deadline: Deadline) -> dict[bytes, int]:
+    """Bytes at most that each of these blocks will make durable beyond what is, taken out of the namespace's quota.
 
     Overloaded if that is beyond what it may keep. Who asks gives them back once the blocks are held as durable.
     """
+    sizes = {p.key: header_bytes(len(p.planes)) + sum(aligned(plane.raw_bytes) for plane in p.planes) for p in plans}
     quota = tiered.settings.durable_quota
-    with tiered.index.changed:
-        held = tiered.promised[namespace]
-        ledgers = [tier.ledger for tier in tiered.cold if tier.ledger is not None]
-        held += max((ledger.content(namespace).durable for ledger in ledgers), default=0)
-        entries = [tiered.index.get(Name(namespace, plan.key)) for plan in plans]
-        # what is durable already takes nothing more: a put that is repeated must not fail for that
-        kept = {plan.key for plan, entry in zip(plans, entries, strict=True) if entry is not None and entry.durable}
-        for tier in tiered.cold:
-            if isinstance(tier, Keeping):
-                left = [plan.key for plan in plans if plan.key not in kept]
-                kept.update(key for key, ok in zip(left, tier.kept(namespace, left), strict=True) if ok)
-        new = [plan for plan in plans if plan.key not in kept]
-        nbytes = sum(header_bytes(len(plan.planes)) + sum(aligned(p.raw_bytes) for p in plan.planes) for plan in new)
-        if nbytes and held + nbytes > quota:
-            raise Overloaded(
-                f"{nbytes} bytes beside the {held} durable ones of this namespace are more than store.durable_quota = "
-                f"{quota}; delete some, or raise it"
-            )
-        tiered.promised[namespace] += nbytes
-        return nbytes
+    keeping = [tier for tier in tiered.cold if isinstance(tier, Keeping)]
+    for last in (False, True):
+        with tiered.index.changed:
+            promised = tiered.promised[namespace]
+            # before the tiers are asked how much they hold: what comes to one just now counts twice rather than never
+            held = sum(_not_kept(keeping, namespace, promised).values())
+            held += max((tier.durable_bytes(namespace) for tier in keeping), default=0)
+            # what is durable already takes nothing more: a put that is repeated must not fail for that
+            new = _not_kept(keeping, namespace, sizes)
+            nbytes = sum(new.values())
+            if not nbytes or held + nbytes <= quota:
+                promised.update(new)
+                return new
+        for tier in () if last else keeping:
+            # others may have made room in a medium that they share
+            tier.recount(namespace, deadline)
+    raise Overloaded(
+        f"{nbytes} bytes beside the {held} durable ones of this namespace are more than store.durable_quota = {quota}; "
+        "delete some, or raise it"
+    )
+
+
+def _not_kept(keeping: Sequence[Keeping], namespace: bytes, sizes: Mapping[bytes, int]) -> dict[bytes, int]:
+    """Those of these blocks that no tier counts as durable yet."""
+    left = dict(sizes)
+    for tier in keeping:
+        kept = tier.kept(namespace, list(left))
+        left = {key: nbytes for (key, nbytes), ok in zip(left.items(), kept, strict=True) if not ok}
+    return left
 
 
 def secure(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> None:
@@ -78,7 +88,8 @@ def secure(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) ->
             copy_to(tiered, tier, left, deadline, durable=True)
         with tiered.index.changed:
             for entry in left:
-                entry.durable |= tier.name in entry.cold
+                # one that is to go may have a copy still, if there was no time to take that back
+                entry.durable |= tier.name in entry.cold and not entry.withdrawn
         left = [entry for entry in left if not entry.durable]
 
 

@@ -1,6 +1,7 @@
 """What appears and disappears in a namespace, tier by tier, for whoever follows it.
 
-1. Of a namespace that nobody has followed yet nothing is kept: saying something of it is one look into a dict.
+1. Of a namespace that nobody follows, or has followed lately, nothing is kept: saying something of it is one look into
+   a dict.
 2. Whoever says something waits for nobody. A follower has a place in a log that is bounded; behind its beginning there
    is a snapshot for it.
 3. What is said of a lower tier is what it has by then, not what a call was to do with it: however two changes overtake
@@ -10,6 +11,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +32,9 @@ LOG_KEYS = 1 << 15
 
 EVENT_KEYS = 1 << 10
 """Keys in one event."""
+
+KEPT_SECONDS = 120.0
+"""For how long a namespace's events are kept when nobody follows it any more."""
 
 LOOK_SECONDS = 10.0
 """The deadline of a look into a tier that knows in memory what it has."""
@@ -69,6 +74,8 @@ class Log:
 
     most: int
     last: int = 0
+    followed: float = field(default_factory=time.monotonic)
+    """When somebody last asked for it."""
     _events: deque[Event] = field(default_factory=deque)
     _keys: int = 0
     _waiting: int = 0
@@ -115,7 +122,11 @@ class Events:
 
     tiered: TieredStore
     log_keys: int = LOG_KEYS
+    kept: float = KEPT_SECONDS
     _logs: dict[bytes, Log] = field(default_factory=dict)
+    _next: int = 0
+    """Where a new log begins: behind all that were given up. Who knows one of those must not find its place here."""
+    _tidied: float = 0.0
 
     @property
     def epoch(self) -> int:
@@ -123,21 +134,32 @@ class Events:
         return int.from_bytes(self.tiered.incarnation[:8], "little") or 1
 
     def log(self, namespace: bytes) -> Log:
-        """The log of a namespace, kept from the first time on that somebody asks for it."""
+        """The log of a namespace, kept from when somebody asks for it until `kept` seconds after the last time."""
         with self.tiered.index.changed:
-            return self._logs.setdefault(namespace, Log(self.log_keys))
+            self._tidy()
+            log = self._logs.get(namespace)
+            if log is None:
+                log = self._logs[namespace] = Log(self.log_keys, self._next)
+            log.followed = time.monotonic()
+            return log
+
+    def __len__(self) -> int:
+        """Of how many namespaces events are kept."""
+        return len(self._logs)
 
     def stored(self, entry: Entry) -> None:
         """A block came into memory. Under the lock."""
         log = self._logs.get(entry.name.namespace)
         if log is not None:
             log.add(Event(Change.STORED, self.tiered.memory.name, entry.fingerprint, (entry.name.key,)))
+            self._tidy()
 
     def removed(self, entry: Entry) -> None:
         """A block left memory. Under the lock."""
         log = self._logs.get(entry.name.namespace)
         if log is not None:
             log.add(Event(Change.REMOVED, self.tiered.memory.name, entry.fingerprint, (entry.name.key,)))
+            self._tidy()
 
     def changed(self, tier: ColdTier, namespace: bytes, keys: Sequence[bytes], *, there: bool) -> None:
         """Something happened to these blocks in a lower tier; `there` is what it answered."""
@@ -157,7 +179,9 @@ class Events:
         """The lower tier of this name let blocks go by itself, perhaps to the one below it."""
         lower = self.tiered.lower
         at = next(at for at, tier in enumerate(lower) if tier.name == name)
-        for namespace in self._logs.keys() & {departure.namespace for departure in departures}:
+        for namespace in {departure.namespace for departure in departures}:
+            if namespace not in self._logs:
+                continue
             gone = [departure for departure in departures if departure.namespace == namespace]
             self.changed(lower[at], namespace, [departure.key for departure in gone], there=False)
             demoted = [departure.key for departure in gone if departure.why == "demoted"]
@@ -178,6 +202,17 @@ class Events:
         """What is there now, and the number of the last event before."""
         with self.tiered.index.changed:
             return self.log(namespace).last, self._contents(namespace)
+
+    def _tidy(self) -> None:
+        """Gives up the logs that nobody follows, which is looked for now and then. Under the lock."""
+        now = time.monotonic()
+        if now - self._tidied < self.kept / 4:
+            return
+        self._tidied = now
+        for namespace, log in list(self._logs.items()):
+            if now - log.followed > self.kept:
+                self._next = max(self._next, log.last + 1)
+                del self._logs[namespace]
 
     def _contents(self, namespace: bytes) -> list[Content]:
         index, memory = self.tiered.index, self.tiered.memory.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cachestore.metrics import Figure
+from cachestore.tiers.base import Keeping
 
 if TYPE_CHECKING:
     from cachestore.store.local import LocalStore
@@ -24,6 +25,8 @@ def figures(local: LocalStore) -> list[Figure]:
     for tier in tiered.lower:
         if tier.ledger is not None:
             found += tier.ledger.figures(namespace)
+        elif isinstance(tier, Keeping) and tier.durable:
+            found.append(Figure("tier_durable_bytes", (("tier", tier.name),), tier.durable_bytes(namespace)))
         found.append(Figure("tier_healthy", (("tier", tier.name),), int(tier.healthy)))
         usages[tier.name] = tier.usage()
     for name, usage in usages.items():

@@ -54,6 +54,8 @@ class Follower:
 
     def take(self, timeout: float) -> Snapshot | list[Event]:
         """What happened since the last call; nothing if that is so for `timeout` seconds, or if it was ended."""
+        # another one by now, if it was not asked for in a long time: then there is a snapshot
+        self._log = self.events.log(self.namespace)
         if not self._lost:
             if timeout:
                 self._log.wait(self.sequence, timeout, lambda: self.over)

@@ -15,7 +15,6 @@ from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, LeaseExpired
 from cachestore.hashing import Chain
-from cachestore.index import Name
 from cachestore.metrics import Figure
 from cachestore.store import figures, removal
 from cachestore.store.base import (
@@ -30,15 +29,15 @@ from cachestore.store.base import (
     runs_of,
 )
 from cachestore.store.checks import check_after, check_into, check_provisional
-from cachestore.store.durability import discard, durable_tiers, promise
+from cachestore.store.durability import durable_tiers, promise
 from cachestore.store.granting import grant, locate
-from cachestore.store.inspection import copy_is_good
-from cachestore.store.leases import Held, Holding
+from cachestore.store.leases import Holding
 from cachestore.store.provisional import Following
 from cachestore.store.provisional_reading import ProvisionalReading
 from cachestore.store.put import LocalPut
 from cachestore.store.reading import LocalReading, SealedReading
 from cachestore.store.received import Received
+from cachestore.store.verdicts import settle
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -86,17 +85,7 @@ class LocalStore:
         deadline = Deadline.after(timeout)
         with self.tiered.index.changed:
             holding = self._holding(lease.id)
-            if len(verdicts) > len(holding.blocks):
-                raise InvalidArgument(f"{len(verdicts)} verdicts for a lease of {len(holding.blocks)} blocks")
-        for block, verdict in zip(holding.blocks, verdicts, strict=False):
-            if verdict is Verdict.CORRUPT:
-                self._examine(holding, block, deadline)
-        with self.tiered.index.changed:
-            used = [block.key for block, verdict in zip(holding.blocks, verdicts, strict=False) if verdict is _USED]
-            self.tiered.promotion.used(self.namespace, used)
-            given = (*verdicts, *[Verdict.UNREAD] * (len(holding.blocks) - len(verdicts)))
-            holding.settle((block, _OUTCOMES[verdict]) for block, verdict in zip(holding.blocks, given, strict=True))
-            self.tiered.leases.end(holding)
+        settle(self.tiered, holding, verdicts, deadline)
 
     def read(
         self,
@@ -181,7 +170,7 @@ class LocalStore:
             self, chain, list(plans), codec or self.tiered.codec, ttl, Deadline.after(timeout), after, durability, owner
         )
         if durability is Durability.DURABLE:
-            put.promised = promise(self.tiered, self.namespace, plans)
+            put.promised = promise(self.tiered, self.namespace, plans, put.deadline)
         put.on_end = partial(self._ended, put, time.monotonic())
         try:
             put.reserve()
@@ -258,10 +247,14 @@ class LocalStore:
 
     def keep_promise(self, put: LocalPut) -> None:
         """Gives the durable bytes back that were promised to blocks which are held by now, or never will be."""
+        if not put.promised:
+            return
         with self.tiered.index.changed:
-            left = min(put.promised, put.open_bytes) if put.promised else 0
-            self.tiered.promised[self.namespace] -= put.promised - left
-            put.promised = left
+            wanted, promised = put.wanted, self.tiered.promised[self.namespace]
+            for key in [key for key in put.promised if key not in wanted]:
+                promised[key] -= put.promised.pop(key)
+                if not promised[key]:
+                    del promised[key]
 
     def _holding(self, lease_id: bytes) -> Holding:
         self.tiered.leases.expire()
@@ -286,26 +279,3 @@ class LocalStore:
         self.keep_promise(put)
         if self._puts.pop(put.id, None) is not None:
             self.tiered.counters(self.namespace).took("put", time.monotonic() - began)
-
-    def _examine(self, holding: Holding, block: Held, deadline: Deadline) -> None:
-        """A reader found this block corrupt: drops the copy it read, unless it broke on the way or is gone since."""
-        name = Name(self.namespace, block.key)
-        counters = self.tiered.counters(self.namespace)
-        largest = self.tiered.memory.largest()
-        good = copy_is_good(self.tiered.lower, block.entry, block.tier, name, holding.fingerprint, deadline, largest)
-        if good is not False:
-            counters.add("corruptions", tier="transit", reason="checksum")
-            return
-        counters.add("corruptions", tier=block.tier, reason="checksum")
-        if block.entry is not None:
-            with self.tiered.index.changed:
-                block.entry.withdrawn = True
-                self.tiered.forget(block.entry, "corrupt")
-        else:
-            for tier in self.tiered.lower:
-                if tier.name == block.tier:
-                    discard(self.tiered, tier, name, holding.fingerprint, deadline)
-
-
-_USED = Verdict.USED
-_OUTCOMES = {Verdict.USED: "hits", Verdict.CORRUPT: "corrupt", Verdict.UNREAD: "misses"}

@@ -17,7 +17,7 @@ from cachestore.deadline import Deadline
 from cachestore.index import Name
 from cachestore.seal import DURABLE, CorruptBlock, Header
 from cachestore.store import room
-from cachestore.store.copying import MOVE_SECONDS, still_there
+from cachestore.store.copying import MOVE_SECONDS, copyable, still_there, under_way
 from cachestore.store.inspection import intact, opened
 from cachestore.store.leases import Holding
 from cachestore.store.popularity import Popularity
@@ -157,15 +157,16 @@ class Promotion:
             for entry in entries:
                 tiered.index.use(entry)
         try:
-            blocks = [(entry.name.key, entry.slot.bytes) for entry in entries]
-            kept = tier.put_many(namespace, blocks, None, Deadline.after(MOVE_SECONDS))
+            with under_way(tiered, copyable(tiered, entries)) as wanted:
+                blocks = [(entry.name.key, entry.slot.bytes) for entry in wanted]
+                kept = tier.put_many(namespace, blocks, None, Deadline.after(MOVE_SECONDS))
+                tiered.counters(namespace).add("promoted", sum(kept), tier=tier.name)
+                there = [key for (key, _), ok in zip(blocks, kept, strict=True) if ok]
+                tiered.events.changed(tier, namespace, there, there=True)
+                if tiered.removals(namespace) != as_of:
+                    tier.delete_many(namespace, there, Deadline.after(MOVE_SECONDS))
+                    tiered.events.changed(tier, namespace, there, there=False)
         finally:
             with tiered.index.changed:
                 for entry in entries:
                     tiered.index.leave(entry)
-        tiered.counters(namespace).add("promoted", sum(kept), tier=tier.name)
-        there = [key for (key, _), ok in zip(blocks, kept, strict=True) if ok]
-        tiered.events.changed(tier, namespace, there, there=True)
-        if tiered.removals(namespace) != as_of:
-            tier.delete_many(namespace, there, Deadline.after(MOVE_SECONDS))
-            tiered.events.changed(tier, namespace, there, there=False)

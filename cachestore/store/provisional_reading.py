@@ -5,7 +5,6 @@ from contextlib import closing
 from typing import Self
 
 from cachestore.block import Buffer, Part
-from cachestore.codecs.planes import decode_plane
 from cachestore.deadline import Deadline
 from cachestore.seal import CorruptBlock
 from cachestore.store.base import Loaded, Provisional
@@ -77,15 +76,13 @@ class ProvisionalReading:
             for number, row in zip(planes, wrote.block.stored(planes), strict=True):
                 looked = 0
                 while number in received.planes and (seen := sight(self._following.tiered, wrote.block)) is not None:
-                    plane, out = received.planes[number], received.place(number)
                     try:
-                        decode_plane(plane, row, seen.payload[row.offset : row.offset + row.stored_bytes], out)
+                        out = received.take(number, row, seen.payload[row.offset : row.offset + row.stored_bytes])
                     except CorruptBlock:
                         if seen.current or seen.generation == looked:
                             break  # nothing that its writer meant to show; what is published decides
                         # it may have been moved meanwhile; where it lies as before, looking again shows nothing else
                         looked = seen.generation
                         continue
-                    received.sums[number] = row.raw_checksum
-                    yield Provisional(wrote.number, number, plane, out)
+                    yield Provisional(wrote.number, number, received.planes[number], out)
                     break

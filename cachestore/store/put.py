@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,22 +18,21 @@ from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW, Codec, Encoded
 from cachestore.codecs.planes import encode_plane
 from cachestore.deadline import Deadline
-from cachestore.errors import Aborted, DeadlineExceeded, DurabilityUnmet, InvalidArgument
+from cachestore.errors import Aborted, DeadlineExceeded, InvalidArgument
 from cachestore.hashing import Chain
 from cachestore.index import Entry
 from cachestore.seal import checksum
 from cachestore.store import copying
 from cachestore.store.arriving import Arrival, unsound
 from cachestore.store.base import BlockPlan, Durability, Lease, PutAnswer, PutStatus
-from cachestore.store.durability import secure
+from cachestore.store.checks import check_blocks, check_kept
+from cachestore.store.committing import Committing
 from cachestore.store.laying import OpenBlock
 from cachestore.store.reserving import Reserved
 
 if TYPE_CHECKING:
     from cachestore.store.local import LocalStore
     from cachestore.store.tiered import TieredStore
-
-_UNMET = (PutStatus.FAILED, PutStatus.NOT_KEPT)
 
 
 @dataclass(eq=False)
@@ -52,11 +48,12 @@ class LocalPut:
     after: bytes | None = None
     durability: Durability = Durability.CACHE
     owner: bytes = b""
-    promised: int = 0
-    """Bytes of open blocks that are taken out of the namespace's durable quota."""
+    promised: dict[bytes, int] = field(default_factory=dict)
+    """Bytes of wanted blocks by key that are taken out of the namespace's durable quota."""
     id: bytes = field(default_factory=lambda: os.urandom(16))
     on_end: Callable[[], Any] = lambda: None
     _blocks: Reserved = field(init=False)
+    _committing: Committing = field(init=False)
     _over: bool = False
     _writing: Lock = field(default_factory=Lock)
     """Held while bytes go into a slot. An abort gives slots to others at once, so it waits for that."""
@@ -65,6 +62,7 @@ class LocalPut:
         self._blocks = Reserved(
             self.tiered, self.namespace, self.chain, self.plans, self.after, self.deadline, self.owner
         )
+        self._committing = Committing(self.tiered, self._blocks, self._writing, self._durable, self.ttl, self.deadline)
 
     @property
     def tiered(self) -> TieredStore:
@@ -81,9 +79,9 @@ class LocalPut:
         return tuple(self._blocks.answers)
 
     @property
-    def open_bytes(self) -> int:
-        """What the blocks that are still wanted take at most."""
-        return self._blocks.open_bytes
+    def wanted(self) -> set[bytes]:
+        """The keys of the blocks that are still wanted."""
+        return self._blocks.wanted
 
     def reserve(self) -> None:
         """Takes memory for every block that is not there yet, and answers for all."""
@@ -214,31 +212,15 @@ class LocalPut:
             self.abort()
         self._check_open()
         chosen = list(self._blocks.open) if blocks is None else blocks
-        if any(not 0 <= block < len(self.plans) for block in chosen):
-            raise InvalidArgument(f"blocks must lie in 0 .. {len(self.plans) - 1}")
-        self._lower(chosen)
-        published: list[Entry] = []
-        stored: Counter[str] = Counter()
+        check_blocks(chosen, len(self.plans))
+        self._committing.lower(chosen)
         try:
-            for number in chosen:
-                entry = self._publish(number)
-                if entry is not None:
-                    published.append(entry)
-                    stored[self._blocks.answers[number].tier] += 1
+            published = self._committing.publish(chosen)
         finally:
-            with self.tiered.index.changed:
-                counters = self.tiered.counters(self.namespace)
-                counters.add("put_open", -len(published))
-                for tier, count in stored.items():
-                    counters.add("put_stored", count, tier=tier)
             self.local.keep_promise(self)
-        # also those that were there before and could not be made durable
-        asked = range(len(self.plans)) if blocks is None else blocks
-        unmet = [number for number in asked if self._blocks.answers[number].status in _UNMET]
-        if self._durable and unmet:
-            raise DurabilityUnmet(
-                f"{len(unmet)} of {len(asked)} blocks were incomplete or found no tier that keeps them; put them again"
-            )
+        if self._durable:
+            # also those that were there before and could not be made durable
+            check_kept(self._blocks.answers, range(len(self.plans)) if blocks is None else blocks)
         granted = None
         if lease > 0:
             granted = self.local.lease(self.chain, ttl=lease, timeout=max(self.deadline.remaining(), 1e-3))
@@ -260,59 +242,6 @@ class LocalPut:
     @property
     def _durable(self) -> bool:
         return self.durability is Durability.DURABLE
-
-    def _publish(self, number: int) -> Entry | None:
-        """Seals a wanted block and makes it visible; None if it is not wanted, not whole, or was aborted meanwhile."""
-        with self._writing:
-            open_block = self._blocks.open.get(number)
-            if open_block is None:
-                return None
-            if not open_block.whole:
-                self._blocks.drop(number, PutStatus.FAILED)
-                return None
-            entry = open_block.entry
-            self._seal(open_block)
-            with self.tiered.index.changed:
-                staged = self.tiered.staged(entry.slot)
-                # somebody may have removed the copies just now
-                unmet = PutStatus.FAILED if self._durable and not entry.durable else None
-                if unmet is None and staged and not entry.cold:
-                    unmet = PutStatus.NOT_KEPT
-                if unmet is None:
-                    if staged:
-                        self.tiered.index.remove(entry)
-                    else:
-                        self.tiered.publish(entry, self.ttl)
-                    self._blocks.stored(number, min(entry.cold) if entry.cold else self.tiered.memory.name)
-            if unmet is not None:
-                self._blocks.drop(number, unmet)
-                return None
-            return entry
-
-    def _lower(self, chosen: Sequence[int]) -> None:
-        """Hands to lower tiers what must be there first: durable blocks, and those that memory has no room for."""
-        entries = []
-        with self._writing:
-            for number in chosen:
-                open_block = self._blocks.open.get(number)
-                if open_block is None or not open_block.whole:
-                    continue
-                if self._durable or self.tiered.staged(open_block.entry.slot):
-                    self._seal(open_block)
-                    open_block.entry.ends = math.inf if self.ttl is None else time.monotonic() + self.ttl
-                    entries.append(open_block.entry)
-            with self.tiered.index.changed:
-                for entry in entries:
-                    self.tiered.index.use(entry)
-        try:
-            if entries and self._durable:
-                secure(self.tiered, entries, self.deadline)
-            elif entries:
-                copying.copy_down(self.tiered, entries, self.deadline, everywhere=False)
-        finally:
-            with self.tiered.index.changed:
-                for entry in entries:
-                    self.tiered.index.leave(entry)
 
     def __enter__(self) -> Self:
         return self
@@ -356,13 +285,3 @@ class LocalPut:
         """Lets those who follow the block know that these planes of it are there."""
         if not open_block.failed:
             self._blocks.journal.add(open_block.entry.name.key, planes)
-
-    def _seal(self, open_block: OpenBlock) -> None:
-        if open_block.sealed:
-            return
-        expires = 0 if self.ttl is None else round((time.time() + self.ttl) * 1000)
-        sequence = self.tiered.next_sequence()
-        open_block.seal(self.tiered.incarnation, sequence, durable=self._durable, expires=expires)
-        with self.tiered.index.changed:
-            # before any tier sees it: what lies behind the last plane is no part of the block
-            self.tiered.shrink(open_block.entry.slot, open_block.nbytes)

@@ -11,7 +11,6 @@ import numpy as np
 from cachestore.block import Block, Buffer, Part, Views
 from cachestore.codecs.planes import decode_packed, packing_of
 from cachestore.deadline import Deadline
-from cachestore.errors import InvalidArgument
 from cachestore.index import Name
 from cachestore.seal import SHORT, CorruptBlock, Header, checksums
 from cachestore.store.base import Lease, Loaded, Provisional
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 
 LOOK_AHEAD = 8
 """Headers in memory that are parsed in one go: between two blocks' bytes no cache would still have what that takes."""
+
+LAYOUT = "layout"
+"""Why a block is no block to a reader that expected other planes; to others it may be one."""
 
 FIRST_FETCH = 8
 """Blocks fetched from a cold tier before their size is known."""
@@ -96,6 +98,13 @@ class SealedReading:
         """The block just handed out is corrupt: its copy is dropped, and the next tier that has it is tried."""
         self._drop(block.number, reason)
         self._rejected = True
+
+    def refuse(self, block: SealedBlock) -> None:
+        """The block just handed out is not what its reader takes it for: a miss. Its copy holds, and stays."""
+        with self.tiered.index.changed:
+            if not self.holding.over:
+                self.holding.counters.add("corruptions", tier=block.tier, reason=LAYOUT)
+                self.holding.settle([(self.holding.blocks[block.number], "corrupt")])
 
     def _open(self, index: int) -> SealedBlock | None:
         held = self.holding.blocks[index]
@@ -234,6 +243,9 @@ class LocalReading:
                 block = self._decoded(sealed)
                 sealed.check()
             except CorruptBlock as corrupt:
+                if corrupt.reason == LAYOUT:
+                    self.sealed.refuse(sealed)
+                    return
                 self.sealed.reject(sealed, corrupt.reason)
                 continue
             if self.sealed.holding.over:
@@ -267,7 +279,8 @@ def decoded(header: Header, payload: Buffer, part: Part, into: Buffer | None = N
     """The planes of `part`, decoded and verified; CorruptBlock if one does not hold.
 
     They are laid one behind the other into `into`, or else into memory of their own. A payload that is the reader's
-    `own` is handed out itself where that needs no decoding. InvalidArgument if `into` has another size.
+    `own` is handed out itself where that needs no decoding. CorruptBlock too if `into` has another size: writers
+    may say anything of a block's planes, and the reader knows what it asked for.
     """
     packing = packing_of(header.places, part)
     nbytes = packing.nbytes
@@ -279,7 +292,7 @@ def decoded(header: Header, payload: Buffer, part: Part, into: Buffer | None = N
     else:
         whole = np.empty(nbytes, dtype=np.uint8) if into is None else into
         if whole.nbytes != nbytes:
-            raise InvalidArgument(f"into: the part asked for has {nbytes} bytes in this block, not {whole.nbytes}")
+            raise CorruptBlock(LAYOUT)
         decode_packed(header, packing, payload, whole)
         data = Views(whole, packing.packed)
     return Block(header.key, header.token_count, packing.planes, data, bool(header.flags & SHORT))

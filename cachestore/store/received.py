@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from cachestore.block import Block, Buffer, Part, PlaneId, Views
-from cachestore.codecs.planes import packing_of, slices, starts
+from cachestore.codecs.planes import decode_plane, packing_of, slices, starts
+from cachestore.plane_table import Stored
 from cachestore.seal import SHORT, Header
 
 
@@ -25,9 +26,14 @@ class Received:
         fits = into is not None and into.nbytes == sum(sizes)
         self._memory = into if into is not None and fits else np.empty(sum(sizes), dtype=np.uint8)
 
-    def place(self, plane: int) -> Buffer:
-        """Where the raw bytes of a plane go."""
-        return self._memory[self._places[plane]]
+    def take(self, plane: int, row: Stored, stored: Buffer) -> Buffer:
+        """The raw bytes of a plane that its `row` describes, verified, where they belong; CorruptBlock otherwise."""
+        out = self._memory[self._places[plane]]
+        # until it holds: what lies there may be an earlier writer's
+        self.sums.pop(plane, None)
+        decode_plane(self.planes[plane], row, stored, out)
+        self.sums[plane] = row.raw_checksum
+        return out
 
     def block(self, header: Header, into: Buffer | None) -> Block | None:
         """The block published with this header, if all of its part came and lies where it is wanted; else None."""

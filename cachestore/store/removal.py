@@ -28,8 +28,10 @@ def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
         entries = [entry for entry in found if entry is not None and entry.ready]
         for entry in entries:
             _withdraw(tiered, entry, "deleted")
+        keys = set(chain.keys)
+        left = _withdraw_copies(tiered, lambda name: name.namespace == namespace and name.key in keys)
     removed = {entry.name.key for entry in entries}
-    await_copies(tiered, entries, deadline)
+    await_copies(tiered, [*entries, *left], deadline)
     unreached: set[str] = set()
     for tier in tiered.lower:
         gone = _delete(tiered, tier, namespace, chain.keys, deadline, "deleted")
@@ -68,7 +70,8 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
                 entry.durable = False
                 continue
             removed.add(entry.name.key)
-    await_copies(tiered, [entry for entry in entries if entry.withdrawn], deadline)
+        left = _withdraw_copies(tiered, lambda name: name.namespace == namespace) if tier != tiered.memory.name else []
+    await_copies(tiered, [*(entry for entry in entries if entry.withdrawn), *left], deadline)
     cleared = [lower for lower in tiered.lower if tier in ("", lower.name)]
     unreached: set[str] = set()
     for lower in cleared:
@@ -120,7 +123,8 @@ def _take_back(tiered: TieredStore, entries: Sequence[Entry], seconds: float) ->
                     if tier.name in entry.cold:
                         by_namespace.setdefault(entry.name.namespace, []).append(entry.name.key)
             for namespace, keys in by_namespace.items():
-                _delete(tiered, tier, namespace, keys, deadline, "withdrawn")
+                if _delete(tiered, tier, namespace, keys, deadline, "withdrawn") is None:
+                    tiered.counters(namespace).add("left_behind", len(keys), tier=tier.name)
     finally:
         with tiered.index.changed:
             for entry in entries:
@@ -191,6 +195,14 @@ def _follow(
 def _withdraw(tiered: TieredStore, entry: Entry, why: str) -> None:
     entry.withdrawn = True
     tiered.forget(entry, why)
+
+
+def _withdraw_copies(tiered: TieredStore, chosen: Callable[[Name], bool]) -> list[Entry]:
+    """Blocks that have left memory while they were copied: their copies must go, too. Under the lock."""
+    left = [entry for entry in tiered.copying if entry.gone and chosen(entry.name)]
+    for entry in left:
+        entry.withdrawn = True
+    return left
 
 
 def _check_reached(tiered: TieredStore, unreached: Collection[str]) -> None:

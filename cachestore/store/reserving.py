@@ -51,8 +51,8 @@ class Reserved:
         for plan in self.plans:
             if self._layout(plan).nbytes > largest:
                 raise TooLarge(
-                    f"a block of {plan.raw_bytes} bytes can never be held by tiers.cpu.capacity = "
-                    f"{self.tiered.memory.capacity}; raise it, or lower engine.block_tokens"
+                    f"a block of {plan.raw_bytes} bytes is more than this store ever takes, which is {largest} with "
+                    "its header; lower engine.block_tokens, or let the store have more memory"
                 )
         self._hold()
         elsewhere = self._elsewhere()
@@ -99,10 +99,10 @@ class Reserved:
         return len(dropped)
 
     @property
-    def open_bytes(self) -> int:
-        """What the open blocks take at most."""
+    def wanted(self) -> set[bytes]:
+        """The keys of the open blocks."""
         with self.tiered.index.changed:
-            return sum(open_block.layout.nbytes for open_block in self.open.values())
+            return {open_block.entry.name.key for open_block in self.open.values()}
 
     def _close(self, number: int, open_block: OpenBlock, status: PutStatus | None) -> None:
         self.tiered.journals.closed(open_block, published=False)

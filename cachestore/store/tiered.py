@@ -4,7 +4,7 @@ import heapq
 import math
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,8 +61,10 @@ class TieredStore:
     staging: CpuTier = field(init=False)
     journals: Journals = field(default_factory=Journals)
     unreadable: Unreadable = field(default_factory=Unreadable)
-    promised: Counter[bytes] = field(default_factory=Counter)
-    """Bytes by namespace that open puts may still make durable."""
+    promised: dict[bytes, Counter[bytes]] = field(default_factory=lambda: defaultdict(Counter))
+    """Bytes that open puts may still make durable, by namespace and key."""
+    copying: set[Entry] = field(default_factory=set)
+    """Blocks of which copies are under way, also those that have left the index meanwhile."""
     moving: int = 0
     """Copies under way that keep blocks in use; after them more may leave."""
     _staged: set[Slot] = field(default_factory=set)

@@ -123,10 +123,16 @@ class Listing(Protocol):
 
 @runtime_checkable
 class Keeping(Protocol):
-    """A tier that knows without asking its medium what it keeps for good."""
+    """A tier that knows without asking its medium what it keeps for good, as far as this process had it kept there."""
 
     def kept(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
         """Which of these blocks are there as durable ones."""
+
+    def durable_bytes(self, namespace: bytes) -> int:
+        """Bytes of the durable blocks of a namespace."""
+
+    def recount(self, namespace: bytes, deadline: Deadline) -> None:
+        """Asks a medium that others write to, too, and forgets what is gone from it. Others may do nothing."""
 
 
 @runtime_checkable

@@ -205,6 +205,12 @@ class DiskTier:
         entry_of, now = work.index.entries(namespace).get, time.time()
         return [(e := entry_of(key)) is not None and e.durable and e.settled and e.ends > now for key in keys]
 
+    def durable_bytes(self, namespace: bytes) -> int:
+        return self.ledger.content(namespace).durable
+
+    def recount(self, namespace: bytes, deadline: Deadline) -> None:
+        """Nobody else uses the folder."""
+
     def usage(self) -> Usage:
         work = self._work
         used = work.index.used if work is not None and self.healthy else 0

@@ -96,6 +96,13 @@ class EncryptedTier:
     def kept(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
         return self.inner.kept(namespace, keys) if isinstance(self.inner, Keeping) else [False] * len(keys)
 
+    def durable_bytes(self, namespace: bytes) -> int:
+        return self.inner.durable_bytes(namespace) if isinstance(self.inner, Keeping) else 0
+
+    def recount(self, namespace: bytes, deadline: Deadline) -> None:
+        if isinstance(self.inner, Keeping):
+            self.inner.recount(namespace, deadline)
+
     def usage(self) -> Usage:
         return self.inner.usage()
 

@@ -25,6 +25,7 @@ from cachestore.tiers.ledger import Ledger
 from cachestore.tiers.redis_blocks import cache_name, durable_name
 from cachestore.tiers.redis_condition import Condition
 from cachestore.tiers.redis_durable import Acknowledgement, Durability
+from cachestore.tiers.redis_kept import Kept
 from cachestore.tiers.redis_open import opened
 from cachestore.tiers.redis_servers import Servers
 from cachestore.tiers.redis_url import Place, parse
@@ -128,6 +129,7 @@ class RedisTier:
     _server: EmbeddedRedis | None = None
     _servers: Servers = field(init=False)
     _memory: Memory = field(default_factory=lambda: Memory(SPARE_BYTES))
+    _kept: Kept = field(default_factory=Kept)
 
     def __post_init__(self) -> None:
         self._servers = Servers(self.settings.timeout)
@@ -213,17 +215,24 @@ class RedisTier:
             lifetime = max(1, int(1000 * (self.settings.ttl if ttl is None else ttl)))
             kept = self._servers.each(names, deadline.at, False, redis_blocks.put, fitting, lifetime)
         there = dict(zip(names, kept, strict=True))
-        return [there.get(cache_name(namespace, key), False) for key, _ in blocks]
+        stored = [there.get(cache_name(namespace, key), False) for key, _ in blocks]
+        if durable:
+            self._kept.came(namespace, {key: data for (key, data), ok in zip(blocks, stored, strict=True) if ok})
+        return stored
 
     def delete_many(
         self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, *, why: str = "deleted"
     ) -> list[bool] | None:
         names = [cache_name(namespace, key) for key in keys]
+        before = self._kept.there(namespace, keys)
         removed = self._servers.each(names, self._servers.soon(len(keys), deadline), None, redis_blocks.unlink)
+        gone = {key for key, answer in zip(keys, removed, strict=True) if answer is not None}
+        self._kept.went(namespace, {key: block for key, block in before.items() if key in gone})
         return None if None in removed else [bool(there) for there in removed]
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
         removed: set[bytes] = set()
+        before = self._kept.there(namespace)
         nodes = self._servers.nodes(deadline)
         for node in nodes:
             cursor = None
@@ -234,7 +243,27 @@ class RedisTier:
                     return None
                 cursor, keys = swept
                 removed |= keys
-        return removed if nodes else None
+        if not nodes:
+            return None
+        self._kept.went(namespace, before)
+        return removed
+
+    def kept(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
+        held = self._kept.there(namespace, keys)
+        return [key in held for key in keys]
+
+    def durable_bytes(self, namespace: bytes) -> int:
+        return self._kept.nbytes(namespace)
+
+    def recount(self, namespace: bytes, deadline: Deadline) -> None:
+        if not self._kept.due(namespace, self.settings.check_after):
+            return
+        before = self._kept.there(namespace)
+        names = [cache_name(namespace, key) for key in before]
+        until = self._servers.soon(len(names), deadline)
+        there = self._servers.each(names, until, None, redis_blocks.lasting)
+        lost = {key for key, answer in zip(before, there, strict=True) if answer is False}
+        self._kept.went(namespace, {key: before[key] for key in lost})
 
     def usage(self) -> Usage:
         deadline = Deadline.after(self.settings.timeout)

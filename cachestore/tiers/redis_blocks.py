@@ -5,6 +5,7 @@ A cache block is `cachestore:block:<namespace>:<key>`, in hexadecimal, with a Re
 evicted; its end is in its sealed header alone. The braces put both names on one node of a cluster.
 """
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -161,6 +162,19 @@ def scanned(answer: Any) -> tuple[int, list[bytes]]:
 def over(block: Buffer) -> bool:
     """Whether the time of this sealed block is over."""
     return ended(block[EXPIRES[0] : EXPIRES[1] + 1].tobytes())
+
+
+def ends_at(block: Buffer) -> float:
+    """When the time of this sealed block is over, in seconds since 1970; infinite if never."""
+    expires = int.from_bytes(block[EXPIRES[0] : EXPIRES[1] + 1].tobytes(), "little")
+    return expires / 1000 if expires else math.inf
+
+
+def lasting(connection: Connection, names: Sequence[bytes]) -> list[bool | None]:
+    """Which of these names are there as durable blocks that have time left; None where that is not known."""
+    answers = connection.ask([("GETRANGE", durable_name(name), *EXPIRES) for name in names])
+    ends = [checked(answer, bytes, Refused) for answer in answers]
+    return [None if isinstance(end, Refused) and not _stays(end) else _stays(end) for end in ends]
 
 
 def end(connection: Connection, names: Sequence[bytes]) -> list[bool]:

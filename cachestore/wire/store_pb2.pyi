@@ -108,7 +108,7 @@ class LookupResponse(_message.Message):
     def __init__(self, ready: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., writing: _Optional[int] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("chain", "part", "lease", "lease_ms", "wait_ms", "provisional", "purpose", "resume", "bulk")
+    __slots__ = ("chain", "part", "lease", "lease_ms", "wait_ms", "provisional", "purpose", "resume", "bulk", "joined")
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +118,7 @@ class ReadRequest(_message.Message):
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     BULK_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
     chain: Chain
     part: Part
     lease: bytes
@@ -127,7 +128,8 @@ class ReadRequest(_message.Message):
     purpose: Purpose
     resume: Resume
     bulk: bool
-    def __init__(self, chain: _Optional[_Union[Chain, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., lease: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., wait_ms: _Optional[int] = ..., provisional: bool = ..., purpose: _Optional[_Union[Purpose, str]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., bulk: bool = ...) -> None: ...
+    joined: bool
+    def __init__(self, chain: _Optional[_Union[Chain, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., lease: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., wait_ms: _Optional[int] = ..., provisional: bool = ..., purpose: _Optional[_Union[Purpose, str]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., bulk: bool = ..., joined: bool = ...) -> None: ...
 
 class BulkOffer(_message.Message):
     __slots__ = ("address", "ticket")
@@ -190,14 +192,18 @@ class BlockStart(_message.Message):
     def __init__(self, block: _Optional[int] = ..., header: _Optional[bytes] = ..., tier: _Optional[str] = ..., known: bool = ...) -> None: ...
 
 class BlockData(_message.Message):
-    __slots__ = ("block", "offset", "data")
+    __slots__ = ("block", "offset", "data", "start", "last")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
     block: int
     offset: int
     data: bytes
-    def __init__(self, block: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    start: BlockStart
+    last: bool
+    def __init__(self, block: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., start: _Optional[_Union[BlockStart, _Mapping]] = ..., last: bool = ...) -> None: ...
 
 class BlockEnd(_message.Message):
     __slots__ = ("block", "status")
@@ -256,7 +262,7 @@ class Layout(_message.Message):
     def __init__(self, planes: _Optional[_Iterable[_Union[PlaneId, _Mapping]]] = ...) -> None: ...
 
 class Reserve(_message.Message):
-    __slots__ = ("fingerprint", "layouts", "blocks", "durability", "ttl_ms", "bulk", "after")
+    __slots__ = ("fingerprint", "layouts", "blocks", "durability", "ttl_ms", "bulk", "after", "check")
     class Block(_message.Message):
         __slots__ = ("key", "token_count", "layout", "short")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -275,6 +281,7 @@ class Reserve(_message.Message):
     TTL_MS_FIELD_NUMBER: _ClassVar[int]
     BULK_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     fingerprint: bytes
     layouts: _containers.RepeatedCompositeFieldContainer[Layout]
     blocks: _containers.RepeatedCompositeFieldContainer[Reserve.Block]
@@ -282,10 +289,11 @@ class Reserve(_message.Message):
     ttl_ms: int
     bulk: bool
     after: bytes
-    def __init__(self, fingerprint: _Optional[bytes] = ..., layouts: _Optional[_Iterable[_Union[Layout, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Reserve.Block, _Mapping]]] = ..., durability: _Optional[_Union[Durability, str]] = ..., ttl_ms: _Optional[int] = ..., bulk: bool = ..., after: _Optional[bytes] = ...) -> None: ...
+    check: int
+    def __init__(self, fingerprint: _Optional[bytes] = ..., layouts: _Optional[_Iterable[_Union[Layout, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Reserve.Block, _Mapping]]] = ..., durability: _Optional[_Union[Durability, str]] = ..., ttl_ms: _Optional[int] = ..., bulk: bool = ..., after: _Optional[bytes] = ..., check: _Optional[int] = ...) -> None: ...
 
 class PlaneFrame(_message.Message):
-    __slots__ = ("block", "segments", "data")
+    __slots__ = ("block", "segments", "data", "run")
     class Segment(_message.Message):
         __slots__ = ("plane", "encoding", "offset", "length")
         PLANE_FIELD_NUMBER: _ClassVar[int]
@@ -297,13 +305,22 @@ class PlaneFrame(_message.Message):
         offset: int
         length: int
         def __init__(self, plane: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+    class Run(_message.Message):
+        __slots__ = ("plane", "checksums")
+        PLANE_FIELD_NUMBER: _ClassVar[int]
+        CHECKSUMS_FIELD_NUMBER: _ClassVar[int]
+        plane: int
+        checksums: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, plane: _Optional[int] = ..., checksums: _Optional[_Iterable[int]] = ...) -> None: ...
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     block: int
     segments: _containers.RepeatedCompositeFieldContainer[PlaneFrame.Segment]
     data: bytes
-    def __init__(self, block: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[PlaneFrame.Segment, _Mapping]]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    run: PlaneFrame.Run
+    def __init__(self, block: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[PlaneFrame.Segment, _Mapping]]] = ..., data: _Optional[bytes] = ..., run: _Optional[_Union[PlaneFrame.Run, _Mapping]] = ...) -> None: ...
 
 class Commit(_message.Message):
     __slots__ = ("blocks", "lease_ms")
@@ -334,16 +351,18 @@ class PutAnswer(_message.Message):
     def __init__(self, block: _Optional[int] = ..., status: _Optional[_Union[PutStatus, str]] = ..., tier: _Optional[str] = ...) -> None: ...
 
 class WriteResponse(_message.Message):
-    __slots__ = ("put", "answers", "lease", "bulk")
+    __slots__ = ("put", "answers", "lease", "bulk", "runs")
     PUT_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
     BULK_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
     put: bytes
     answers: _containers.RepeatedCompositeFieldContainer[PutAnswer]
     lease: LeaseResponse
     bulk: BulkOffer
-    def __init__(self, put: _Optional[bytes] = ..., answers: _Optional[_Iterable[_Union[PutAnswer, _Mapping]]] = ..., lease: _Optional[_Union[LeaseResponse, _Mapping]] = ..., bulk: _Optional[_Union[BulkOffer, _Mapping]] = ...) -> None: ...
+    runs: bool
+    def __init__(self, put: _Optional[bytes] = ..., answers: _Optional[_Iterable[_Union[PutAnswer, _Mapping]]] = ..., lease: _Optional[_Union[LeaseResponse, _Mapping]] = ..., bulk: _Optional[_Union[BulkOffer, _Mapping]] = ..., runs: bool = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("put",)

@@ -16,7 +16,11 @@ import pytest
 from cachestore.cli import main, output
 
 ROOT = Path(__file__).parents[2]
-STORE = '[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n[[tiers]]\nname = "redis"\nurl = "embedded"\ncapacity = "64MiB"\n'
+STORE = (
+    '[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n[[tiers]]\nname = "redis"\nurl = "embedded"\ncapacity = "64MiB"\n'
+    # a machine that is busy must not end its calls
+    'connect_timeout = "2s"\ntimeout = "2s"\n'
+)
 
 
 @dataclass(frozen=True)

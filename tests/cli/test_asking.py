@@ -83,6 +83,7 @@ def test_stats(store: Any, stored: Chain, command: Callable[..., Any]) -> None:
     assert len(bounds["put"]) > 3 and all(of == sorted(of) for of in bounds.values())
     shown = command("stats", "--address", store.address)
     assert shown.status == 0 and "sums hold" in shown.out and "DO NOT" not in shown.out and "tier_bytes" in shown.out
+    assert "transport_put_bytes" in shown.out and counted["transport_put_blocks"] >= 2
 
 
 def test_clear(
@@ -131,8 +132,13 @@ def test_nobody_answers(command: Callable[..., Any], arguments: list[str]) -> No
         (["lookup", "a text"], 2, "[engine]"),
         (["lookup", "--keys", "00" * 32], 1, "--keys needs --fingerprint"),
         (["lookup", "--keys", "00" * 31, "--fingerprint", "00" * 32], 1, "32"),
-        (["lookup", "--keys", "00" * 32, "--fingerprint", "00"], 1, "32"),
-        (["lookup", "--keys", "xyz", "--fingerprint", "00" * 32], 1, "--keys must be hex digits, got 'xyz'"),
+        (["lookup", "--keys", "00" * 32, "--fingerprint", "00"], 1, "--fingerprint must be 64 hex digits (32 bytes)"),
+        (["lookup", "--keys", "00" * 32, "--fingerprint", "zz"], 1, "--fingerprint must be 64 hex digits (32 bytes)"),
+        (
+            ["lookup", "--keys", "xyz", "--fingerprint", "00" * 32],
+            1,
+            "each of --keys must be 64 hex digits (32 bytes), got 'xyz'",
+        ),
         (["clear", "--tier", "tape"], 1, "tape"),
         (["stats", "--timeout", "0"], 1, "timeout"),
         (["stats", "--timeout", "-1"], 1, "timeout"),
@@ -141,6 +147,42 @@ def test_nobody_answers(command: Callable[..., Any], arguments: list[str]) -> No
 )
 def test_bad_arguments(store: Any, command: Callable[..., Any], arguments: list[str], status: int, said: str) -> None:
     assert said in command(*arguments, "--address", store.address).refused(status)
+
+
+BLOCKS = ("--keys", "00" * 32, "--fingerprint", "00" * 32)
+
+
+@pytest.mark.parametrize("address", ["", " ", "127.0.0.1", "127.0.0.1:72956", "http://127.0.0.1:1", "unix:"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["stats"], ["clear"], ["pins"], ["health"], ["lookup", *BLOCKS], ["pin", *BLOCKS], ["unpin", *BLOCKS]],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_address_that_is_none(command: Callable[..., Any], arguments: list[str], address: str) -> None:
+    line = command(*arguments, "--address", address).refused(2)
+    assert f"'{address}' is no address" in line and "127.0.0.1:7420" in line
+
+
+@pytest.mark.parametrize("arguments", [["stats"], ["health"], ["pin", *BLOCKS]], ids=lambda arguments: arguments[0])
+def test_an_authority_that_is_none(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str]
+) -> None:
+    """It is no outage of the store."""
+    file = tmp_path / "ca.crt"
+    monkeypatch.setenv("CACHESTORE_CA", str(file))
+    for _ in ("it is not there", "it is no certificate"):
+        line = command(*arguments, "--address", "127.0.0.1:1").refused(2)
+        assert "CACHESTORE_CA" in line and str(file) in line
+        file.write_text("no certificate")
+        file.chmod(0o644)
+
+
+def test_what_names_blocks_is_shown(command: Callable[..., Any]) -> None:
+    for name in ("lookup", "pin", "unpin"):
+        shown = command(name, "--help")
+        assert shown.status == 0
+        for word in ("--tokens", "--keys", "--fingerprint", "--config", "--address", "--timeout", "--json", "[text]"):
+            assert word in shown.out
 
 
 @pytest.mark.parametrize("tokens", ["1,two", "-1,5", "99999999999", ","])

@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cachestore.service.auth.credentials import Credentials
 from cachestore.service.auth.identity import Role
+from cachestore.service.auth.issuing import names_in
 
 CPU = '[[tiers]]\nname = "cpu"\ncapacity = "8MiB"\n'
 
@@ -66,18 +67,112 @@ def test_renewal_is_asked_for(command: Callable[..., Any], tmp_path: Path) -> No
     assert changed == {"server.crt", "server.key", "client.crt", "client.key"}
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def names(cert: Path) -> list[str]:
+    """The names that a certificate bears."""
+    return names_in(x509.load_pem_x509_certificate(cert.read_bytes()))
+
+
+def test_a_renewal_keeps_what_is_there(command: Callable[..., Any], tmp_path: Path) -> None:
+    """The server's names and every client, unless it is told others; what somebody else signed is not ours to renew."""
+    folder, other = tmp_path / "certs", tmp_path / "other"
+    all_names = ["store.example", "10.1.2.3", "localhost", "127.0.0.1", "::1"]
+    command("certs", str(folder), "--name", "store.example", "--name", "10.1.2.3", "--client", "a", "--client", "b")
+    command("certs", str(other), "--client", "foreign")
+    for suffix in ("crt", "key"):
+        (folder / f"foreign.{suffix}").write_bytes((other / f"foreign.{suffix}").read_bytes())
+    before = contents(folder)
+    renewed = command("certs", str(folder), "--renew", "--json").object
+    after = contents(folder)
+    assert {name for name in before if after[name] != before[name]} == {
+        "server.crt", "server.key", "a.crt", "a.key", "b.crt", "b.key",
+    }  # fmt: skip
+    assert renewed["names"] == names(folder / "server.crt") == all_names
+    assert names(folder / "b.crt") == ["b"] and set(after) == set(before)
+    assert str(folder / "b.key") in renewed["files"] and "foreign" not in str(renewed["files"])
+    # told otherwise: one client alone, and the server alone, for another name
+    command("certs", str(folder), "--renew", "--client", "b")
+    one = contents(folder)
+    assert {name for name in one if one[name] != after[name]} == {"b.crt", "b.key"}
+    command("certs", str(folder), "--renew", "--name", "new.example")
+    last = contents(folder)
+    assert {name for name in last if last[name] != one[name]} == {"server.crt", "server.key"}
+    assert names(folder / "server.crt") == ["new.example", "localhost", "127.0.0.1", "::1"]
+
+
+def test_a_client_is_added_later(
+    command: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the authority that is there; nothing else changes, and a gateway's key that has gone is not made again."""
+    folder = tmp_path / "certs"
+    configuration, _ = split(command("certs", str(folder)).out)
+    (folder / "gateway.key").unlink()
+    before = contents(folder)
+    added, environment = split(command("certs", str(folder), "--client", "later").out)
+    after = contents(folder)
+    assert set(after) - set(before) == {"later.crt", "later.key"} and {**after, **before} == after
+    assert [one["name"] for one in tomllib.loads(added)["service"]["identities"]] == ["later"]
+    address = serve(CPU + configuration + added).address
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert command("stats", "--address", address, "--json").object["sums_hold"]
+    assert "later.crt exists; --renew" in command("certs", str(folder), "--client", "later").refused(2)
+
+
+def test_nothing_is_renewed_where_nothing_is(command: Callable[..., Any], tmp_path: Path) -> None:
+    assert "leave --renew away" in command("certs", str(tmp_path / "certs"), "--renew").refused(2)
+    assert not (tmp_path / "certs").exists()
+
+
+def test_an_authority_that_cannot_sign(command: Callable[..., Any], tmp_path: Path) -> None:
+    folder, other = tmp_path / "certs", tmp_path / "other"
+    for made in (folder, other):
+        command("certs", str(made))
+    key = folder / "ca.key"
+    for content, said in (((other / "ca.key").read_bytes(), "no authority"), (b"nothing", "no authority")):
+        key.write_bytes(content)
+        assert said in command("certs", str(folder), "--client", "later").refused(2)
+    key.unlink()
+    assert "ca.key" in command("certs", str(folder), "--client", "later").refused(2)
+    assert not (folder / "later.key").exists()
+    (folder / "ca.crt").unlink()
+    assert "leave --renew away" in command("certs", str(folder), "--renew").refused(2)
+    assert "server.crt exists; no authority of it is there: move it away" in command("certs", str(folder)).refused(2)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--client", "../x"], "a client's name"),
-        (["--client", "server"], "a client's name"),
-        (["--name", "a b"], "host name"),
-        (["--days", "0"], "days"),
+        (["--client", "../x"], "--client must be a name of at most 63"),
+        (["--client", "server"], "none of ca, server, gateway"),
+        (["--client", "c" * 64], "--client must be a name of at most 63"),
+        (["--client", ""], "--client must be a name"),
+        (["--client", "*"], "--client must be a name"),
+        (["--name", "a b"], "--name must be an address, or a host name"),
+        (["--name", ""], "--name must be"),
+        (["--name", "n" * 64], "at most 63 characters between two dots"),
+        (["--name", ".".join(["n" * 63] * 4)], "253 in all"),
+        (["--name", "*.example"], "--name: '*.example' is a wildcard"),
+        (["--days", "0"], "--days must be more than 0 and at most 3650"),
+        (["--days", "1e9"], "--days must be more than 0 and at most 3650"),
+        (["--days", "nan"], "--days"),
     ],
 )
 def test_names_that_cannot_be(command: Callable[..., Any], tmp_path: Path, options: list[str], said: str) -> None:
     assert said in command("certs", str(tmp_path / "certs"), *options).refused(1)
     assert not (tmp_path / "certs").exists()
+
+
+def test_the_longest_that_can_be(command: Callable[..., Any], tmp_path: Path) -> None:
+    folder, client = tmp_path / "certs", "c" * 63
+    host = ".".join(["n" * 63] * 3 + ["n" * 61])
+    assert command("certs", str(folder), "--name", host, "--client", client, "--days", "3650").status == 0
+    ca, server = (x509.load_pem_x509_certificate((folder / f"{name}.crt").read_bytes()) for name in ("ca", "server"))
+    assert names(folder / "server.crt")[0] == host and names(folder / f"{client}.crt") == [client]
+    assert server.not_valid_after_utc == ca.not_valid_after_utc
 
 
 def test_what_is_said_works(
@@ -125,6 +220,24 @@ def test_a_tenants_token_is_signed(command: Callable[..., Any], tmp_path: Path) 
     os.chmod(key, 0o640)
     assert "chmod 600" in command("token", "tenant", "acme", "--key", str(key)).refused(2)
     assert "--key" in command("token", "tenant", "acme", "--key", str(tmp_path / "certs" / "ca.key")).refused(2)
+    for public in ("gateway.pub", "server.crt"):
+        said = command("token", "tenant", "acme", "--key", str(tmp_path / "certs" / public)).refused(2)
+        assert "holds no private key" in said and "gateway.key" in said and "chmod" not in said
+
+
+def test_a_delegate_takes_its_tenants_token_from_the_environment(
+    command: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("certs", str(tmp_path / "certs"))
+    identity, environment = split(command("token", "new", "worker", "--role", "delegate").out)
+    service = f'[service]\ngateway_key = "{tmp_path / "certs" / "gateway.pub"}"\n'
+    address = serve(CPU + service + identity).address
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert "tenant" in command("stats", "--address", address).refused(1)
+    key = str(tmp_path / "certs" / "gateway.key")
+    monkeypatch.setenv("CACHESTORE_TENANT", command("token", "tenant", "acme", "--key", key).out.strip())
+    assert command("stats", "--address", address, "--json").object["sums_hold"]
 
 
 @pytest.mark.parametrize(
@@ -163,10 +276,14 @@ def test_identities_are_shown_as_they_could_be_written(
     assert command("config", "show", "--config", config(shown)).out == shown
 
 
-def test_the_page_on_security_is_right(command: Callable[..., Any], config: Callable[[str], str]) -> None:
+def test_the_page_on_security_is_right(
+    command: Callable[..., Any], config: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("certs", "certs", "--name", "store.example", "--client", "prefill-1").status == 0
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
     (example,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert command("config", "check", "--config", config(CPU + example)).out == "ok\n"
     assert re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE) == [role.name for role in Role]
-    for name in (field.name for field in fields(Credentials) if field.name not in ("tenant", "insecure")):
+    for name in (field.name for field in fields(Credentials) if field.name != "insecure"):
         assert f"`CACHESTORE_{name.upper()}`" in page

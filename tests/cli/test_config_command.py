@@ -15,6 +15,32 @@ def test_check(command: Callable[..., Any], config: Callable[[str], str]) -> Non
     assert command("config", "check", "--json", "--config", config(CPU)).object == {"ok": True}
 
 
+def test_files_and_socket_are_checked_as_the_start_would(
+    command: Callable[..., Any], config: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the configuration, wherever the command runs; nothing is started or made."""
+    command("certs", str(tmp_path / "certs"), "--client", "alice")
+    pair = 'tls_cert = "certs/server.crt"\ntls_key = "certs/{}.key"\n'
+    good = config(f"{CPU}[service]\n{pair.format('server')}")
+    monkeypatch.chdir("/")
+    assert command("config", "check", "--config", good).out == "ok\n"
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o755)
+    for service, said in (
+        (pair.format("alice"), "no PEM certificate of the key"),
+        (pair.format("nobody"), f"service.tls_key: cannot read {tmp_path}/certs/nobody.key"),
+        (f'unix_socket = "{tmp_path}/open/s"\n', "a folder of its own"),
+    ):
+        given = config(f"{CPU}[service]\n{service}")
+        for what in (["config", "check"], ["serve"]):
+            assert said in command(*what, "--config", given).refused(2)
+    elsewhere = config(f'{CPU}[service]\nhost = "192.0.2.1"\ninsecure = true\n')
+    assert "no address of this machine" in command("config", "check", "--config", elsewhere).refused(2)
+    free = config(f'{CPU}[service]\nunix_socket = "{tmp_path}/new/s"\n')
+    assert command("config", "check", "--config", free).status == 0
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_is_shown_is_a_configuration(command: Callable[..., Any], config: Callable[[str], str]) -> None:
     """Every default is written out, and a path with odd signs survives."""
     given = config(CPU + '[engine]\nmodel = "/a \\"b\\" \\\\c [d]/é"\n[store]\nlease = "5s"\n')

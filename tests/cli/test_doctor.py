@@ -67,3 +67,8 @@ def test_wrong_vectors_are_named(command: Callable[..., Any], monkeypatch: pytes
     assert done.status == 1
     (failed,) = [check for check in done.object["checks"] if not check["ok"]]
     assert failed["name"] == "golden vectors" and "fingerprint" in failed["detail"]
+
+
+def test_an_address_that_is_none(command: Callable[..., Any]) -> None:
+    """It is said before anything is tried."""
+    assert "'http://a:1' is no address" in command("doctor", "127.0.0.1:1", "http://a:1").refused(2)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from cachestore.hashing import Chain
+from cachestore.service.auth.certificates import make
+from cachestore.service.auth.tokens import digest_of, new_token
 from cachestore.service.client import RemoteStore
 from cachestore.store.base import put_blocks
 from cachestore.testing import random_prompt, small_spec
@@ -62,15 +64,37 @@ def test_a_time_that_cannot_be_meant(command: Callable[..., Any], ttl: str) -> N
 
 def test_health(store: Any, command: Callable[..., Any], eventually: Callable[[Callable[[], object]], None]) -> None:
     names = {"", "cachestore.v1.CacheStore", "tier/cpu", "tier/redis", "path/stream", "path/shared", "path/bulk"}
-    eventually(lambda: command("health", store.address, "--all").status == 0)
-    told = command("health", store.address, "--json").object
+    at = ("--address", store.address)
+    eventually(lambda: command("health", "--all", *at).status == 0)
+    assert command("health", "--json", *at).object == {"ok": True, "statuses": {"": "SERVING"}}
+    told = command("health", "--all", "--json", *at).object
     assert told == {"ok": True, "statuses": dict.fromkeys(names, "SERVING")}
-    shown = command("health", store.address)
+    shown = command("health", "--all", *at)
     assert shown.status == 0 and "tier/redis" in shown.out and "the store" in shown.out
 
 
 def test_health_of_a_store_that_is_not_there(command: Callable[..., Any]) -> None:
-    assert "127.0.0.1:1" in command("health", "127.0.0.1:1").refused(1)
+    assert "127.0.0.1:1" in command("health", "-a", "127.0.0.1:1").refused(1)
+
+
+def test_health_asks_as_other_commands_do(
+    serve: Callable[..., Any], command: Callable[..., Any], eventually: Callable[[Callable[[], object]], None],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """TLS that does not fit is said, and no outage; the whole is told to anybody, the parts to who is known."""
+    made, token = make(tmp_path / "certs", ["127.0.0.1"], []), new_token()
+    text = (
+        '[[tiers]]\nname = "cpu"\ncapacity = "16MiB"\n'
+        f'[service]\ntls_cert = "{made.cert()}"\ntls_key = "{made.key()}"\n'
+        f'[[service.identities]]\nname = "alice"\nrole = "reader"\ntoken = "sha256:{digest_of(token).hex()}"\n'
+    )
+    at = ("--address", serve(text).address)
+    assert "it speaks TLS: name the authority" in command("health", *at).refused(1)
+    monkeypatch.setenv("CACHESTORE_CA", str(made.ca))
+    assert command("health", *at).status == 0
+    assert "CACHESTORE_TOKEN" in command("health", "--all", *at).refused(1)
+    monkeypatch.setenv("CACHESTORE_TOKEN", token)
+    eventually(lambda: command("health", "--all", *at).status == 0)
 
 
 def test_a_tier_that_is_down_fails_only_whoever_asks_for_all(
@@ -79,16 +103,19 @@ def test_a_tier_that_is_down_fails_only_whoever_asks_for_all(
     text = '[[tiers]]\nname = "cpu"\ncapacity = "16MiB"\n[[tiers]]\nname = "redis"\nurl = "embedded"\n'
     one = serve(text + "[service]\nprobe_every = 0.1\n")
     redis = [pid for pid in one.children() if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    eventually(lambda: command("health", one.address, "--all").status == 0)
+    at = ("--address", one.address)
+    eventually(lambda: command("health", "--all", *at).status == 0)
     # frozen, not gone: whoever only asks whether it can be reached would not see it
     for pid in redis:
         os.kill(pid, signal.SIGSTOP)
     try:
-        eventually(lambda: command("health", one.address, "--all").status == 1)
-        told = command("health", one.address, "--json").object
-        assert told["ok"] and told["statuses"]["tier/redis"] == "NOT_SERVING"
+        eventually(lambda: command("health", "--all", *at).status == 1)
+        assert command("health", *at).status == 0
+        told = command("health", "--all", "--json", *at).object
+        assert not told["ok"] and told["statuses"][""] == "SERVING"
+        assert told["statuses"]["tier/redis"] == "NOT_SERVING"
         assert told["statuses"]["tier/cpu"] == "SERVING"
     finally:
         for pid in redis:
             os.kill(pid, signal.SIGCONT)
-    eventually(lambda: command("health", one.address, "--all").status == 0)
+    eventually(lambda: command("health", "--all", *at).status == 0)

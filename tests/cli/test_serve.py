@@ -1,5 +1,6 @@
 """`cachestore serve`."""
 
+import ctypes
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,18 @@ def test_ends_in_order_and_takes_redis_with_it(serve: Callable[..., Any], number
     assert any(b"redis-server" in command for command in commands)
     assert serving.end(number) == 0
     assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_a_signal_that_another_thread_takes_ends_it_too(serve: Callable[..., Any]) -> None:
+    """The kernel may give it to any thread, and then it wakes nobody who waits for a lock."""
+    serving = serve()
+    pid = serving.process.pid
+    threads = {int(task.name): (task / "comm").read_text() for task in Path(f"/proc/{pid}/task").iterdir()}
+    for thread, name in threads.items():
+        # those of Python: others may keep signals out
+        if thread != pid and name == threads[pid]:
+            ctypes.CDLL(None).tgkill(pid, thread, signal.SIGTERM)
+    assert serving.process.wait(20) == 0
 
 
 def test_a_killed_one_takes_redis_with_it(

@@ -27,6 +27,9 @@ from prefill_worker.client import PrefillClient
 
 ROOT = Path(__file__).parents[2]
 BLOCK = 16
+PATIENT = 'connect_timeout = "2s"\ntimeout = "2s"\n'
+"""Of Redis: a machine that is busy must not end its calls."""
+
 SHAPE: dict[str, Any] = dict(
     vocab_size=97,
     hidden_size=64,
@@ -120,7 +123,7 @@ class Cluster:
     store: RemoteStore = field(init=False)
 
     def start_store(self, port: int = 0, tiers: str = '[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n') -> None:
-        cold = f'[[tiers]]\nname = "redis"\nurl = "{self.redis_url}"\n' if self.redis_url else ""
+        cold = f'[[tiers]]\nname = "redis"\nurl = "{self.redis_url}"\n{PATIENT}' if self.redis_url else ""
         config = self._file(f"[service]\nport = {port}\n{tiers}{cold}")
         self.store_child = self.children.told(self.children.start("tests/e2e/store_process.py", str(config)))
         self.store = RemoteStore(self.store_child.address)

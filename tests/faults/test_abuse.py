@@ -118,7 +118,7 @@ def test_n11_more_streams_than_there_are_places_are_refused_and_the_rest_goes_on
                 held.wait(20)
 
             opened += [watch(silent(seed), timeout=20) for seed in range(100, 400)]
-            until = time.monotonic() + 5.0
+            until = time.monotonic() + 10.0
             while wired.server.calls.used < 4:
                 assert time.monotonic() < until
                 time.sleep(0.001)
@@ -138,7 +138,7 @@ def reserved(seed: int, count: int) -> bytes:
 
 
 def test_b11_puts_that_never_end_are_given_up_and_others_go_on(transports: Sequence[str]) -> None:
-    with wire(transports, longest_call=1.0, max_concurrent=32) as wired:
+    with wire(transports, longest_call=3.0, max_concurrent=32) as wired:
         over = threading.Event()
 
         def one_reservation_and_no_more(seed: int) -> Iterator[bytes]:
@@ -161,8 +161,8 @@ def test_b11_puts_that_never_end_are_given_up_and_others_go_on(transports: Seque
             # others have their share meanwhile
             for seed in range(5):
                 keys, blocks = prompt(SMALL, 4, seed)
-                assert putting(wired.store, keys, blocks, 0.9) == ["stored"] * 4
-                assert reading(wired.store, keys, 0.9) == 4
-            wired.at_rest(5.0)
+                assert putting(wired.store, keys, blocks, 3.0) == ["stored"] * 4
+                assert reading(wired.store, keys, 3.0) == 4
+            wired.at_rest()
             over.set()
         assert not isinstance(outcome(lambda: wired.store.stats(), 10.0), CacheStoreError)

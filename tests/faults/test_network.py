@@ -170,7 +170,7 @@ def test_n4_a_slow_reader_is_cut_off_at_its_deadline(wired: Wire) -> None:
         # others do not notice
         assert reading(wired.direct, keys, 5.0) == 8
         slow.join(10)
-        until = time.monotonic() + 2.0
+        until = time.monotonic() + 10.0
         while wired.server.calls.used or wired.server.bytes_in_flight.used:
             assert time.monotonic() < until
             time.sleep(0.01)

@@ -4,6 +4,8 @@ from tests.mutations.mutation import Mutation
 
 _PUT, _READING, _INDEX = "cachestore/store/put.py", "cachestore/store/reading.py", "cachestore/index.py"
 _ROOM, _PROMOTION, _COPYING = "cachestore/store/room.py", "cachestore/store/promotion.py", "cachestore/store/copying.py"
+_COMMITTING, _REMOVAL = "cachestore/store/committing.py", "cachestore/store/removal.py"
+_REMOTE_PUT = "cachestore/service/remote_put.py"
 
 STORE = (
     Mutation(
@@ -43,10 +45,73 @@ STORE = (
     ),
     Mutation(
         "durable acknowledged although no tier has it",
-        _PUT,
-        "PutStatus.FAILED if self._durable and not entry.durable else None\n",
+        _COMMITTING,
+        "PutStatus.FAILED if self.durable and not entry.durable else None\n",
         "None\n",
         ("tests/store/test_durable_blocks.py::test_what_no_tier_could_keep_is_not_stored",),
+    ),
+    Mutation(
+        "durable put taken for done by its client although what was there is not durable",
+        _REMOTE_PUT,
+        "        if durable:\n",
+        "        if False:\n",
+        ("tests/store/test_durable_on_redis.py::test_what_is_there_and_cannot_be_made_durable_fails_the_put",),
+    ),
+    Mutation(
+        "lease of a durable put that failed at its client kept",
+        _REMOTE_PUT,
+        "        ttl = 0.0 if durable and unmet(self._answers, asked) else lease\n",
+        "        ttl = lease\n",
+        ("tests/store/test_durable_on_redis.py::test_what_is_there_and_cannot_be_made_durable_fails_the_put",),
+    ),
+    Mutation(
+        "withdrawn block acknowledged as durable",
+        "cachestore/store/durability.py",
+        "                entry.durable |= tier.name in entry.cold and not entry.withdrawn\n",
+        "                entry.durable |= tier.name in entry.cold\n",
+        ("tests/store/test_what_a_put_leaves.py::test_a_withdrawn_block_is_not_durable_by_the_copy_it_has_still",),
+    ),
+    Mutation(
+        "durable quota refused by what Redis has lost",
+        "cachestore/store/durability.py",
+        "            tier.recount(namespace, deadline)\n",
+        "            pass\n",
+        ("tests/store/test_quotas.py::test_what_others_removed_from_redis_makes_room_there",),
+    ),
+    Mutation(
+        "durable bytes counted twice while they are committed",
+        "cachestore/store/durability.py",
+        "            held = sum(_not_kept(keeping, namespace, promised).values())\n",
+        "            held = sum(promised.values())\n",
+        ("tests/store/test_what_a_put_leaves.py::test_durable_bytes_count_once_while_they_are_committed",),
+    ),
+    Mutation(
+        "promised durable bytes not given back",
+        "cachestore/store/local.py",
+        "                promised[key] -= put.promised.pop(key)\n",
+        "                put.promised.pop(key)\n",
+        ("tests/store/test_what_a_put_leaves.py::test_durable_bytes_count_once_from_the_commit_on",),
+    ),
+    Mutation(
+        "removal that does not wait for copies under way",
+        _REMOVAL,
+        "    await_copies(tiered, [*entries, *left], deadline)\n",
+        "",
+        ("tests/store/test_removed_then_killed.py::test_a_copy_that_was_under_way_does_not_come_back",),
+    ),
+    Mutation(
+        "copy of a block that left memory arrives behind its removal",
+        _REMOVAL,
+        "entry.gone and chosen(entry.name)]",
+        "False]",
+        ("tests/store/test_what_a_put_leaves.py::test_no_copy_of_a_published_block_arrives_behind_its_removal",),
+    ),
+    Mutation(
+        "copies that could not be taken back not counted",
+        _REMOVAL,
+        '                    tiered.counters(namespace).add("left_behind", len(keys), tier=tier.name)\n',
+        "                    pass\n",
+        ("tests/store/test_what_a_put_leaves.py::test_copies_that_cannot_be_taken_back_are_counted",),
     ),
     Mutation(
         "durable put taken where nothing is durable",

@@ -129,6 +129,20 @@ TIERS = (
         ("tests/store/test_redis_down.py::test_a_removal_that_redis_did_not_hear_is_reported",),
     ),
     Mutation(
+        "durable block in Redis not counted",
+        "cachestore/tiers/redis.py",
+        "        if durable:\n            self._kept.came(",
+        "        if False:\n            self._kept.came(",
+        ("tests/store/test_quotas.py::test_what_redis_keeps_counts_until_it_is_deleted_or_cleared",),
+    ),
+    Mutation(
+        "block in Redis counts after its end",
+        "cachestore/tiers/redis_kept.py",
+        "        while self._ending and self._ending[0][0] <= time.time():\n",
+        "        while False:\n",
+        ("tests/store/test_quotas.py::test_what_redis_keeps_counts_until_its_time_is_over",),
+    ),
+    Mutation(
         "answer of WAIT ignored",
         _DURABLE,
         "            return isinstance(counts, int) and counts >= self.replicas\n",

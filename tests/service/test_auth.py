@@ -1,7 +1,5 @@
 """Who may call what: every method of every server, against every kind of caller."""
 
-import logging
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,10 +8,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from cachestore.errors import LeaseExpired, PermissionDenied, Unauthenticated
+from cachestore.errors import LeaseExpired, PermissionDenied
 from cachestore.hashing import Chain
 from cachestore.service.auth.credentials import Credentials
-from cachestore.service.auth.identity import Identity, Role, identity_of
+from cachestore.service.auth.identity import Identity, Role
 from cachestore.service.auth.methods import HEALTH, LEAST_ROLE, WITHOUT_NAMESPACE
 from cachestore.service.auth.tokens import new_token
 from cachestore.service.client import RemoteStore
@@ -153,33 +151,6 @@ def test_a_method_nobody_thought_of_is_refused_to_all(
         admin.stats()
 
 
-def test_without_identities_this_machine_is_served_as_before(server: CacheStoreServer) -> None:
-    with RemoteStore(server.address) as store:
-        keys, blocks = random_prompt(small_spec(), 2)
-        put_blocks(store, keys.fingerprint, blocks)
-        assert store.lookup(keys).ready == 2
-        assert store.clear() == 2
-
-
-def test_with_identities_nobody_is_anonymous(serve: Serve, people: Any) -> None:
-    server = serve(**people.settings)
-    with RemoteStore(server.address) as nobody, pytest.raises(Unauthenticated, match="CACHESTORE_TOKEN"):
-        nobody.stats()
-    for shown in ("Bearer", "Bearer ", "Basic abc", f"Bearer  {people.tokens['alice']}", people.tokens["alice"]):
-        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as refused:
-            channel.unary_unary("/cachestore.v1.CacheStore/Stats")(b"", metadata=(("authorization", shown),), timeout=5)
-        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert server.guard.refused.figures()
-
-
-def test_a_unix_socket_asks_for_identities_too(serve: Serve, people: Any, tmp_path: Any) -> None:
-    server = serve(**people.settings, unix_socket=str(tmp_path / "run" / "s"))
-    with RemoteStore(server.address) as nobody, pytest.raises(Unauthenticated):
-        nobody.stats()
-    with RemoteStore(server.address, credentials=people.credentials("alice")) as alice:
-        assert alice.stats()
-
-
 def test_a_role_does_not_do_more_than_it_may(serve: Serve, people: Any) -> None:
     address = serve(**people.settings).address
     keys, blocks = random_prompt(small_spec(), 1)
@@ -227,111 +198,6 @@ def test_what_is_anothers_is_a_plain_miss(serve: Serve, people: Any) -> None:
         put_blocks(bob, keys.fingerprint, blocks[:1])
         assert bob.lookup(keys).ready == 1 and alice.lookup(keys).ready == 2
         alice.release(lease)
-
-
-def test_an_identity_may_need_token_and_certificate(made: Any, serve: Serve, people: Any) -> None:
-    (alice,) = (each for each in people.settings["identities"] if each.name == "alice")
-    both = type(alice)(alice.name, alice.role, alice.namespace, alice.token, "alice")
-    server = serve(
-        identities=(both,), tls_cert=str(made.cert()), tls_key=str(made.key()), client_ca=str(made.ca)
-    )  # fmt: skip
-    shown = {"ca": str(made.ca), "cert": str(made.cert("alice")), "key": str(made.key("alice"))}
-    with RemoteStore(server.address, credentials=people.credentials("alice", **shown)) as store:
-        assert store.stats()
-    for wrong in (Credentials(**shown), Credentials(**shown, token=new_token())):
-        with RemoteStore(server.address, credentials=wrong) as store, pytest.raises(Unauthenticated):
-            store.stats()
-
-
-def test_metadata_of_any_kind_does_no_harm(serve: Serve, people: Any) -> None:
-    server = serve(**people.settings)
-    good = ("authorization", f"Bearer {people.tokens['alice']}")
-    odd: list[Any] = [
-        (good, good),
-        (("authorization", "Bearer x"), good),
-        (good, ("cachestore-tenant", "x" * 4000)),
-        (("authorization", "Bearer " + "x" * 5000),),
-        (("authorization", "Bearer " + "x" * 60_000),),
-        (*((f"x-{number}", "y" * 500) for number in range(200)), good),
-    ]
-    with grpc.insecure_channel(server.address) as channel:
-        stats = channel.unary_unary("/cachestore.v1.CacheStore/Stats")
-        for metadata in odd:
-            with pytest.raises(grpc.RpcError) as refused:
-                stats(b"", metadata=metadata, timeout=5)
-            assert refused.value.code() in (*REFUSED, grpc.StatusCode.RESOURCE_EXHAUSTED), refused.value
-        assert stats(b"", metadata=(good,), timeout=5)
-
-
-def test_what_the_anonymous_send_is_not_even_parsed(serve: Serve, people: Any) -> None:
-    with grpc.insecure_channel(serve(**people.settings).address) as channel, pytest.raises(grpc.RpcError) as refused:
-        channel.unary_unary("/cachestore.v1.CacheStore/Lookup")(b"\xff" * 1000, timeout=5)
-    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
-
-
-def test_the_anonymous_hold_nothing_up(serve: Serve, people: Any) -> None:
-    """They are refused before they have sent anything, however many they are and however long they would take."""
-    server = serve(**people.settings, max_concurrent=2)
-    never = threading.Event()
-
-    def nothing() -> Iterator[bytes]:
-        never.wait(20)
-        yield from ()
-
-    with grpc.insecure_channel(server.address) as channel, RemoteStore(
-        server.address, credentials=people.credentials("alice")
-    ) as alice:  # fmt: skip
-        try:
-            for path in ("/cachestore.v1.CacheStore/Lookup", "/grpc.health.v1.Health/List"):
-                calls = [channel.stream_unary(path).future(nothing(), timeout=15) for _ in range(40)]
-                for call in calls:
-                    assert call.exception(5).code() is grpc.StatusCode.UNAUTHENTICATED
-            # the one question that anybody may ask is waited for a moment, by a few at a time
-            calls = [channel.stream_unary(HEALTH).future(nothing(), timeout=15) for _ in range(40)]
-            assert alice.stats(timeout=5)
-            codes = {call.exception(5).code() for call in calls}
-            # beyond the server's threads the library refuses
-            assert codes <= {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED}
-        finally:
-            never.set()
-    figures = {figure.label("reason"): figure.value for figure in server.guard.refused.figures()}
-    assert figures["unauthenticated"] >= 80
-
-
-def test_no_secret_is_in_any_text(
-    serve: Serve, people: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """B13: neither in errors, nor in logs, nor in what is shown of objects."""
-    wrong, tenant = new_token(), people.sign("a")
-    texts = []
-    with caplog.at_level(logging.DEBUG):
-        server = serve(**people.settings)
-        for credentials in (
-            Credentials(token=wrong),
-            Credentials(token=people.tokens["alice"], tenant=tenant),
-            Credentials(token=people.tokens["worker"], tenant=tenant[:-4] + "AAAA"),
-            Credentials(token=people.tokens["reader"]),
-        ):
-            texts.append(repr(credentials))
-            with (
-                RemoteStore(server.address, credentials=credentials) as store,
-                pytest.raises((Unauthenticated, PermissionDenied)) as refused,
-            ):
-                store.clear()
-            texts += [str(refused.value), repr(refused.value)]
-    said = "\n".join([*texts, caplog.text, *capfd.readouterr()])
-    for secret in (wrong, tenant, tenant[:-4], *people.tokens.values()):
-        assert secret not in said
-    # nor what the store compares with
-    assert "sha256:" not in said
-
-
-def test_a_call_that_nobody_identified_has_no_identity() -> None:
-    class Context:
-        pass
-
-    with pytest.raises(Unauthenticated):
-        identity_of(Context())  # type: ignore[arg-type]
 
 
 def test_roles_contain_each_other() -> None:

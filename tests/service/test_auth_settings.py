@@ -11,6 +11,7 @@ import pytest
 from cachestore import settings
 from cachestore.config import build
 from cachestore.errors import ConfigError
+from cachestore.service import listening
 from cachestore.service.auth.certificates import Made
 from cachestore.service.auth.exposure import Exposure
 from cachestore.service.auth.files import read_private, read_public, write_private
@@ -45,6 +46,13 @@ TLS = {"tls_cert": "c", "tls_key": "k"}
         ({"identities": [{**ALICE, "name": "a\nb"}]}, "service.identities.name"),
         ({"identities": [{**ALICE, "namespace": "a b"}]}, "namespace"),
         ({"identities": [{"name": "alice", "role": "writer"}]}, "a token or a certificate"),
+        ({"identities": [1]}, r"service\.identities\[0\] must be a table, got int: write \[\[service.identities\]\]"),
+        (
+            {"identities": [ALICE, {**ALICE, "name": 3}]},
+            r"service\.identities\[1\]\.name must be text in quotes, got int",
+        ),
+        ({"identities": [ALICE, {"name": "bob", "token": DIGEST}]}, r"service\.identities\[1\]\.role is missing"),
+        ({"unix_socket": "run/store.sock"}, "service.unix_socket must be an absolute path"),
         ({"identities": [ALICE, ALICE]}, "'alice' is there twice"),
         ({"identities": [ALICE, {**ALICE, "name": "bob"}]}, "the same token"),
         ({"identities": [{**ALICE, "certificate": "alice"}]}, "service.client_ca"),
@@ -59,9 +67,12 @@ def test_settings_that_cannot_work(table: dict[str, object], said: str) -> None:
         build(ServiceSettings, table, "service")
 
 
-def test_a_token_in_the_configuration_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ConfigError, match="cachestore token") as refused:
-        build(ServiceSettings, {"identities": [{**ALICE, "token": "kvs_hush"}]}, "service")
+@pytest.mark.parametrize(
+    "identities", [[{**ALICE, "token": "kvs_hush"}], ["kvs_hush"], [{**ALICE, "token": ["kvs_hush"]}]]
+)
+def test_a_token_in_the_configuration_is_refused_and_not_repeated(identities: list[object]) -> None:
+    with pytest.raises(ConfigError, match=r"token") as refused:
+        build(ServiceSettings, {"identities": identities}, "service")
     assert "hush" not in str(refused.value)
 
 
@@ -112,10 +123,14 @@ def test_files_that_cannot_be_used_are_refused(tiered: TieredStore, made: Made, 
         ({**mine, "tls_key": str(pipe)}, "no file"),
         ({"identities": worker, "gateway_key": str(garbage)}, "service.gateway_key holds no public key"),
         ({"identities": worker, "gateway_key": str(made.cert())}, "service.gateway_key"),
+        ({"identities": worker, "gateway_key": str(made.gateway_key)}, "give the public one, gateway.pub"),
         ({"identities": worker, "gateway_key": str(writable)}, "may change"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=said) as refused:
             CacheStoreServer(tiered, ServiceSettings(port=0, **fields)).open()
+        with pytest.raises(ConfigError) as foretold:
+            listening.check(ServiceSettings(**fields))
+        assert str(foretold.value) == str(refused.value)
 
 
 def test_what_is_written_is_private_and_overwrites_nothing(tmp_path: Path) -> None:
@@ -149,6 +164,13 @@ def test_insecure_serves_whoever_comes(serve: Serve, caplog: pytest.LogCaptureFi
     assert server.exposure.exposed and "service.insecure" in caplog.text
     with RemoteStore(server.address.replace("0.0.0.0", "127.0.0.1")) as store:
         assert store.stats()
+
+
+def test_whoever_may_ask_sees_that_a_store_is_insecure(serve: Serve, people: Any) -> None:
+    address = serve(host="0.0.0.0", insecure=True, **people.settings).address.replace("0.0.0.0", "127.0.0.1")
+    for name in ("reader", "admin"):
+        with RemoteStore(address, credentials=people.credentials(name)) as store:
+            assert [figure.value for figure in store.stats() if figure.name == "insecure"] == [1]
 
 
 def test_what_is_not_exposed_does_not_warn(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,8 @@ from cachestore.store.base import put_blocks
 from cachestore.testing import plans_of, random_prompt, same, small_spec
 from cachestore.wire import store_pb2 as wire
 
+Eventually = Callable[[Callable[[], object]], None]
+
 LARGE = BlockSpec("test/large", "0" * 40, "float32", (Slot(8, 128, 128),), head_groups=1, block_tokens=1024)
 """Two planes of 4 MiB: each is larger than any message."""
 
@@ -47,7 +49,7 @@ def test_many_clients_at_once(server: CacheStoreServer) -> None:
         assert all(threads.map(work, range(8)))
 
 
-def test_too_many_calls_are_refused_at_once(serve: Callable[..., CacheStoreServer]) -> None:
+def test_too_many_calls_are_refused_at_once(serve: Callable[..., CacheStoreServer], eventually: Eventually) -> None:
     server = serve(max_concurrent=2)
     keys, blocks = random_prompt(small_spec(), 1)
     with RemoteStore(server.address, transports=("stream",)) as remote:
@@ -59,10 +61,11 @@ def test_too_many_calls_are_refused_at_once(serve: Callable[..., CacheStoreServe
             with grpc.insecure_channel(server.address) as channel:
                 health = health_pb2_grpc.HealthStub(channel)
                 assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == 1
+        eventually(lambda: server.calls.used == 0)
         assert remote.lookup(keys).ready == 0
 
 
-def test_too_many_bytes_are_refused(serve: Callable[..., CacheStoreServer]) -> None:
+def test_too_many_bytes_are_refused(serve: Callable[..., CacheStoreServer], eventually: Eventually) -> None:
     server = serve(in_flight_bytes=8 << 20)
     keys, blocks = random_prompt(LARGE, 1)
     with RemoteStore(server.address, transports=("stream",)) as remote:
@@ -74,7 +77,7 @@ def test_too_many_bytes_are_refused(serve: Callable[..., CacheStoreServer]) -> N
             put.write(0, 0, blocks[0].data[0])
             other.write(0, 0, np.zeros(4 << 20, dtype=np.uint8))
             put.commit()
-    assert server.bytes_in_flight.used == 0
+    eventually(lambda: server.bytes_in_flight.used == 0)
 
 
 def test_a_stream_without_a_deadline_ends_at_the_servers(serve: Callable[..., CacheStoreServer]) -> None:
@@ -125,14 +128,13 @@ def test_a_slow_reader_does_not_hurt_others(remote: RemoteStore, server: CacheSt
             assert len(list(other)) == 4
 
 
-def test_a_reader_that_leaves_frees_everything(remote: RemoteStore, server: CacheStoreServer) -> None:
+def test_a_reader_that_leaves_frees_everything(
+    remote: RemoteStore, server: CacheStoreServer, eventually: Eventually
+) -> None:
     keys, blocks = random_prompt(LARGE, 4)
     put_blocks(remote, keys.fingerprint, blocks)
     with remote.read(keys) as reading:
         next(iter(reading))
-    until = time.monotonic() + 5
-    while server.calls.used and time.monotonic() < until:
-        time.sleep(0.01)
-    assert server.calls.used == server.bytes_in_flight.used == 0
+    eventually(lambda: server.calls.used == server.bytes_in_flight.used == 0)
     figures = remote.stats()
     assert total(figures, "leases_open") == total(figures, "read_open") == 0

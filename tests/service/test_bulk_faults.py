@@ -93,7 +93,7 @@ def test_a_read_that_breaks_goes_on(server: CacheStoreServer, proxy: Proxy, brea
         begun = time.monotonic()
         with proxy.inject(breaks(DOWN, place)), store.read(keys, timeout=8) as reading:
             loaded = list(reading)
-        assert time.monotonic() - begun < 8.25
+        assert time.monotonic() - begun < 8 + 1
         corrupt = total(store.stats(), "read_corrupt")
         assert len(loaded) == BLOCKS or corrupt == 1
         assert all(same(block, wanted) for (block, _), wanted in zip(loaded, blocks, strict=False))

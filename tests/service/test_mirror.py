@@ -1,14 +1,12 @@
 """A mirror that has caught up answers as the store does, whatever happened to the store and to the connection."""
 
 import math
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,15 +15,12 @@ from cachestore.hashing import Chain
 from cachestore.service.connection import Connection
 from cachestore.service.events import mirror as mirrors
 from cachestore.service.events.mirror import Mirror
-from cachestore.service.events.view import View
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.stream.watchdog import Watched
 from cachestore.store.base import Lookup, Run, put_blocks
 from cachestore.store.compose import compose
 from cachestore.store.local import LocalStore
 from cachestore.testing import random_prompt, small_spec
-from cachestore.wire import store_pb2 as wire
 
 SPEC = small_spec(block_tokens=256)
 """Of blocks of 50 KiB, so that a few of them are more than memory has room for."""
@@ -157,7 +152,9 @@ def run(world: World, history: list[tuple[Any, ...]]) -> None:
         world.close()
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(log_keys=st.sampled_from([8, 1 << 15]), history=st.lists(steps, max_size=12))
 def test_after_any_history_the_mirror_is_the_index(
     world: Callable[..., World], log_keys: int, history: list[tuple[Any, ...]]
@@ -166,7 +163,9 @@ def test_after_any_history_the_mirror_is_the_index(
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(log_keys=st.sampled_from([4, 30, 1 << 15]), history=st.lists(steps, max_size=25))
 def test_after_any_of_many_histories_the_mirror_is_the_index(
     world: Callable[..., World], log_keys: int, history: list[tuple[Any, ...]]
@@ -240,112 +239,3 @@ def test_a_mirror_of_one_spec_and_of_few_keys(world: Callable[..., World]) -> No
         assert narrow.settle(SOON) and narrow.lookup(CHAIN).runs == (Run(6, "disk", "local"),)
     with one.another(CHAIN.fingerprint, most=1) as small:
         assert small.settle(SOON) and small.lookup(CHAIN) == one.local.lookup(CHAIN) and len(small) == 6
-
-
-def message(**fields: Any) -> wire.WatchResponse:
-    return wire.WatchResponse(epoch=7, **fields)
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [message(event=wire.WatchResponse.STORED_BLOCKS, tier="cpu", sequence=1)],
-        [message(event=wire.WatchResponse.SNAPSHOT, complete=True)],
-        [message(tiers=["cpu"]), message(event=wire.WatchResponse.ALIVE)],
-        [message(tiers=["cpu"]), message(chain=wire.Chain(keys=b"x" * 33), tier="cpu")],
-        [message(tiers=["cpu"], complete=True, sequence=4), message(event=wire.WatchResponse.ALIVE, sequence=6)],
-        [message(tiers=["cpu"], complete=True), wire.WatchResponse(epoch=8, event=wire.WatchResponse.CLEARED)],
-        [message(tiers=["cpu"], complete=True), message(event=99)],
-    ],
-)
-def test_a_stream_that_makes_no_sense_is_begun_anew(messages: list[wire.WatchResponse]) -> None:
-    asked: list[wire.WatchRequest] = []
-
-    class Confusing(Connection):
-        """Says the same every time."""
-
-        def watch(self, request: wire.WatchRequest, timeout: float, patience: float) -> Any:
-            asked.append(request)
-            return Messages(messages)
-
-    with Mirror(Confusing("127.0.0.1:1")) as mirror:
-        until = time.monotonic() + SOON
-        while len(asked) < 3 and time.monotonic() < until:
-            time.sleep(0.005)
-    assert mirror.error is not None and "snapshot is asked for" in str(mirror.error)
-    assert [(request.epoch, request.sequence) for request in asked[:3]] == [(0, 0)] * 3
-
-
-class Counting(Connection):
-    """Counts its calls."""
-
-    calls = 0
-
-    def watch(self, request: wire.WatchRequest, timeout: float, patience: float) -> Watched:
-        self.calls += 1
-        return super().watch(request, timeout, patience)
-
-
-def test_a_stream_that_hangs_is_given_up_with_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirrors, "PATIENCE", 0.2)
-    # whoever connects hears nothing
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        connection = Counting(f"127.0.0.1:{silent.getsockname()[1]}")
-        with Mirror(connection) as mirror:
-            until = time.monotonic() + SOON
-            while connection.calls < 3 and time.monotonic() < until:
-                time.sleep(0.01)
-            assert connection.calls >= 3 and not mirror.fresh
-            assert "replaced" in str(mirror.error)
-
-
-class Messages:
-    """A call that answers these."""
-
-    def __init__(self, messages: Iterable[wire.WatchResponse]) -> None:
-        self._messages = messages
-
-    def __iter__(self) -> Iterator[wire.WatchResponse]:
-        return iter(self._messages)
-
-    def cancel(self) -> None:
-        """There is nothing to cancel."""
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["stored", "removed", "cleared", "forget"]),
-            st.sampled_from(["cpu", "disk", "redis", "drum"]),
-            st.sets(st.integers(0, 7)),
-        )
-    )
-)
-def test_a_view_answers_as_its_tiers_would(history: list[tuple[str, str, set[int]]]) -> None:
-    view = View(1, ("cpu", "disk", "redis"), "node", 1 << 20)
-    held: dict[str, set[int]] = {"cpu": set(), "disk": set(), "redis": set(), "drum": set()}
-    for what, tier, numbers in history:
-        keys = [CHAIN.keys[number] for number in numbers]
-        if what == "stored":
-            view.stored(tier, CHAIN.fingerprint, keys)
-            held[tier] |= numbers
-        elif what == "removed":
-            view.removed(tier, CHAIN.fingerprint, keys)
-            held[tier] -= numbers
-        elif what == "cleared":
-            view.cleared(tier)
-            held[tier].clear()
-        else:
-            assert view.forget(keys) == any(numbers & held[tier] for tier in ("cpu", "disk", "redis"))
-            for one in held.values():
-                one -= numbers
-    found = view.lookup(CHAIN)
-    ready = sum(run.blocks for run in found.runs)
-    tiers = list(np.repeat([run.tier for run in found.runs], [run.blocks for run in found.runs]))
-    assert found.ready == ready
-    assert all(number in held[tier] for number, tier in enumerate(tiers))
-    assert all(tier == "cpu" for number, tier in enumerate(tiers) if number in held["cpu"])
-    everywhere = held["cpu"] | held["disk"]
-    if not held["redis"]:
-        assert ready == next((number for number in range(12) if number not in everywhere), 12)
-    assert view.lookup(FOREIGN).ready <= ready

@@ -18,7 +18,7 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.options import SERVER
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.stream.frames import READ, BlockFrame, read_response
+from cachestore.service.stream.frames import READ, BlockFrame, Unjoined, read_response
 from cachestore.store.base import put_blocks
 from cachestore.testing import random_prompt, same
 from cachestore.wire import store_pb2 as wire
@@ -86,6 +86,39 @@ def test_a_read_begins_at_its_offset(channel: grpc.Channel, remote: RemoteStore,
     assert b"".join(frame.data.tobytes() for frame in of_first) == payload[offset:]
     assert not of_first or of_first[0].head.offset == offset
     assert frames(rest)[-1].data.tobytes() == frames(whole)[-1].data.tobytes()
+
+
+@pytest.mark.parametrize("offset", [0, BLOCK // 2, BLOCK])
+def test_starts_and_ends_come_along_for_who_asked(channel: grpc.Channel, remote: RemoteStore, offset: int) -> None:
+    keys, blocks = random_prompt(LARGE, 2)
+    put_blocks(remote, keys.fingerprint, blocks)
+    alone = answers(channel, request_of(keys))
+    resume = wire.Resume(key=keys.keys[0], digest=digest(headers(alone)[0]), offset=offset)
+    alone, joined = (
+        [read_response(raw) for raw in answers(channel, request_of(keys, resume=resume, joined=wanted))]
+        for wanted in (False, True)
+    )
+    together = [frame for frame in joined if isinstance(frame, BlockFrame)]
+    # what has no bytes left has nothing to come along with
+    assert len(alone) == len(together) + 5 and len(joined) == len(together) + 1 + 2 * (offset == BLOCK)
+    assert together[-1].head.last and not any(frame.head.last for frame in together if frame.head.offset == 0)
+    apart = list(Unjoined(iter(joined)))
+    assert [type(one) for one in apart] == [type(one) for one in alone]
+    for one, other in zip(apart[1:], alone[1:], strict=True):
+        if isinstance(one, BlockFrame):
+            assert (one.head.block, one.head.offset) == (other.head.block, other.head.offset)
+            assert np.array_equal(one.data, other.data)
+        else:
+            assert one == other
+
+
+def test_a_header_too_long_for_a_frame_comes_alone(channel: grpc.Channel, remote: RemoteStore) -> None:
+    keys, blocks = random_prompt(BlockSpec("test/many", "0" * 40, "float32", (Slot(1, 1, 1),) * 1000, 1, 4), 1)
+    put_blocks(remote, keys.fingerprint, blocks)
+    messages = [read_response(raw) for raw in answers(channel, request_of(keys, joined=True))]
+    assert [isinstance(one, BlockFrame) for one in messages] == [False, False, True, False]
+    with RemoteStore(remote._connection.address, transports=("stream",)) as store, store.read(keys) as reading:
+        assert all(map(same, [block for block, _ in reading], blocks))
 
 
 def test_another_block_is_not_gone_on_with(channel: grpc.Channel, remote: RemoteStore) -> None:

@@ -1,6 +1,5 @@
 """Shared memory: the store's own conformance suite over it, and what makes it that transport."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cachestore.block import Block, BlockSpec, Slot
 from cachestore.errors import PermissionDenied, Unavailable
 from cachestore.metrics import total
 from cachestore.service.auth.credentials import Credentials
@@ -24,39 +22,12 @@ from cachestore.service.shared import client as shared_session
 from cachestore.service.shared import messages as session_socket
 from cachestore.service.shared import server as session_server
 from cachestore.service.shared import sessions as shared_sessions
-from cachestore.service.shared import source as shared_source
-from cachestore.store.base import Store, Verdict, put_blocks
+from cachestore.store.base import Store, put_blocks
 from cachestore.store.compose import compose
-from cachestore.store.reading import decoded
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import StoreTests, check_sums, random_prompt, same, small_spec
 from cachestore.testing.puts import PutTests
-
-LARGE = BlockSpec("test/large", "0" * 40, "float32", (Slot(8, 128, 128),), head_groups=1, block_tokens=256)
-"""Two planes of 1 MiB."""
-
-SHARED = ("shared",)
-"""No other way: what cannot be had in the store's memory is not had."""
-
-
-class TestShared(StoreTests):
-    @pytest.fixture
-    def store(self, server: CacheStoreServer) -> Iterator[Store]:
-        with RemoteStore(server.address, transports=("shared", "stream")) as remote:
-            yield remote
-
-
-class TestCompressed(PutTests):
-    @pytest.fixture
-    def store(self, server: CacheStoreServer) -> Iterator[Store]:
-        with RemoteStore(server.address, transports=SHARED, codec="lz4") as remote:
-            yield remote
-
-
-@pytest.fixture
-def shared(server: CacheStoreServer) -> Iterator[RemoteStore]:
-    with RemoteStore(server.address, transports=SHARED) as store:
-        yield store
+from tests.service.sessions import LARGE, SHARED
 
 
 @pytest.fixture
@@ -76,6 +47,20 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(shared_session, "send", sending)
     monkeypatch.setattr(shared_session, "receive_with_descriptors", receiving)
     return sizes
+
+
+class TestShared(StoreTests):
+    @pytest.fixture
+    def store(self, server: CacheStoreServer) -> Iterator[Store]:
+        with RemoteStore(server.address, transports=("shared", "stream")) as remote:
+            yield remote
+
+
+class TestCompressed(PutTests):
+    @pytest.fixture
+    def store(self, server: CacheStoreServer) -> Iterator[Store]:
+        with RemoteStore(server.address, transports=SHARED, codec="lz4") as remote:
+            yield remote
 
 
 def test_no_payload_crosses_a_socket(shared: RemoteStore, said: list[int]) -> None:
@@ -117,121 +102,6 @@ def test_what_is_in_a_lower_tier_comes_another_way_under_the_same_lease(tmp_path
         assert total(figures, "read_hits", tier="disk") >= 2
         with RemoteStore(server.address, transports=SHARED) as alone, alone.read(prompts[0][0]) as reading:
             assert len(list(reading)) in (0, 1)
-
-
-@pytest.mark.parametrize("when", ["before", "during", "after"])
-@pytest.mark.parametrize("by", ["others", "nobody"])
-def test_memory_that_is_used_again_is_a_miss(
-    tiered: TieredStore, shared: RemoteStore, monkeypatch: pytest.MonkeyPatch, when: str, by: str
-) -> None:
-    keys, blocks = random_prompt(LARGE, 1)
-    others, theirs = random_prompt(LARGE, 1, seed=2)
-    put_blocks(shared, keys.fingerprint, blocks)
-
-    def used_again() -> None:
-        with tiered.index.changed:
-            for holding in list(tiered.leases._open.values()):
-                tiered.leases.end(holding)
-        assert shared.delete(keys) == 1
-        if by == "others":
-            # into memory that another one may take: the same slot, since it is the only free one of its size
-            local = tiered.namespace("default")
-            place = tiered.memory.slabs(local.namespace)[0]
-            assert not place.used
-            put_blocks(shared, others.fingerprint, theirs)
-
-    def slowly(header: Any, payload: Any, *more: Any) -> Block:
-        if when == "before":
-            used_again()
-        if when == "during":
-            copied = payload.copy()
-            used_again()
-            # what a copy sees that is half done when the memory is used again
-            copied[copied.nbytes // 2 :] = payload[copied.nbytes // 2 :]
-            payload = copied
-        block = decoded(header, payload, *more)
-        if when == "after":
-            used_again()
-        return block
-
-    monkeypatch.setattr(shared_source, "decoded", slowly)
-    with shared.read(keys) as reading:
-        assert list(reading) == []
-    figures = shared.stats()
-    check_sums(figures)
-    assert total(figures, "corruptions") == 0
-
-
-def test_a_reader_never_gets_mixed_bytes(tiered: TieredStore, server: CacheStoreServer) -> None:
-    keys, blocks = random_prompt(LARGE, 2)
-    stop = threading.Event()
-
-    def read() -> int:
-        found = 0
-        with RemoteStore(server.address, transports=SHARED) as store:
-            while not stop.is_set():
-                with store.read(keys) as reading:
-                    for index, (block, _) in enumerate(reading):
-                        assert same(block, blocks[index])
-                        found += 1
-        return found
-
-    def churn() -> None:
-        # leases end under their readers, and the same memory holds another block, then this one again
-        others, theirs = random_prompt(LARGE, 2, seed=7)
-        with RemoteStore(server.address, transports=SHARED) as store:
-            until = time.monotonic() + 1.5
-            while time.monotonic() < until:
-                put_blocks(store, keys.fingerprint, blocks)
-                with tiered.index.changed:
-                    for holding in list(tiered.leases._open.values()):
-                        tiered.leases.end(holding)
-                store.delete(keys)
-                put_blocks(store, others.fingerprint, theirs)
-                store.delete(others)
-        stop.set()
-
-    with ThreadPoolExecutor(3) as threads:
-        readers = [threads.submit(read) for _ in range(2)]
-        churn()
-        assert sum(reader.result() for reader in readers) > 0
-    figures = tiered.namespace("default").stats()
-    check_sums(figures)
-    assert total(figures, "corruptions") == 0
-
-
-def test_a_reader_that_finds_damage_has_it_counted_once(tiered: TieredStore, shared: RemoteStore) -> None:
-    keys, blocks = random_prompt(LARGE, 3)
-    put_blocks(shared, keys.fingerprint, blocks)
-    entry = tiered.index.ready(tiered.namespace("default").namespace, keys.fingerprint)[keys.keys[1]]
-    entry.slot.bytes[-1] ^= 1
-    with shared.read(keys) as reading:
-        assert len(list(reading)) == 1
-    figures = shared.stats()
-    check_sums(figures)
-    assert total(figures, "corruptions") == 1 == total(figures, "corruptions", tier="cpu")
-    assert shared.lookup(keys).ready == 1
-
-
-def test_a_lease_that_ended_unseen_is_not_relied_on(tiered: TieredStore, server: CacheStoreServer) -> None:
-    keys, blocks = random_prompt(small_spec(), 3)
-    with RemoteStore(server.address, transports=("shared", "stream")) as store:
-        put_blocks(store, keys.fingerprint, blocks)
-        lease = store.lease(keys, ttl=0.2)
-        with store.read(keys, lease=lease) as reading:
-            blocks_read = iter(reading)
-            next(blocks_read)
-            time.sleep(0.3)
-            assert list(blocks_read) == []
-        lease = store.lease(keys, ttl=0.2)
-        with store.read(keys, lease=lease) as reading:
-            blocks_read = iter(reading)
-            next(blocks_read)
-            store.renew(lease.id, 5.0)
-            time.sleep(0.3)
-            # the store knows better than this client's clock
-            assert len(list(blocks_read)) == 2
-        store.release(store.lease(keys), [Verdict.USED])
 
 
 def test_it_is_not_asked_for_again_and_again_where_it_is_not(

@@ -55,7 +55,7 @@ def test_what_runs_ends_when_what_its_caller_showed_does(
 ) -> None:
     monkeypatch.setattr(tokens, "SKEW", 0.1)
     server = serve(**people.settings)
-    soon = people.credentials("worker").for_tenant(people.sign("acme", ttl=1.0))
+    soon = people.credentials("worker").for_tenant(people.sign("acme", ttl=2.0))
     with (
         RemoteStore(server.address, credentials=soon, transports=(way,)) as tenant,
         grpc.insecure_channel(server.address) as channel,
@@ -70,8 +70,8 @@ def test_what_runs_ends_when_what_its_caller_showed_does(
         begun = time.monotonic()
         heard = list(iter_until_end(watch))
         assert heard, "it was not heard while the token held"
-        eventually(lambda: server.calls.used == 0, 3)
-        assert time.monotonic() - begun < 3
+        eventually(lambda: server.calls.used == 0)
+        assert time.monotonic() - begun < 2.0 + 0.1 + 1
         with pytest.raises(CacheStoreError):
             put.commit()
         read.cancel()
@@ -121,8 +121,8 @@ def test_readers_that_left_wait_for_nothing(server: CacheStoreServer, eventually
             with grpc.insecure_channel(server.address) as channel:
                 calls = [waiting_read(channel) for _ in range(8)]
                 eventually(lambda: server.calls.used == 9)
-            assert all(call.done() for call in calls)
-            eventually(lambda: server.calls.used == 1, 1)
+            # long before what they wait for would be given up
+            eventually(lambda: all(call.done() for call in calls) and server.calls.used == 1, 5)
 
 
 def test_strangers_give_way_to_each_other(serve: Serve, people: Any, silence: Any) -> None:

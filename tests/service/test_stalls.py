@@ -1,5 +1,6 @@
 """A peer that moves nothing is cut off, and everybody else goes on."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,14 +12,16 @@ import pytest
 from cachestore.block import BlockSpec, Slot
 from cachestore.errors import CacheStoreError
 from cachestore.service import convert
+from cachestore.service.bulk.format import ANSWER, GO, REQUEST, TICKET
 from cachestore.service.client import RemoteStore
-from cachestore.service.server import CacheStoreServer
+from cachestore.service.convert_put import Reservation, reserve_message
+from cachestore.service.server import SERVICE, CacheStoreServer
 from cachestore.service.stream import frames
-from cachestore.store.base import put_blocks
+from cachestore.store.base import Durability, put_blocks
 from cachestore.testing import plans_of, random_prompt, small_spec
 from cachestore.wire import store_pb2 as wire
 
-STALL = 0.5
+STALL = 1.0
 LARGE = BlockSpec("test/large", "r0", "float16", tuple(Slot(8, 128, 128) for _ in range(8)), head_groups=8)
 """Blocks of 2 MiB, more than a connection takes while nobody reads from it."""
 
@@ -82,7 +85,7 @@ def test_whoever_goes_on_slowly_is_not_cut_off(server: CacheStoreServer) -> None
     ):
         with remote.put(keys.fingerprint, plans_of(blocks), timeout=60) as put:
             for index, block in enumerate(blocks):
-                time.sleep(STALL / 2)
+                time.sleep(STALL / 4)
                 for plane, data in enumerate(block.data):
                     put.write(index, plane, data)
             put.commit()
@@ -127,11 +130,38 @@ def test_a_writer_whose_planes_travel_another_way_is_not_cut_off(server: CacheSt
             for index, block in enumerate(blocks):
                 for plane, data in enumerate(block.data):
                     if plane % 32 == 0:
-                        time.sleep(STALL / 2)
+                        time.sleep(STALL / 4)
                     put.write(index, plane, data)
             put.commit()
         assert remote.lookup(keys).ready == 2
     assert not list(server.stalls.counters.figures())
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_writer_that_goes_neither_way_is_cut_off(
+    server: CacheStoreServer, eventually: Callable[..., None], shown: bool
+) -> None:
+    """It was offered another way, and never came there, or left; its stream lasts for as long as it likes."""
+    keys, blocks = random_prompt(small_spec(), 1)
+    reserve = reserve_message(Reservation(keys.fingerprint, tuple(plans_of(blocks)), Durability.CACHE, None))
+    reserve.bulk = True
+    over = threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        yield wire.WriteRequest(reserve=reserve).SerializeToString()
+        over.wait(60)
+
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.stream_stream(f"/{SERVICE}/Write")(requests(), timeout=60)
+        offer = wire.WriteResponse.FromString(next(call)).bulk
+        if shown:
+            with socket.create_connection(("127.0.0.1", server.bulk.port)) as line:
+                line.sendall(REQUEST.pack(TICKET, 0, offer.ticket))
+                assert line.recv(ANSWER.size) == ANSWER.pack(GO, 0)
+        assert server.calls.used == 1
+        eventually(lambda: not server.calls.used, 5)
+        assert call.code() is grpc.StatusCode.CANCELLED
+        over.set()
 
 
 def test_a_writer_whose_planes_do_not_come_another_way_either_is_cut_off(

@@ -126,10 +126,15 @@ def test_a_quiet_stream_says_that_it_is_alive(stub: Any) -> None:
     assert time.monotonic() - began < watching.HEARTBEAT + 1
     assert (alive.event, alive.epoch, alive.sequence) == (Response.ALIVE, first.epoch, first.sequence)
     call.cancel()
+
+
+def test_whoever_comes_back_hears_at_once_that_it_is_heard(stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = stub.Watch(wire.WatchRequest(), timeout=SOON)
+    first = snapshot(call)[0]
+    call.cancel()
+    monkeypatch.setattr(watching, "HEARTBEAT", 60.0)
     again = stub.Watch(wire.WatchRequest(epoch=first.epoch, sequence=first.sequence), timeout=SOON)
-    began = time.monotonic()
     assert next(again).event == Response.ALIVE
-    assert time.monotonic() - began < watching.HEARTBEAT
     again.cancel()
 
 
@@ -194,9 +199,11 @@ def test_a_reader_that_does_not_read_holds_up_no_writer(stub: Any, put: Any, tie
 
 
 def test_the_longest_call_ends_a_watch_without_an_error_and_without_a_loss(
-    serve: Callable[..., CacheStoreServer], put: Any
+    serve: Callable[..., CacheStoreServer], put: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = serve(longest_call=1.0)
+    # a busy machine ends the call before the watch has ended itself, if that has little time to do so
+    monkeypatch.setattr(watching, "MARGIN", 4.0)
+    server = serve(longest_call=5.0)
     with grpc.insecure_channel(server.address) as channel:
         stub = CacheStoreStub(channel)  # type: ignore[no-untyped-call]
         call = stub.Watch(wire.WatchRequest(), timeout=30.0)

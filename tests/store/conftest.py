@@ -12,6 +12,9 @@ from cachestore.testing import check_sums
 
 SOON = 10.0
 
+PATIENCE = {"redis": {"connect_timeout": 2.0, "timeout": 2.0}}
+"""What a tier has where a test says nothing of it: a machine that is busy must not end its calls."""
+
 
 def check_everything(tiered: TieredStore) -> None:
     """Asserts what must hold in a store at rest: caps, sums, and that nothing is open."""
@@ -44,7 +47,8 @@ def open_tiers() -> Iterator[Callable[..., TieredStore]]:
     stores: list[TieredStore] = []
 
     def start(tiers: list[dict[str, Any]], store: dict[str, Any], codec: str = "raw") -> TieredStore:
-        tiered = compose({"tiers": tiers, "codecs": {"name": codec}, "store": store})
+        patient = [{**PATIENCE.get(tier["name"], {}), **tier} for tier in tiers]
+        tiered = compose({"tiers": patient, "codecs": {"name": codec}, "store": store})
         tiered.open()
         stores.append(tiered)
         return tiered

@@ -41,11 +41,14 @@ def test_a_block_that_was_replaced_by_one_being_written_is_not_leased(
     open_puts[0].abort()
 
 
-def test_memory_that_is_taken_back_while_it_is_sent_is_noticed(open_store: Callable[..., TieredStore]) -> None:
+@pytest.mark.parametrize("joined", [False, True])
+def test_memory_that_is_taken_back_while_it_is_sent_is_noticed(
+    open_store: Callable[..., TieredStore], joined: bool
+) -> None:
     store = open_store().namespace("a")
     put_blocks(store, KEYS.fingerprint, BLOCKS)
     reading = store.open(Chain(KEYS.fingerprint, KEYS.keys[:1]))
-    frames = _sent(next(iter(reading)), WHOLE, 256, 0)
+    frames = _sent(next(iter(reading)), WHOLE, 256, 0, joined=joined)
     next(frames)
     next(frames)
     store.release(reading.lease)

@@ -222,12 +222,12 @@ def test_a_durable_put_over_a_block_that_would_end_soon_lives_as_long_as_it_says
     tiered = on_disk()
     store = tiered.namespace("a")
     keys, blocks = random_prompt(SPEC, 2)
-    with store.put(keys.fingerprint, plans_of(blocks), ttl=0.5) as put:
+    with store.put(keys.fingerprint, plans_of(blocks), ttl=1.5) as put:
         write_blocks(put, blocks)
         put.commit()
     assert tiered.settle()
     assert [(a.status, a.tier) for a in keep(store, keys, blocks, ttl)] == [("already_exists", "disk")] * 2
-    time.sleep(1.0)
+    time.sleep(2.0)
     assert store.lookup(keys).ready == 2
     tiered.close()
     found = read(on_disk().namespace("a"), keys)

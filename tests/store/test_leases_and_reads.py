@@ -50,7 +50,7 @@ def test_a_lease_that_runs_out_before_its_read_is_over_counts_expired(
     store = tiered.namespace("a")
     keys, blocks = blocks_of(3)
     put_blocks(store, keys.fingerprint, blocks)
-    with store.read(keys, lease=store.lease(keys, ttl=0.2)) as reading:
+    with store.read(keys, lease=store.lease(keys, ttl=0.5)) as reading:
         blocks_read = iter(reading)
         assert same(next(blocks_read).block, blocks[0])
         eventually(expired(tiered))
@@ -66,7 +66,7 @@ def test_a_slot_given_to_another_block_is_stale_and_never_wrong(
     store = tiered.namespace("a")
     keys, blocks = blocks_of(4)
     put_blocks(store, keys.fingerprint, blocks)
-    reading = store.open(keys, lease=store.lease(keys, ttl=0.1))
+    reading = store.open(keys, lease=store.lease(keys, ttl=0.5))
     sealed = next(iter(reading))
     sealed.check()
     before = sealed.payload.copy()
@@ -149,7 +149,7 @@ def test_a_renewed_lease_lasts(open_store: Opener, eventually: Callable[..., Non
     store = tiered.namespace("a")
     keys, blocks = blocks_of(1)
     put_blocks(store, keys.fingerprint, blocks)
-    short, renewed = store.lease(keys, ttl=0.1), store.lease(keys, ttl=0.1)
+    short, renewed = store.lease(keys, ttl=1.0), store.lease(keys, ttl=1.0)
     assert store.renew(renewed.id, 60.0).ttl > 59
     eventually(lambda: len(tiered.leases._open) == 1)
     with pytest.raises(LeaseExpired):
@@ -347,7 +347,7 @@ def test_a_namespace_has_so_many_leases_and_no_more(open_store: Opener, eventual
     a, b = tiered.namespace("a"), tiered.namespace("b")
     keys, blocks = blocks_of(1)
     put_blocks(a, keys.fingerprint, blocks)
-    first, second, _ = [a.lease(keys, ttl=ttl) for ttl in (30, 30, 0.2)]
+    first, second, _ = [a.lease(keys, ttl=ttl) for ttl in (30, 30, 1.0)]
     with pytest.raises(Overloaded, match="open leases"):
         a.lease(keys)
     with pytest.raises(Overloaded), a.read(keys):
@@ -367,7 +367,7 @@ def test_a_lease_ends_when_it_was_last_said_to(open_store: Opener, eventually: C
     store = tiered.namespace("a")
     keys, blocks = blocks_of(1)
     put_blocks(store, keys.fingerprint, blocks)
-    shorter, longer = store.lease(keys, ttl=60), store.lease(keys, ttl=0.3)
+    shorter, longer = store.lease(keys, ttl=60), store.lease(keys, ttl=1.0)
     assert 50 < store.renew(longer.id, 60).ttl <= 60
     assert store.renew(shorter.id, 0.3).ttl <= 0.3
     eventually(lambda: total(store.stats(), "leases_open") == 1, 2)

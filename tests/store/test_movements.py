@@ -47,7 +47,7 @@ def test_written_through_a_copy_is_there_with_the_put(open_store: Opener) -> Non
 
 
 def test_written_back_a_copy_is_there_after_a_while(open_store: Opener) -> None:
-    tiered = open_store("1MiB", {}, write="back", write_delay=0.5)
+    tiered = open_store("1MiB", {}, write="back", write_delay=1.5)
     store = tiered.namespace("a")
     stored(store, 4)
     assert tiered.settle() and copies(store) == 0
@@ -77,11 +77,11 @@ def test_written_back_closing_copies_what_is_due(open_store: Opener, redis_serve
 
 
 def test_a_block_that_is_deleted_before_its_copy_is_due_gets_none(open_store: Opener) -> None:
-    tiered = open_store("1MiB", {}, write="back", write_delay=0.2)
+    tiered = open_store("1MiB", {}, write="back", write_delay=1.0)
     store = tiered.namespace("a")
     keys, _ = stored(store, 2)
     assert store.delete(keys) == 2
-    time.sleep(0.5)
+    time.sleep(1.5)
     assert tiered.settle() and copies(store) == 0
 
 

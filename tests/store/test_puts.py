@@ -109,7 +109,7 @@ def test_a_deadline_ends_a_put(open_store: Opener, eventually: Callable[..., Non
     tiered = open_store()
     store = tiered.namespace("a")
     keys, blocks = blocks_of(2)
-    put = store.put(keys.fingerprint, plans_of(blocks), timeout=0.05)
+    put = store.put(keys.fingerprint, plans_of(blocks), timeout=0.3)
     eventually(lambda: total(store.stats(), "puts_open") == 0)
     for call in (lambda: put.write(0, 0, blocks[0].data[0]), put.commit):
         with pytest.raises(DeadlineExceeded):
@@ -122,7 +122,7 @@ def test_a_deadline_ends_a_put(open_store: Opener, eventually: Callable[..., Non
 def test_a_commit_behind_the_deadline_publishes_nothing(open_store: Opener, eventually: Callable[..., None]) -> None:
     store = open_store().namespace("a")
     keys, blocks = blocks_of(1)
-    put = store.put(keys.fingerprint, plans_of(blocks), timeout=0.1)
+    put = store.put(keys.fingerprint, plans_of(blocks), timeout=0.5)
     write_blocks(put, blocks)
     eventually(lambda: not put.deadline.remaining())
     with pytest.raises(DeadlineExceeded):
@@ -298,8 +298,10 @@ def test_what_is_being_written_can_be_found_by_its_name(open_store: Opener) -> N
 def test_no_room_ever_is_told_at_once(open_store: Opener) -> None:
     store = open_store(2048).namespace("a")
     keys, blocks = blocks_of(1)
-    with pytest.raises(TooLarge):
+    with pytest.raises(TooLarge, match=rf"{plans_of(blocks)[0].raw_bytes} bytes") as refused:
         store.put(keys.fingerprint, plans_of(blocks))
+    # what is too large and how large it may be, and nothing of how the store is set up
+    assert "tiers." not in str(refused.value) and "capacity" not in str(refused.value)
 
 
 def sealed(tiered: TieredStore, store: Any, key: bytes) -> Header:

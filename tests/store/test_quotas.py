@@ -1,12 +1,14 @@
 """A namespace's quota of memory, and of what it keeps for good."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cachestore.block import Block
+from cachestore.errors import DurabilityUnmet, Overloaded
 from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.store.base import Durability, PutAnswer, Store, put_blocks
@@ -18,11 +20,40 @@ SPEC = small_spec()
 BLOCK = 2560
 
 
-def keep(store: Store, keys: Chain, blocks: list[Block]) -> list[PutAnswer]:
-    with store.put(keys.fingerprint, plans_of(blocks), durability=Durability.DURABLE) as put:
+def keep(store: Store, keys: Chain, blocks: list[Block], ttl: float | None = None) -> list[PutAnswer]:
+    with store.put(keys.fingerprint, plans_of(blocks), durability=Durability.DURABLE, ttl=ttl) as put:
         write_blocks(put, blocks)
         put.commit()
         return list(put.answers)
+
+
+def key_file(folder: Path) -> str:
+    path = folder / "sealing.keys"
+    path.touch(mode=0o600)
+    path.write_text(f"1 {'ab' * 32}\n")
+    return str(path)
+
+
+def in_redis(store: Store) -> int:
+    return total(store.stats(), "tier_durable_bytes", tier="redis")
+
+
+@pytest.fixture
+def server(redis_server: Callable[..., Any]) -> Any:
+    return redis_server(extra=["--appendonly", "yes", "--appendfsync", "always"])
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "sealed"])
+def on_redis(request: pytest.FixtureRequest, tmp_path: Path, server: Any) -> Iterator[TieredStore]:
+    """A store that keeps six blocks of a namespace for good, in Redis."""
+    redis = {"name": "redis", "url": server.url, "durable": "aof", "check_after": 0.001}
+    redis |= {"timeout": 2.0, "connect_timeout": 2.0}
+    tables: dict[str, Any] = {"tiers": [{"name": "cpu", "capacity": "1MiB"}, redis]}
+    tables["store"] = {"durable_quota": 6 * BLOCK}
+    if request.param:
+        tables["sealing"] = {"key_file": key_file(tmp_path)}
+    with compose(tables) as tiered:
+        yield tiered
 
 
 @pytest.mark.parametrize("cold", [False, True])
@@ -43,13 +74,65 @@ def test_what_is_kept_already_takes_nothing_more_of_the_quota(tmp_path: Path, se
     tables: dict[str, Any] = {"tiers": [{"name": "cpu", "capacity": "1MiB"}, disk]}
     tables["store"] = {"durable_quota": 6 * BLOCK}
     if sealed:
-        path = tmp_path / "sealing.keys"
-        path.touch(mode=0o600)
-        path.write_text(f"1 {'ab' * 32}\n")
-        tables["sealing"] = {"key_file": str(path)}
+        tables["sealing"] = {"key_file": key_file(tmp_path)}
     keys, blocks = random_prompt(SPEC, 4)
     with compose(tables) as tiered:
         keep(tiered.namespace("a"), keys, blocks)
     with compose(tables) as tiered:
         answers = keep(tiered.namespace("a"), keys, blocks)
         assert [(str(answer.status), answer.tier) for answer in answers] == [("already_exists", "disk")] * 4
+
+
+def test_what_redis_keeps_counts_until_it_is_deleted_or_cleared(on_redis: TieredStore) -> None:
+    store = on_redis.namespace("a")
+    keys, blocks = random_prompt(SPEC, 4)
+    other, values = random_prompt(SPEC, 4, seed=2)
+    for remove in (lambda: store.delete(keys), lambda: store.clear(), lambda: store.clear("redis")):
+        assert {answer.status for answer in keep(store, keys, blocks)} <= {"stored", "already_exists"}
+        assert 3 * BLOCK < in_redis(store) < 5 * BLOCK
+        with pytest.raises(Overloaded, match=r"store\.durable_quota"):
+            keep(store, other, values)
+        # it is each namespace's own, and a put that is repeated takes nothing more
+        keep(store, keys, blocks)
+        keep(on_redis.namespace("b"), other, values)
+        assert remove() == 4 and in_redis(store) == 0
+    keep(store, other, values)
+
+
+def test_what_redis_keeps_counts_until_its_time_is_over(on_redis: TieredStore) -> None:
+    store = on_redis.namespace("a")
+    keys, blocks = random_prompt(SPEC, 4)
+    other, values = random_prompt(SPEC, 4, seed=2)
+    ends = time.monotonic() + 2.0
+    keep(store, keys, blocks, ttl=2.0)
+    with pytest.raises(Overloaded):
+        keep(store, other, values)
+    time.sleep(max(0.0, ends - time.monotonic()) + 0.1)
+    assert in_redis(store) == 0
+    keep(store, other, values)
+
+
+def test_what_others_removed_from_redis_makes_room_there(on_redis: TieredStore, server: Any) -> None:
+    store = on_redis.namespace("a")
+    prompts = [random_prompt(SPEC, 4, seed) for seed in (1, 2)]
+    keep(store, *prompts[0])
+    with server.client() as client:
+        client.flushall()
+    keep(store, *prompts[1])
+    assert 3 * BLOCK < in_redis(store) < 5 * BLOCK
+    # memory has the others still; that they were durable once does not let them in
+    with pytest.raises(Overloaded):
+        keep(store, *prompts[0])
+
+
+def test_a_put_that_redis_did_not_acknowledge_counts_nothing(on_redis: TieredStore, server: Any) -> None:
+    store = on_redis.namespace("a")
+    keys, blocks = random_prompt(SPEC, 4)
+    with server.client() as client:
+        client.config_set("appendfsync", "everysec")
+        with pytest.raises(DurabilityUnmet):
+            keep(store, keys, blocks)
+        assert in_redis(store) == 0
+        client.config_set("appendfsync", "always")
+    assert on_redis.settle()
+    keep(store, keys, blocks)

@@ -90,7 +90,7 @@ def test_a_lease_that_ends_while_a_block_is_copied_gives_no_hit(
     keys, blocks = random_prompt(SPEC, 2)
     put_blocks(store, keys.fingerprint, blocks)
     decoded = reading.decoded
-    with store.read(keys, lease=store.lease(keys, ttl=0.1)) as blocks_read:
+    with store.read(keys, lease=store.lease(keys, ttl=0.5)) as blocks_read:
 
         def slow(*arguments: Any, **options: Any) -> Block:
             block = decoded(*arguments, **options)
@@ -159,11 +159,11 @@ def test_what_claims_to_be_huge_takes_no_memory() -> None:
 def test_the_disk_serves_no_block_after_its_end() -> None:
     """Also where nobody has come round yet to remove it."""
     index = DiskIndex(Lru(), 1 << 20, Ledger("disk"))
-    entry = DiskEntry(A, KEYS[0], 1000, ends=time.time() + 0.1)
+    entry = DiskEntry(A, KEYS[0], 1000, ends=time.time() + 0.5)
     index.found([entry])
     assert index.use(A, KEYS[:1]) == [entry]
     index.leave([entry])
-    time.sleep(0.11)
+    time.sleep(max(0.0, entry.ends + 0.01 - time.time()))
     assert index.use(A, KEYS[:1]) == [None]
     assert index.overdue() is entry
 

@@ -27,7 +27,7 @@ def test_a_block_leaves_memory_and_redis_when_its_time_is_over(
 ) -> None:
     tiered = open_store(redis={})
     store = tiered.namespace("a")
-    keys = put(store, 0.3)
+    keys = put(store, 1.0)
     assert store.lookup(keys).ready == 2
     eventually(lambda: store.lookup(keys).ready == 0)
     assert total(store.stats(), "tier_removed", tier="cpu", why="ttl") == 2
@@ -37,7 +37,7 @@ def test_a_leased_block_goes_with_its_lease(
     open_store: Callable[..., TieredStore], eventually: Callable[..., None]
 ) -> None:
     store = open_store().namespace("a")
-    keys = put(store, 0.3)
+    keys = put(store, 1.0)
     lease = store.lease(keys)
     eventually(lambda: store.lookup(keys).ready == 0)
     with store.read(keys, lease=lease) as reading:

@@ -308,7 +308,7 @@ def milliseconds(seconds: float) -> int:
 
 def test_the_end_in_the_header_holds_across_restarts(opened: Opened, eventually: Callable[..., None]) -> None:
     tier = opened()
-    ends = {0: milliseconds(0.4), 1: milliseconds(1.0), 2: milliseconds(1000)}
+    ends = {0: milliseconds(0.6), 1: milliseconds(2.0), 2: milliseconds(1000)}
     for number, end in ends.items():
         # what the header says goes before what the caller says
         block = sealed_block(A, KEYS[number], 1000, expires=end, durable=number == 0)

@@ -8,6 +8,8 @@ gateway    whose word that is
 methods    what a caller must be to call a method
 guard      what stands around every method
 shares     what one caller may hold of what all share
-tls, credentials, files, certificates   keys: taken from files, shown, kept, made
+tls, credentials, files   keys: taken from files, shown, kept
+validity   what no client would take is not shown
+certificates, issuing   and made, for development
 exposure   a server that anybody could reach says so
 """

@@ -30,6 +30,7 @@ class Credentials:
     connection is TLS and nothing less. `cert` and `key` are this client's own. The token is `token`, or what
     `token_file` holds, read for every call so that it can be changed. `server_name` is the name that the store's
     certificate must bear if it is not the one in the address. `tenant` is a delegate's: the token of whom it acts for.
+    Relative paths are looked up in the working directory.
 
     A token is never sent without TLS off this machine, unless `insecure` says so.
     """
@@ -55,14 +56,14 @@ class Credentials:
 
     @classmethod
     def from_environment(cls) -> "Credentials":
-        """CACHESTORE_CA, _CERT, _KEY, _TOKEN, _TOKEN_FILE, _SERVER_NAME; none of them: nothing is shown."""
+        """CACHESTORE_CA, _CERT, _KEY, _TOKEN, _TOKEN_FILE, _SERVER_NAME, _TENANT; none of them: nothing is shown."""
 
         def value(name: str) -> str:
             return os.environ.get(ENVIRONMENT + name, "")
 
         return cls(
             ca=value("CA"), cert=value("CERT"), key=value("KEY"), token=value("TOKEN"), token_file=value("TOKEN_FILE"),
-            server_name=value("SERVER_NAME"),
+            server_name=value("SERVER_NAME"), tenant=value("TENANT"),
         )  # fmt: skip
 
     def for_tenant(self, token: str) -> "Credentials":
@@ -78,8 +79,9 @@ class Credentials:
         """What goes with every call to `address`; ConfigError rather than a token that others could read."""
         token = self.token
         if self.token_file:
-            token = read_private(self.token_file, "credentials.token_file").decode("ascii", "replace").strip()
-            check_token(token, "credentials.token_file")
+            name = "credentials.token_file (CACHESTORE_TOKEN_FILE)"
+            token = read_private(self.token_file, name).decode("ascii", "replace").strip()
+            check_token(token, name)
         if not token and not self.tenant:
             return ()
         if not self.tls and not self.insecure and not stays_here(address):
@@ -109,5 +111,5 @@ def stays_here(address: str) -> bool:
 
 
 def host_of(address: str) -> str:
-    """The host in `host:port` or `[host]:port`."""
-    return address.rpartition(":")[0].strip("[]")
+    """The host in `host:port`, `[host]:port` or either behind `dns:`."""
+    return address.removeprefix("dns:").lstrip("/").rpartition(":")[0].strip("[]")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 from cachestore.errors import ConfigError
 from cachestore.service.auth.credentials import SYSTEM, Credentials
 from cachestore.service.auth.files import read_private, read_public
+from cachestore.service.auth.validity import check_taken
 from cachestore.service.settings import ServiceSettings
 
 _log = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ class Material(NamedTuple):
 class ServerTls:
     """The certificates of a server, as they are in the files of `settings` now. For many threads.
 
-    Files that change to something that cannot be used, such as a certificate whose key is not there yet, leave what was
-    there before in use, with a warning.
+    Files that change to something that cannot be used, such as a certificate whose key is not there yet or one that is
+    over, leave what was there before in use, with a warning.
     """
 
     settings: ServiceSettings
@@ -104,6 +105,7 @@ class ServerTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         _load_chain(context, settings.tls_cert, settings.tls_key, "service.tls_cert and service.tls_key")
+        check_taken(context, cert, "service.tls_cert")
         if ca:
             context.verify_mode = ssl.CERT_REQUIRED
             _load_authority(context, ca, "service.client_ca")
@@ -121,22 +123,28 @@ def server_context(settings: ServiceSettings) -> ssl.SSLContext:
 
 
 def client_context(credentials: Credentials) -> ssl.SSLContext:
-    """The client's side of TLS: verifies the server and its name, shows the client's certificate if there is one."""
+    """The client's side of TLS: verifies the server and its name, shows the client's certificate if there is one.
+
+    ConfigError for files that cannot be used.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if credentials.ca == SYSTEM:
         context.load_default_certs()
     else:
-        _load_authority(context, read_public(credentials.ca, "credentials.ca"), "credentials.ca")
+        name = "credentials.ca (CACHESTORE_CA)"
+        _load_authority(context, read_public(credentials.ca, name), f"{name}: {credentials.ca}")
     if credentials.cert:
-        read_private(credentials.key, "credentials.key")
-        _load_chain(context, credentials.cert, credentials.key, "credentials.cert and credentials.key")
+        cert, key = "credentials.cert (CACHESTORE_CERT)", "credentials.key (CACHESTORE_KEY)"
+        read_public(credentials.cert, cert)
+        read_private(credentials.key, key)
+        _load_chain(context, credentials.cert, credentials.key, f"{cert} and {key}")
     return context
 
 
 def _load_chain(context: ssl.SSLContext, cert: str, key: str, fields: str) -> None:
     def no_password() -> str:
-        raise ConfigError(f"{fields}: the key is encrypted; a server cannot be asked for a password, decrypt it")
+        raise ConfigError(f"{fields}: the key is encrypted; nobody can be asked for its password here, decrypt it")
 
     try:
         context.load_cert_chain(Path(cert).expanduser(), Path(key).expanduser(), password=no_password)
@@ -146,7 +154,8 @@ def _load_chain(context: ssl.SSLContext, cert: str, key: str, fields: str) -> No
 
 def _load_authority(context: ssl.SSLContext, ca: bytes, name: str) -> None:
     try:
-        context.load_verify_locations(cadata=ca.decode("ascii", "replace"))
+        # what is written around certificates may be in any alphabet
+        context.load_verify_locations(cadata=ca.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(f"{name} holds no PEM certificates") from error
 

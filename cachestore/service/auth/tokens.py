@@ -23,6 +23,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from cachestore.errors import ConfigError, InvalidArgument, Unauthenticated
+from cachestore.service.auth.files import read_private, read_public
 from cachestore.service.auth.identity import Role
 from cachestore.service.auth.settings import NAME
 
@@ -37,6 +38,9 @@ FIELDS = 7
 NONCE_BYTES = 16
 SIGNATURE_BYTES = 64
 MOST_CHARACTERS = 1024
+
+PRIVATE_FILE, PUBLIC_FILE = "gateway.key", "gateway.pub"
+"""What `cachestore certs` calls the files of a gateway's key."""
 
 LONGEST = 3600.0
 """Seconds that a tenant's token may live: it cannot be taken back."""
@@ -118,12 +122,16 @@ def load_public(content: bytes, field: str) -> "Ed25519PublicKey":
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ModuleNotFoundError as error:
         raise ConfigError(_MISSING) from error
+    if b"PRIVATE KEY" in content:
+        raise ConfigError(
+            f"{field} holds a private key, which is the gateway's alone; give the public one, {PUBLIC_FILE}"
+        )
     try:
         key = load_pem_public_key(content)
     except ValueError as error:
         raise ConfigError(f"{field} holds no public key in PEM form") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(f"{field} must hold an Ed25519 key; `cachestore certs` makes one")
+        raise ConfigError(f"{field} must hold an Ed25519 key; `cachestore certs` makes one, {PUBLIC_FILE}")
     return key
 
 
@@ -139,8 +147,19 @@ def load_private(content: bytes, field: str) -> "Ed25519PrivateKey":
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{field} holds no private key in PEM form without a password") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{field} must hold an Ed25519 key; `cachestore certs` makes one")
+        raise ConfigError(f"{field} must hold an Ed25519 key; `cachestore certs` makes one, {PRIVATE_FILE}")
     return key
+
+
+def read_signing_key(path: str, field: str) -> "Ed25519PrivateKey":
+    """The gateway's private key in this file, which nobody else may read; ConfigError names `field`."""
+    # which file is meant comes before who may read it: what is public need not be hidden
+    if b"PRIVATE KEY" not in read_public(path, field):
+        raise ConfigError(
+            f"{field}: {path} holds no private key; signing needs the gateway's, which `cachestore certs` writes as "
+            f"{PRIVATE_FILE} (with {PUBLIC_FILE} stores verify)"
+        )
+    return load_private(read_private(path, field), field)
 
 
 _MISSING = "tenants' tokens need the package 'cryptography'; install it with: pip install 'kv-cachestore[sealing]'"

@@ -82,7 +82,10 @@ class Lines:
     def rest(self, lease: bytes, address: str, line: Line) -> None:
         """Keeps the connection of a read that is over, for the end of its lease."""
         with self._lock:
-            self._ending[lease] = _Kept(time.monotonic() + KEPT_SECONDS, address, line)
+            if not self._closed:
+                self._ending[lease] = _Kept(time.monotonic() + KEPT_SECONDS, address, line)
+                return
+        line.close()
 
     def release(self, request: wire.ReleaseRequest, deadline: Deadline) -> bool:
         """Ends a lease over the connection of its read, which is then free again; whether the store has said so."""

@@ -1,7 +1,6 @@
 """The server's side of a put over the bulk path: planes go from the connection into the slots of their blocks."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +24,7 @@ from cachestore.service.bulk.format import (
     SUM,
 )
 from cachestore.service.bulk.line import Line
+from cachestore.service.health.stalls import Peer
 from cachestore.service.stream.writing import committed
 from cachestore.store.put import LocalPut
 from cachestore.wire import session_pb2
@@ -36,16 +36,20 @@ LOOK_SECONDS = 0.5
 
 @dataclass(eq=False)
 class Receiving:
-    """A put that `caller` has open; `cut` ends it when nothing comes for `stall` seconds."""
+    """A put that `caller` has open; when nothing comes for `stall` seconds its stream is cut, whose end is `peer`."""
 
     caller: Identity
     put: LocalPut
     stall: float
-    cut: Callable[[], object]
+    peer: Peer
     holds: int = 0
 
     def run(self, line: Line) -> None:
         """Takes planes and commits until the writer is done; what it raises breaks the line."""
+        with self.peer.elsewhere():
+            self._take(line)
+
+    def _take(self, line: Line) -> None:
         deadline = self.put.deadline
         line.send(ANSWER.pack(GO, 0), deadline)
         while True:
@@ -68,7 +72,7 @@ class Receiving:
             if self.put.over:
                 raise Aborted("the put is over")
             if time.monotonic() >= latest:
-                self.cut()
+                self.peer.cut()
                 raise Aborted(f"the writer sent nothing for {self.stall:g} s")
 
     def _planes(self, line: Line, block: int, first: int, planes: int, *, coded: bool) -> None:
@@ -90,7 +94,7 @@ class Receiving:
             raise InvalidArgument(f"a commit has at most {MOST_MESSAGE} bytes, got {size}")
         message = wire.Commit.FromString(line.take(size, self.put.deadline))
         try:
-            word, answer = GO, committed(self.put, message).SerializeToString()
+            word, answer = GO, committed(self.put, message, "bulk").SerializeToString()
         except Exception as error:
             failed = status.answer(error, "Write")
             reason = dict(failed.trailers)[status.REASON]

@@ -7,7 +7,9 @@ from cachestore.block import Part
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.seal import CorruptBlock
+from cachestore.service import carried
 from cachestore.service.auth.identity import Identity
+from cachestore.service.auth.shares import Shares
 from cachestore.service.bulk.format import ANSWER, BLOCK, END, GO, GONE, LAST, SENT
 from cachestore.service.bulk.line import Line
 from cachestore.service.convert import MOST_KEYS, verdicts
@@ -21,9 +23,10 @@ IN_FLIGHT = 4 << 20
 
 @dataclass(eq=False)
 class Sending:
-    """A read that was granted to `caller`, from block `first` on."""
+    """A read that was granted to `caller`, from block `first` on. Its call is over: this counts in the same `share`."""
 
     caller: Identity
+    share: Shares
     store: LocalStore
     reading: SealedReading
     part: Part
@@ -33,7 +36,7 @@ class Sending:
     def run(self, line: Line) -> None:
         """Sends the blocks; ends early, as every read does, at the first that cannot be had."""
         deadline, number = self.reading.deadline, self.first
-        with closing(self.reading):
+        with self.share.hold(self.caller), closing(self.reading):
             for block in self.reading:
                 if block.number < self.first:
                     continue
@@ -62,5 +65,6 @@ class Sending:
             # its memory was taken for another block meanwhile: to the reader it is gone
             line.send(END.pack(block.number, GONE), deadline)
             return False
+        carried.read(self.store, "bulk", [carried.sealed_bytes(block.header, self.part)])
         line.send(END.pack(block.number, SENT), deadline)
         return True

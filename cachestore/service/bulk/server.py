@@ -24,11 +24,13 @@ from cachestore.errors import CacheStoreError, ConfigError
 from cachestore.metrics import Counters
 from cachestore.seal import CorruptBlock
 from cachestore.service.auth.identity import Identity, identity_of
+from cachestore.service.auth.shares import Shares
 from cachestore.service.budget import Budget
 from cachestore.service.bulk.format import RELEASE, REQUEST, TICKET
 from cachestore.service.bulk.line import Line, server_line
 from cachestore.service.bulk.receiving import Receiving
 from cachestore.service.bulk.sending import Sending
+from cachestore.service.health.stalls import Peer
 from cachestore.service.settings import ServiceSettings
 from cachestore.service.stream.reading import Opened
 from cachestore.service.tickets import TICKET_SECONDS, Tickets
@@ -85,10 +87,14 @@ class Guest:
 
 @dataclass(eq=False)
 class BulkServer:
-    """Listens under `settings`. `context` gives the TLS to use now, if gRPC has it; transfers count in `in_flight`."""
+    """Listens under `settings`. `context` gives the TLS to use now, if gRPC has it.
+
+    Transfers count in `in_flight`, and in the `share` of calls that their caller may have.
+    """
 
     settings: ServiceSettings
     in_flight: Budget
+    share: Shares
     context: Callable[[], ssl.SSLContext] | None
     counters: Counters = field(default_factory=Counters)
     port: int = field(init=False, default=0)
@@ -136,17 +142,19 @@ class BulkServer:
 
     def offer_read(self, context: grpc.ServicerContext, store: LocalStore, read: Opened) -> wire.BulkOffer | None:
         """A ticket for the blocks of a read; None unless nobody but the caller can see it on its way."""
-        return self._offer(context, Sending(identity_of(context), store, read.sealed, read.part, read.first))
+        caller = identity_of(context)
+        return self._offer(context, Sending(caller, self.share, store, read.sealed, read.part, read.first))
 
-    def offer_put(self, context: grpc.ServicerContext, put: LocalPut) -> wire.BulkOffer | None:
-        """A ticket for the planes of a put, likewise."""
-        return self._offer(context, Receiving(identity_of(context), put, self.settings.stall, context.cancel))
+    def offer_put(self, context: grpc.ServicerContext, peer: Peer, put: LocalPut) -> wire.BulkOffer | None:
+        """A ticket for the planes of a put, likewise. Until it is shown, `peer` has to send something on its stream."""
+        return self._offer(context, Receiving(identity_of(context), put, self.settings.stall, peer))
 
     def _offer(self, context: grpc.ServicerContext, transfer: Transfer) -> wire.BulkOffer | None:
         if self._listening is None or not (self.context or is_here(context.peer())):
             return None
         ticket = self._tickets.issue(Agreed(transfer, _certificate(context)))
-        return wire.BulkOffer(address=f":{self.port}", ticket=ticket)
+        host = self.settings.advertise
+        return wire.BulkOffer(address=f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}", ticket=ticket)
 
     def _accept(self, listening: socket.socket) -> None:
         listening.settimeout(TICKET_SECONDS)

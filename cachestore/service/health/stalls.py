@@ -29,7 +29,8 @@ class Peer:
 
     cut: Callable[[], object]
     since: float = math.inf
-    _excused: bool = False
+    back: float = -math.inf
+    """When it had last something to do elsewhere; infinite while it has."""
 
     def sent(self, messages: Iterator[T]) -> Iterator[T]:
         """The messages of a generator, each to be taken in time."""
@@ -42,16 +43,21 @@ class Peer:
     def received(self, messages: Iterator[T]) -> Iterator[T]:
         """The messages, each to come in time."""
         while True:
-            self.since = math.inf if self._excused else time.monotonic()
+            self.since = time.monotonic()
             message = next(messages, None)
             self.since = math.inf
             if message is None:
                 return
             yield message
 
-    def excuse(self) -> None:
-        """It need not send anything any more: its payload travels another way."""
-        self._excused = True
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """For as long as the context lasts it need not send anything here: its payload travels another way."""
+        self.back = math.inf
+        try:
+            yield
+        finally:
+            self.back = time.monotonic()
 
 
 @dataclass(eq=False)
@@ -91,7 +97,7 @@ class Stalls:
         while not self._over.wait(self.seconds / LOOKS):
             latest = time.monotonic() - self.seconds
             for peer in list(self._peers.values()):
-                if peer.since < latest:
+                if max(peer.since, peer.back) < latest:
                     peer.since = math.inf
                     self.counters.add("calls_stalled")
                     peer.cut()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted
 from cachestore.index import Entry
-from cachestore.service import convert, convert_put
+from cachestore.service import carried, convert, convert_put
 from cachestore.store.base import Lease, PutStatus
 from cachestore.store.local import LocalStore
 from cachestore.wire import session_pb2, store_pb2
@@ -53,7 +53,7 @@ class SessionPut:
             else:
                 for number in blocks:
                     self._put.adopt(number)
-                lease = self._put.commit(blocks, lease=ttl)
+                lease = carried.commit(self._put, blocks, ttl, "shared")
         finally:
             self._take_back(blocks)
             if not self.lent:

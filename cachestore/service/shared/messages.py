@@ -10,8 +10,10 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
+from cachestore.errors import Overloaded
 from cachestore.service.settings import MAX_MESSAGE
 
 STALL = 5.0
@@ -42,10 +44,37 @@ def send(
         connection.sendall(memoryview(data)[sent:])
 
 
-def receive(connection: socket.socket, wait: float | None) -> bytes | None:
-    """The next message, if it begins within `wait` seconds, else TimeoutError; None if the connection has ended."""
+def receive(connection: socket.socket, wait: float | None, most: int = MAX_MESSAGE) -> bytes | None:
+    """The next message, if it begins within `wait` seconds, else TimeoutError; None if the connection has ended.
+
+    One of more than `most` bytes is none.
+    """
     connection.settimeout(wait)
-    return _whole(connection, connection.recv(CHUNK), math.inf)
+    return _whole(connection, connection.recv(min(CHUNK, _LENGTH.size + most)), math.inf, most)
+
+
+@contextmanager
+def received(
+    connection: socket.socket, wait: float | None, admitted: Callable[[int], AbstractContextManager[None]]
+) -> Iterator[bytes | None]:
+    """The same, within what admits one of so many bytes: from when its length is known for as long as this lasts.
+
+    Overloaded if that refuses it, which is once it was thrown away as it came.
+    """
+    connection.settimeout(wait)
+    first, until = connection.recv(CHUNK), time.monotonic() + STALL
+    if not first:
+        yield None
+        return
+    first, size = _begun(connection, first, until, MAX_MESSAGE)
+    with ExitStack() as held:
+        try:
+            held.enter_context(admitted(size))
+        except Overloaded:
+            for _ in _rest(connection, first, size, until):
+                pass
+            raise
+        yield b"".join(_rest(connection, first, size, until))
 
 
 def receive_with_descriptors(
@@ -65,21 +94,32 @@ def receive_with_descriptors(
         raise
 
 
-def _whole(connection: socket.socket, first: bytes, until: float) -> bytes | None:
+def _whole(connection: socket.socket, first: bytes, until: float, most: int = MAX_MESSAGE) -> bytes | None:
     if not first:
         return None
     until = min(until, time.monotonic() + STALL)
+    first, size = _begun(connection, first, until, most)
+    return b"".join(_rest(connection, first, size, until))
+
+
+def _begun(connection: socket.socket, first: bytes, until: float, most: int) -> tuple[bytes, int]:
+    """What came of a message behind its length, and that."""
     while len(first) < _LENGTH.size:
         first += _more(connection, _LENGTH.size - len(first), until)
     (size,) = _LENGTH.unpack_from(first)
-    if size > MAX_MESSAGE or len(first) > _LENGTH.size + size:
+    if size > most or len(first) > _LENGTH.size + size:
         raise Garbled("the message is too long, or more came than it says")
-    parts = [first[_LENGTH.size :]]
-    left = size - len(parts[0])
+    return first[_LENGTH.size :], size
+
+
+def _rest(connection: socket.socket, first: bytes, size: int, until: float) -> Iterator[bytes]:
+    """The pieces of a message of this size, of which the first came."""
+    yield first
+    left = size - len(first)
     while left:
-        parts.append(_more(connection, min(left, MAX_MESSAGE), until))
-        left -= len(parts[-1])
-    return b"".join(parts)
+        piece = _more(connection, left, until)
+        left -= len(piece)
+        yield piece
 
 
 def _more(connection: socket.socket, nbytes: int, until: float) -> bytes:

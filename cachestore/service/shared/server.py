@@ -9,8 +9,9 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock, Thread
 from typing import NamedTuple
 
@@ -21,19 +22,23 @@ from cachestore.errors import InvalidArgument, Mismatch, Overloaded, PermissionD
 from cachestore.metrics import Figure
 from cachestore.service import status
 from cachestore.service.auth.identity import Identity, Role
+from cachestore.service.auth.shares import Shares, shares
 from cachestore.service.budget import Budget
 from cachestore.service.health.draining import Drain, draining
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.shared.messages import MOST_DESCRIPTORS, STALL, Garbled, receive, send
+from cachestore.service.shared.messages import MOST_DESCRIPTORS, STALL, Garbled, receive, received, send
 from cachestore.service.shared.place import SessionPlace, session_place
 from cachestore.service.shared.session import Session
 from cachestore.service.shared.slabs import SlabNumbers
-from cachestore.service.tickets import Tickets
+from cachestore.service.tickets import TICKET_SECONDS, Tickets
 from cachestore.store.tiered import TieredStore
 from cachestore.wire import session_pb2 as wire
 
 MOST_SESSIONS = 256
 """Sessions at once; who comes later uses another way."""
+
+MOST_HELLO = 256
+"""Bytes of the message that shows a ticket."""
 
 LONGEST_SESSION = 600.0
 """Seconds after which a session without an open put ends: identities are taken away, tokens run out."""
@@ -56,11 +61,12 @@ class Agreed(NamedTuple):
 
 @dataclass(eq=False)
 class SessionServer:
-    """The sessions of one store. `calls` and `bytes_in_flight` are the bounds that it shares with gRPC."""
+    """The sessions of one store. `calls`, each caller's `share` of them and `bytes_in_flight` are those of gRPC too."""
 
     store: TieredStore
     settings: ServiceSettings
     calls: Budget
+    share: Shares
     bytes_in_flight: Budget
     drain: Drain
     tickets: Tickets[Agreed] = field(default_factory=Tickets)
@@ -70,6 +76,11 @@ class SessionServer:
     _connections: dict[socket.socket, Thread] = field(default_factory=dict)
     _sessions: set[Session] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
+    _seats: Shares = field(init=False)
+    """What of the sessions one caller may hold."""
+
+    def __post_init__(self) -> None:
+        self._seats = shares(MOST_SESSIONS, len(self.settings.identities), "sessions")
 
     def open(self) -> None:
         """Listens, if it is to. Without a place for its socket there is no shared memory, and the log says so."""
@@ -138,9 +149,14 @@ class SessionServer:
         return str(place.socket), self.tickets.issue(Agreed(identity, writer))
 
     def _accept(self, listener: socket.socket) -> None:
+        listener.settimeout(TICKET_SECONDS)
         while True:
+            # nobody need come for what was agreed on to be let go
+            self.tickets.expire()
             try:
                 connection, _ = listener.accept()
+            except TimeoutError:
+                continue
             except OSError as error:
                 if self._listener is not listener:
                     return
@@ -165,15 +181,22 @@ class SessionServer:
             with connection, suppress(OSError, Garbled, DecodeError):
                 agreed = self._greeted(connection)
                 if agreed is not None:
-                    store = self.store.namespace(agreed.identity.namespace)
-                    with self._session(Session(store, agreed.identity, agreed.writer, self._numbers)) as session:
-                        _send(
-                            connection, session, wire.SessionAnswer(welcome=wire.Welcome(namespace_id=store.namespace))
-                        )
-                        self._converse(connection, session, agreed.identity)
+                    self._welcome(connection, agreed)
         finally:
             with self._lock:
                 self._connections.pop(connection, None)
+
+    def _welcome(self, connection: socket.socket, agreed: Agreed) -> None:
+        identity, store = agreed.identity, self.store.namespace(agreed.identity.namespace)
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._seats.hold(identity))
+            except Overloaded as error:
+                send(connection, _failed(error).SerializeToString())
+                return
+            session = held.enter_context(self._session(Session(store, identity, agreed.writer, self._numbers)))
+            _send(connection, session, wire.SessionAnswer(welcome=wire.Welcome(namespace_id=store.namespace)))
+            self._converse(connection, session, identity)
 
     @contextmanager
     def _session(self, session: Session) -> Iterator[Session]:
@@ -188,7 +211,7 @@ class SessionServer:
 
     def _greeted(self, connection: socket.socket) -> Agreed | None:
         """What the ticket says that the client shows; None, and the client is told, if it is none that holds."""
-        data = receive(connection, STALL)
+        data = receive(connection, STALL, MOST_HELLO)
         agreed = self.tickets.redeem(wire.SessionRequest.FromString(data).hello.ticket) if data is not None else None
         if agreed is None and data is not None:
             failure = wire.Failure(
@@ -201,16 +224,29 @@ class SessionServer:
         ends = time.monotonic() + min(LONGEST_SESSION, identity.expires - time.time())
         while True:
             # whoever may be writing to memory of ours is never sent away: that memory could not be used again
-            data = receive(connection, None if session.lent else max(ends - time.monotonic(), 1e-3))
-            late = time.monotonic() >= ends
-            if data is None or (late and not session.lent):
-                return
+            wait = None if session.lent else max(ends - time.monotonic(), 1e-3)
             try:
-                with self.calls.hold(1), self.bytes_in_flight.hold(len(data)):
-                    answer = self._answer(session, data, late=late)
-            except Exception as error:
+                with received(connection, wait, partial(self._admitted, identity)) as data:
+                    late = time.monotonic() >= ends
+                    if data is None or (late and not session.lent):
+                        return
+                    answer = self._answered(session, data, late=late)
+            except Overloaded as error:
                 answer = _failed(error)
             _send(connection, session, answer)
+
+    @contextmanager
+    def _admitted(self, identity: Identity, nbytes: int) -> Iterator[None]:
+        """A request of so many bytes, from when it begins to come until it is answered."""
+        with self.share.hold(identity), self.bytes_in_flight.hold(nbytes):
+            yield
+
+    def _answered(self, session: Session, data: bytes, *, late: bool) -> wire.SessionAnswer:
+        try:
+            with self.calls.hold(1):
+                return self._answer(session, data, late=late)
+        except Exception as error:
+            return _failed(error)
 
     def _answer(self, session: Session, data: bytes, *, late: bool) -> wire.SessionAnswer:
         try:

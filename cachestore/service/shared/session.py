@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, PermissionDenied
-from cachestore.service import convert
+from cachestore.service import carried, convert
 from cachestore.service.auth.identity import Identity
 from cachestore.service.auth.methods import LEAST_ROLE
 from cachestore.service.shared.lending import SessionPut
@@ -87,6 +87,7 @@ class Session:
                     break
                 slots.append(held.entry.slot)
             places = self._places(slots)
+        carried.read(self.store, "shared", places.sizes)
         return wire.SessionAnswer(granted=opened.granted, places=places)
 
     def _release(self, request: store_pb2.ReleaseRequest, deadline: Deadline) -> wire.SessionAnswer:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from cachestore.block import Buffer, PlaneId
-from cachestore.codecs.planes import decode_plane
 from cachestore.deadline import Deadline
 from cachestore.errors import DeadlineExceeded, InvalidArgument, Mismatch, Unavailable
 from cachestore.plane_table import Stored
@@ -112,8 +111,9 @@ class StreamFollowing:
             if received is None or segment.plane not in received.planes or not 0 < segment.length == data.nbytes:
                 raise self._wrong(f"a plane {segment.plane} of block {number} that was not to come")
             stored = self._stored(number, received.planes[segment.plane], segment, data)
-            if stored is not None and self._took(received, segment, stored):
-                yield Provisional(number, segment.plane, received.planes[segment.plane], received.place(segment.plane))
+            taken = self._taken(received, segment, stored) if stored is not None else None
+            if taken is not None:
+                yield Provisional(number, segment.plane, received.planes[segment.plane], taken)
 
     def _stored(self, number: int, plane: PlaneId, segment: wire.PlaneFrame.Segment, data: Buffer) -> Buffer | None:
         """All stored bytes of a plane, once they are there."""
@@ -132,19 +132,16 @@ class StreamFollowing:
         self._partial = (name, memory, end) if end < size else None
         return memory if end == size else None
 
-    def _took(self, received: Received, segment: wire.PlaneFrame.Segment, stored: Buffer) -> bool:
-        """Whether a plane is new and holds; one that does not is left to what is published."""
+    def _taken(self, received: Received, segment: wire.PlaneFrame.Segment, stored: Buffer) -> Buffer | None:
+        """A plane that is new and holds; one that does not is left to what is published."""
         number, encoding = segment.plane, segment.encoding
         if received.sums.get(number) == encoding.raw_checksum:
-            return False
+            return None
         row = Stored(encoding.codec, 0, stored.nbytes, encoding.stored_checksum, encoding.raw_checksum)
-        received.sums.pop(number, None)
         try:
-            decode_plane(received.planes[number], row, stored, received.place(number))
+            return received.take(number, row, stored)
         except CorruptBlock:
-            return False
-        received.sums[number] = encoding.raw_checksum
-        return True
+            return None
 
     def _wrong(self, what: str) -> Mismatch:
         self._call.cancel()

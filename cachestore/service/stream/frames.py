@@ -6,7 +6,7 @@ protobuf.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -28,6 +28,34 @@ class PlaneFrame(NamedTuple):
 
     head: wire.PlaneFrame
     data: Buffer
+
+
+class Unjoined:
+    """The answers of a Read; starts and ends of blocks that came along with bytes are messages of their own again."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._behind: list[wire.ReadResponse | BlockFrame] = []
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._behind:
+            return self._behind.pop()
+        message = next(self._call)
+        if not isinstance(message, BlockFrame):
+            return message
+        if message.head.last:
+            self._behind.append(wire.ReadResponse(end=wire.BlockEnd(block=message.head.block, status=wire.SENT)))
+        if not message.head.HasField("start"):
+            return message
+        self._behind.append(message)
+        return wire.ReadResponse(start=message.head.start)
+
+    def cancel(self) -> None:
+        """Ends the call; never waits."""
+        self._call.cancel()
 
 
 def block_frame(head: wire.BlockData, data: Buffer) -> bytes:

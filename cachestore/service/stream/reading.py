@@ -9,7 +9,7 @@ from cachestore.block import Part
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, InvalidArgument
 from cachestore.seal import CorruptBlock, digest
-from cachestore.service import convert
+from cachestore.service import carried, convert
 from cachestore.service.ranges import ranges
 from cachestore.service.stream import frames, provisional
 from cachestore.service.words import PURPOSE
@@ -17,6 +17,9 @@ from cachestore.store.base import Lease
 from cachestore.store.local import LocalStore
 from cachestore.store.reading import SealedBlock, SealedReading
 from cachestore.wire import store_pb2 as wire
+
+MOST_JOINED = 64 << 10
+"""Bytes of the longest header that comes along with a frame: beside it a message has room for the largest one."""
 
 
 class Opened(NamedTuple):
@@ -96,26 +99,54 @@ def read(
                 raise Aborted("resume.digest: the block is another one by now; ask for it from its beginning")
             try:
                 if sent is not None and sent.has(block.number, block.header):
-                    yield _start(block, known=True)
+                    messages = _known(block)
                 else:
-                    yield from _sent(block, part, frame_bytes, offset)
-                yield wire.ReadResponse(end=wire.BlockEnd(block=block.number, status=wire.SENT))
+                    messages = _sent(block, part, frame_bytes, offset, joined=request.joined)
+                for message, last in messages:
+                    if last:
+                        carried.read(store, "stream", [carried.sealed_bytes(block.header, part)])
+                    yield message
             except CorruptBlock:
                 # its memory was taken for another block meanwhile: to the reader it is gone
                 yield wire.ReadResponse(end=wire.BlockEnd(block=block.number, status=wire.GONE))
                 return
 
 
-def _start(block: SealedBlock, *, known: bool = False) -> wire.ReadResponse:
-    start = wire.BlockStart(block=block.number, header=block.packed, tier=block.tier, known=known)
-    return wire.ReadResponse(start=start)
+class _Answer(NamedTuple):
+    message: wire.ReadResponse | bytes
+    last: bool = False
+    """Whether the block is there with it."""
 
 
-def _sent(block: SealedBlock, part: Part, frame_bytes: int, offset: int) -> Iterator[wire.ReadResponse | bytes]:
-    yield _start(block)
-    for start, end in ranges(block.header, part):
-        for at in range(max(start, offset), end, frame_bytes):
-            head = wire.BlockData(block=block.number, offset=at)
-            frame = frames.block_frame(head, block.payload[at : min(at + frame_bytes, end)])
-            block.check()
-            yield frame
+def _start(block: SealedBlock, *, known: bool = False) -> wire.BlockStart:
+    return wire.BlockStart(block=block.number, header=block.packed, tier=block.tier, known=known)
+
+
+def _end(block: SealedBlock) -> _Answer:
+    return _Answer(wire.ReadResponse(end=wire.BlockEnd(block=block.number, status=wire.SENT)), last=True)
+
+
+def _known(block: SealedBlock) -> Iterator[_Answer]:
+    yield _Answer(wire.ReadResponse(start=_start(block, known=True)))
+    yield _end(block)
+
+
+def _sent(block: SealedBlock, part: Part, frame_bytes: int, offset: int, *, joined: bool) -> Iterator[_Answer]:
+    pieces = [
+        (at, min(at + frame_bytes, end))
+        for begin, end in ranges(block.header, part)
+        for at in range(max(begin, offset), end, frame_bytes)
+    ]
+    start = _start(block)
+    # to gRPC a short message is as much work as half a megabyte more in a long one
+    joined = joined and bool(pieces) and len(block.packed) <= MOST_JOINED
+    if not joined:
+        yield _Answer(wire.ReadResponse(start=start))
+    for number, (at, end) in enumerate(pieces, 1):
+        first, last = joined and number == 1, joined and number == len(pieces)
+        head = wire.BlockData(block=block.number, offset=at, start=start if first else None, last=last)
+        frame = frames.block_frame(head, block.payload[at:end])
+        block.check()
+        yield _Answer(frame, last)
+    if not joined:
+        yield _end(block)

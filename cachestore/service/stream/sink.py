@@ -46,8 +46,12 @@ class StreamSink:
         self._outbox: Outbox[wire.WriteRequest | bytes] = Outbox(DEPTH)
         self._call: Any = None
         self._answers: list[PutAnswer] = []
-        # the frame to be sent next: its block and segments, and their bytes, which are first those that are staged
+        # the frame to be sent next: its block, its segments or else the first plane and the checksums of a run, and
+        # their bytes, which are first those that are staged
         self._block = 0
+        self._runs = False
+        self._first = 0
+        self._checksums: list[int] = []
         self._segments: list[wire.PlaneFrame.Segment] = []
         self._pieces: list[Buffer] = []
         self._filled = 0
@@ -65,6 +69,7 @@ class StreamSink:
         try:
             response = self._asked(reserve)
             self._answers = convert_put.answers(response.answers)
+            self._runs = response.runs
         except BaseException:
             self.abort()
             raise
@@ -82,8 +87,7 @@ class StreamSink:
         sizes = [plane.raw_bytes for plane in ids]
         places = slices(starts(sizes), sizes)
         if self._codec.id == RAW:
-            for number, place, raw_checksum in zip(planes, places, checksums(data, places), strict=True):
-                self._add(number, RAW, data[place], raw_checksum, raw_checksum)
+            self._add_raw(planes, places, checksums(data, places), data)
         else:
             for number, place, plane in zip(planes, places, ids, strict=True):
                 encoded = encode_plane(self._codec, data[place], plane)
@@ -110,7 +114,34 @@ class StreamSink:
             # it ended already, and with it the put
             pass
 
+    def _add_raw(self, planes: range, places: Sequence[slice], sums: Sequence[int], data: Buffer) -> None:
+        """Planes as they are, in runs where the store takes those: as many at once as the frame has room for."""
+        at = 0
+        while at < len(places):
+            place = places[at]
+            if not self._runs or place.stop - place.start > self._frame_bytes:
+                self._add(planes[at], RAW, data[place], sums[at], sums[at])
+                at += 1
+                continue
+            if self._segments or planes[at] != self._first + len(self._checksums):
+                self._flush()
+            if not self._checksums:
+                self._first = planes[at]
+            last = place.start + self._frame_bytes - self._filled
+            most = min(len(places), at + MOST_SEGMENTS - len(self._checksums))
+            end = next((number for number in range(at, most) if places[number].stop > last), most)
+            if end == at:
+                self._flush()
+                continue
+            piece = data[place.start : places[end - 1].stop]
+            self._checksums += sums[at:end]
+            self._pieces.append(piece)
+            self._filled += piece.nbytes
+            at = end
+
     def _add(self, plane: int, codec: int, stored: Buffer, stored_checksum: int, raw_checksum: int) -> None:
+        if self._checksums:
+            self._flush()
         size = stored.nbytes
         encoding = wire.Encoding(
             codec=codec, stored_bytes=size, stored_checksum=stored_checksum, raw_checksum=raw_checksum
@@ -135,10 +166,14 @@ class StreamSink:
         self._pieces.clear()
 
     def _flush(self) -> None:
-        if self._segments:
+        if self._segments or self._checksums:
             head = wire.PlaneFrame(block=self._block, segments=self._segments)
+            if self._checksums:
+                head.run.plane = self._first
+                head.run.checksums.extend(self._checksums)
             frame = plane_frame(head, [self._staging[: self._staged], *self._pieces])
-            self._segments, self._pieces, self._filled, self._staged = [], [], 0, 0
+            self._segments, self._checksums = [], []
+            self._pieces, self._filled, self._staged = [], 0, 0
             self._send(frame)
 
     def _send(self, request: wire.WriteRequest | bytes) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cachestore.block import Buffer
 from cachestore.codecs.base import RAW
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
-from cachestore.service import convert, convert_put
+from cachestore.service import carried, convert, convert_put
 from cachestore.service.budget import Budget
 from cachestore.service.stream.frames import PlaneFrame
 from cachestore.store.base import BlockPlan, PutStatus
@@ -50,13 +51,14 @@ def write(
     try:
         with put:
             bulk = offer(put) if first.reserve.bulk and wanted else None
-            yield wire.WriteResponse(put=put.id, answers=convert_put.answer_messages(put.answers), bulk=bulk)
+            answers = convert_put.answer_messages(put.answers)
+            yield wire.WriteResponse(put=put.id, answers=answers, bulk=bulk, runs=True)
             for request in requests:
                 deadline.check("writing")
                 if isinstance(request, PlaneFrame):
                     pieces.take(request.head, request.data)
                 elif request.WhichOneof("message") == "commit":
-                    answer = committed(put, request.commit)
+                    answer = committed(put, request.commit, "stream")
                     wanted.difference_update(request.commit.blocks)
                     yield answer
                 else:
@@ -65,10 +67,10 @@ def write(
         pieces.drop()
 
 
-def committed(put: LocalPut, message: wire.Commit) -> wire.WriteResponse:
-    """Publishes the blocks that a Commit names; what became of them."""
+def committed(put: LocalPut, message: wire.Commit, transport: str) -> wire.WriteResponse:
+    """Publishes the blocks that a Commit names, whose planes came by this transport; what became of them."""
     blocks, ttl = convert_put.commit(message, len(put.plans))
-    lease = put.commit(blocks, lease=ttl)
+    lease = carried.commit(put, blocks, ttl, transport)
     answers = put.answers
     messages = convert_put.answer_messages(answers[index] for index in blocks)
     return wire.WriteResponse(put=put.id, answers=messages, lease=convert.lease_message(lease) if lease else None)
@@ -95,9 +97,11 @@ class _Pieces:
     _open: dict[tuple[int, int], _Partial] = field(default_factory=dict)
 
     def take(self, frame: wire.PlaneFrame, data: Buffer) -> None:
-        """Takes the segments of one frame; InvalidArgument unless they are exactly its `data`."""
+        """Takes the segments or the run of one frame; InvalidArgument unless they are exactly its `data`."""
         if frame.block >= len(self.plans):
             raise InvalidArgument(f"frame.block = {frame.block} is none of the {len(self.plans)} blocks of this put")
+        if frame.HasField("run"):
+            return self._run(frame, data)
         block, at = frame.block, 0
         planes, have = self.plans[block].planes, data.nbytes
         # whole planes that follow each other: the first, where its bytes begin, and how they are encoded
@@ -123,6 +127,20 @@ class _Pieces:
             raise InvalidArgument(f"frame.data has {data.nbytes - at} bytes behind its last segment")
         if run:
             self._land(block, first, run, data[start:at])
+
+    def _run(self, frame: wire.PlaneFrame, data: Buffer) -> None:
+        first, checksums = frame.run.plane, np.array(frame.run.checksums, dtype="<u8")
+        planes = self.plans[frame.block].planes[first : first + checksums.size]
+        if frame.segments or not planes or len(planes) != checksums.size:
+            raise InvalidArgument(
+                f"run of block {frame.block}: {checksums.size} checksums from plane {first} on; send one for each of "
+                f"the {len(self.plans[frame.block].planes)} planes or less, without segments"
+            )
+        size = sum(plane.raw_bytes for plane in planes)
+        if data.nbytes != size:
+            raise InvalidArgument(f"run of block {frame.block}: its planes have {size} bytes, got {data.nbytes}")
+        if frame.block in self.wanted:
+            self._lay(frame.block, range(first, first + len(planes)), None, checksums, checksums, data)
 
     def drop(self) -> None:
         """Gives up what is not whole."""
@@ -162,18 +180,34 @@ class _Pieces:
         """Lays planes that are whole, their stored bytes one behind the other in `data`."""
         if block not in self.wanted:
             return
-        planes, ids, at = range(first, first + len(encodings)), self.plans[block].planes, 0
+        planes, ids = range(first, first + len(encodings)), self.plans[block].planes
         rows = [(encoding.codec, encoding.stored_bytes) for encoding in encodings]
         as_they_are = rows == [(RAW, ids[plane].raw_bytes) for plane in planes]
+        self._lay(
+            block,
+            planes,
+            None if as_they_are else np.array(rows, dtype=_ROW),
+            np.array([encoding.stored_checksum for encoding in encodings], dtype="<u8"),
+            np.array([encoding.raw_checksum for encoding in encodings], dtype="<u8"),
+            data,
+        )
+
+    def _lay(
+        self,
+        block: int,
+        planes: range,
+        rows: NDArray[np.void] | None,
+        stored: NDArray[np.uint64],
+        raw: NDArray[np.uint64],
+        data: Buffer,
+    ) -> None:
+        at = 0
 
         def take(memory: Buffer) -> None:
             nonlocal at
             np.copyto(memory, data[at : at + memory.nbytes])
             at += memory.nbytes
 
-        with self.put.arriving(block, planes, None if as_they_are else np.array(rows, dtype=_ROW)) as arrival:
+        with self.put.arriving(block, planes, rows) as arrival:
             arrival.fill(take)
-            arrival.told(
-                np.array([encoding.stored_checksum for encoding in encodings], dtype="<u8"),
-                np.array([encoding.raw_checksum for encoding in encodings], dtype="<u8"),
-            )
+            arrival.told(stored, raw)
