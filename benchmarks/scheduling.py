@@ -4,13 +4,13 @@ Requests follow the laws of "Online Scheduling for LLM Inference with KV Cache C
 arXiv 2502.07115), so few of them that an integer program finds the least total latency in hindsight. A ratio counts
 only where the solver proved it. In `online` rows requests arrive one after the other. Rows of a trace need `--data`.
 
-    python benchmarks/scheduling.py [--quick] [--json] [--only PREFIX] [--data DIR]
+    python benchmarks/scheduling.py [--quick] [--json] [--rows PREFIX ...] [--data DIR]
 """
 
 import os
 import statistics
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 
 import scheduling_trace
-from report import Report
+from report import Report, add_rows, check_rows
 from scheduling_optimum import Optimum, optimum
 
 from cachestore.scheduling.fcfs import Fcfs
@@ -139,12 +139,12 @@ ROWS: dict[str, Callable[[Report, Options, Executor], None]] = {
 """What measures which rows: the names of the first ones."""
 
 
-def run(options: Options, only: str = "") -> Report:
-    """All rows, or those measured along with one that starts with `only`; on as many processes as there are cores."""
+def run(options: Options, rows: Sequence[str] = ("",)) -> Report:
+    """All rows, or those measured along with one that starts with one of `rows`, on as many processes as cores."""
     report, cores = Report("scheduling"), len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=silence) as pool:
         for name, measure in ROWS.items():
-            if name.startswith(only):
+            if name.startswith(tuple(rows)):
                 measure(report, options, pool)
     return report
 
@@ -154,12 +154,11 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="tiny instances, and only the first requests of a trace")
-    parser.add_argument("--only", default="", help=f"one of: {', '.join(ROWS)}")
+    add_rows(parser)
     parser.add_argument("--data", type=Path, default=os.environ.get("CACHESTORE_DATA"), help="directory of data files")
     given = parser.parse_args()
-    if not any(name.startswith(given.only) for name in ROWS):
-        parser.error(f"--only: no row starts with {given.only!r}; there are {', '.join(ROWS)}")
-    run(Options(given.quick, given.data), given.only).print(given.json)
+    check_rows(parser, given.rows, ROWS)
+    run(Options(given.quick, given.data), given.rows).print(given.json)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ measured in turn, round after round, so that what else the machine does falls on
 of the rounds' ratios. A row that needs what is not there is skipped, and says so: `--data` names a directory with
 traces, `--peers` a Python environment with LMCache (see peers/README.md), `--model` a model whose KV is coded.
 
-    python benchmarks/store.py [--quick] [--json] [--only PREFIX] [--data DIR] [--peers DIR] [--model DIR]
+    python benchmarks/store.py [--quick] [--json] [--rows PREFIX ...] [--data DIR] [--peers DIR] [--model DIR]
 
 To add rows: a file with functions that take a `Report` and `Options`, and a line in `ROWS`.
 """
 
 import os
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import store_disk
 import store_memory
 import store_redis
 import store_replay
-from report import Report
+from report import Report, add_rows, check_rows
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ ROWS: dict[Callable[[Report, Options], None], tuple[str, ...]] = {
 """What measures which rows."""
 
 
-def run(options: Options, only: str = "") -> Report:
-    """Measures all rows, or those whose name starts with `only` and what is measured along with them."""
+def run(options: Options, rows: Sequence[str] = ("",)) -> Report:
+    """Measures all rows, or those whose name starts with one of `rows` and what is measured along with them."""
     report = Report("store")
     for measure, names in ROWS.items():
-        if any(name.startswith(only) for name in names):
+        if any(name.startswith(tuple(rows)) for name in names):
             measure(report, options)
     return report
 
@@ -65,15 +65,13 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="fewer rounds of less data")
-    parser.add_argument("--only", default="", help="only rows whose name starts with this")
+    add_rows(parser)
     parser.add_argument("--data", type=Path, default=os.environ.get("CACHESTORE_DATA"), help="directory of data files")
     parser.add_argument("--peers", type=Path, default=os.environ.get("CACHESTORE_PEERS"), help="environment of LMCache")
     parser.add_argument("--model", type=Path, default=Options.model, help="directory of a model")
     given = parser.parse_args()
-    known = [name for names in ROWS.values() for name in names]
-    if not any(name.startswith(given.only) for name in known):
-        parser.error(f"--only: no row starts with {given.only!r}; there are {', '.join(known)}")
-    run(Options(given.quick, given.data, given.peers, given.model), given.only).print(given.json)
+    check_rows(parser, given.rows, [name for names in ROWS.values() for name in names])
+    run(Options(given.quick, given.data, given.peers, given.model), given.rows).print(given.json)
 
 
 if __name__ == "__main__":

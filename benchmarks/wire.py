@@ -5,13 +5,15 @@ node, a copy that is hashed for the same one. Reads are verified. All sides of a
 after round, in an order that is drawn, through more memory than the caches hold; the figure is the median of the
 ratios of neighbours. Behind each ratio stand the medians of both sides in GB/s.
 
-    python benchmarks/wire.py [--quick] [--json] [--seconds S] [--rows PREFIX ...] [--pin [CORES]] [--peers [DIR]]
+    python benchmarks/wire.py [--quick] [--json] [--seconds S] [--rows PREFIX ...] [--blocks N] [--pin [CORES]]
+                              [--peers [DIR]]
 
 `--peers` runs Mooncake Store and LMCache in the same turns, from the environment that `make bench-peers` makes or
 from DIR, and then everything in a network of its own that has loopback only, since Mooncake listens wherever it can.
 The client keeps memory that it frees (`cachestore.service.allocation`), as every process that serves does and a
 worker of ours would. Round trips depend on where the processes sit: `--pin` keeps all of them on the first CORES
-cores, one if no number is given; the line about the machine says how many there were.
+cores, one if no number is given; the line about the machine says how many there were. A call to another node moves
+`--blocks` blocks, by default a prompt of 4,096 tokens; with fewer, what a call costs in round trips weighs more.
 
 To add rows: a file with functions that take a `Report` and `Options`, and a line in `ROWS`.
 """
@@ -19,7 +21,7 @@ To add rows: a file with functions that take a `Report` and `Options`, and a lin
 import os
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import wire_calls
@@ -27,20 +29,24 @@ import wire_local
 import wire_peers
 import wire_remote
 import wire_tls
-from report import Report
+from report import Report, add_rows, check_rows
 
 from cachestore.service.allocation import keep_freed_memory
+
+QUICK_BLOCKS = 16
 
 
 @dataclass(frozen=True)
 class Options:
     """`seconds`: how long sides take turns, at least one round. `quick` moves less data, for a look and for tests.
 
+    A call to another node moves `blocks` blocks.
     `peers` is the environment of the peers; without one `no_peers` says why.
     """
 
     quick: bool = False
     seconds: float = 10.0
+    blocks: int = 64
     peers: Path | None = None
     no_peers: str = "no peers (--peers, benchmarks/peers/README.md)"
 
@@ -76,22 +82,26 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="less data, one round")
     parser.add_argument("--seconds", type=float, default=Options.seconds, help="how long the sides of a row take turns")
     parser.add_argument(
-        "--rows", nargs="+", default=[""], metavar="PREFIX", help="only rows that start with one of these"
+        "--blocks",
+        type=int,
+        default=Options.blocks,
+        help="blocks of 2 MiB a call to another node (default: %(default)s)",
     )
+    add_rows(parser)
     parser.add_argument("--pin", type=int, nargs="?", const=1, metavar="CORES", help="stay on the first CORES cores")
     parser.add_argument(
         "--peers", type=Path, nargs="?", const=wire_peers.ENVIRONMENT, default=os.environ.get("CACHESTORE_PEERS"),
         help="environment of the peers",
     )  # fmt: skip
     given = parser.parse_args()
-    known = [name for names in ROWS.values() for name in names]
-    for prefix in given.rows:
-        if not any(name.startswith(prefix) for name in known):
-            parser.error(f"--rows: no row starts with {prefix!r}; there are {', '.join(known)}")
-    options = Options(given.quick, 0.0 if given.quick else given.seconds, given.peers and Path(given.peers))
+    check_rows(parser, given.rows, [name for names in ROWS.values() for name in names])
+    if given.blocks < 1:
+        parser.error("--blocks: a call moves at least one block")
+    blocks = min(given.blocks, QUICK_BLOCKS) if given.quick else given.blocks
+    options = Options(given.quick, 0.0 if given.quick else given.seconds, blocks, given.peers and Path(given.peers))
     if options.peers and not wire_peers.alone():
         forbidden = "no network of its own is to be had here (unshare --net), and peers listen on every one"
-        options = Options(options.quick, options.seconds, no_peers=forbidden)
+        options = replace(options, peers=None, no_peers=forbidden)
     if given.pin:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.pin])
     keep_freed_memory()

@@ -96,13 +96,13 @@ def started(options: Options, script: str, *arguments: object, **environment: st
 
 
 @contextmanager
-def mooncake(options: Options, mode: str, count: int) -> Iterator[Peer]:
-    """Mooncake Store with `count` prompts of the size of ours: `remote`, `checked` (the same with its checksum on), or
-    `local` (the same host, in batches)."""
+def mooncake(options: Options, mode: str, count: int, blocks: int = PROMPT) -> Iterator[Peer]:
+    """Mooncake Store with `count` prompts of `blocks` blocks of ours: `remote`, `checked` (the same with its checksum
+    on), or `local` (the same host, in batches)."""
     settings = {"MC_LOG_LEVEL": "ERROR", "MC_YLT_LOG_LEVEL": "error", "GLOG_minloglevel": "3"}
     settings |= {"MC_STORE_CLIENT_METRIC": "0", "MC_TCP_BIND_ADDRESS": "127.0.0.1"}
     settings |= {"MOONCAKE_STORE_CHECKSUM": "1"} if mode == "checked" else {}
-    with started(options, "mooncake_store.py", mode, count, PROMPT, BLOCK_BYTES, **settings) as peer:
+    with started(options, "mooncake_store.py", mode, count, blocks, BLOCK_BYTES, **settings) as peer:
         yield peer
 
 

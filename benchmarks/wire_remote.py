@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from report import Report
 from store_memory import Prompt
 from wire_peers import mooncake
-from wire_sides import PROMPT_BYTES, Sides, Way, fill, prompt_count, prompts, raw_tcp, remote, renamed, served, timed
+from wire_sides import BLOCK_BYTES, Sides, Way, fill, prompt_count, prompts, raw_tcp, remote, renamed, served, timed
 
 from cachestore.service.client import RemoteStore
 
@@ -23,10 +23,10 @@ TRANSPORTS = ("stream", "bulk")
 
 def measure_reads(report: Report, options: Options) -> None:
     """What reads verified blocks from another process, beside what takes bytes from it unseen."""
-    count = prompt_count(options)
-    own, sides = prompts(count), Sides()
+    count = prompt_count(options, options.blocks)
+    own, sides = prompts(count, blocks=options.blocks), Sides(options.blocks)
     with ExitStack() as stack:
-        node = stack.enter_context(served(count * PROMPT_BYTES * 9 // 8))
+        node = stack.enter_context(served(count * options.blocks * BLOCK_BYTES * 9 // 8))
         sides.ways["tcp"] = timed(stack.enter_context(raw_tcp(own)).read)
         for name in TRANSPORTS:
             with sides.noting(name):
@@ -36,7 +36,9 @@ def measure_reads(report: Report, options: Options) -> None:
                 sides.ways[name] = timed(partial(read, store, own))
         for mode in ("remote", "checked"):
             with sides.noting(f"mooncake {mode}"):
-                sides.ways[f"mooncake {mode}"] = stack.enter_context(mooncake(options, mode, count))["read"]
+                sides.ways[f"mooncake {mode}"] = stack.enter_context(mooncake(options, mode, count, options.blocks))[
+                    "read"
+                ]
         sides.take_turns(count, options)
     best = sides.quickest("bulk", "stream")
     sides.row(report, "wire.stream_read", "stream", "tcp", bar=0.33, reach=0.45)
@@ -47,11 +49,11 @@ def measure_reads(report: Report, options: Options) -> None:
 
 def measure_writes(report: Report, options: Options) -> None:
     """The other way round."""
-    count = prompt_count(options)
-    own, sides = prompts(count), Sides()
+    count = prompt_count(options, options.blocks)
+    own, sides = prompts(count, blocks=options.blocks), Sides(options.blocks)
     between: list[Callable[[], object]] = []
     with ExitStack() as stack:
-        node = stack.enter_context(served(len(TRANSPORTS) * count * PROMPT_BYTES * 9 // 8))
+        node = stack.enter_context(served(len(TRANSPORTS) * count * options.blocks * BLOCK_BYTES * 9 // 8))
         sides.ways["tcp"] = timed(stack.enter_context(raw_tcp(own)).write)
         for place, name in enumerate(TRANSPORTS):
             with sides.noting(name):
@@ -60,7 +62,7 @@ def measure_writes(report: Report, options: Options) -> None:
                 sides.ways[name] = timed(partial(put, store, theirs))
                 between.append(store.clear)
         with sides.noting("mooncake remote"):
-            peer = stack.enter_context(mooncake(options, "remote", count))
+            peer = stack.enter_context(mooncake(options, "remote", count, options.blocks))
             sides.ways["mooncake remote"] = peer["write"]
             between.append(partial(peer["clear"], 0))
         sides.take_turns(count, options, lambda: [work() for work in between])
@@ -72,10 +74,10 @@ def measure_writes(report: Report, options: Options) -> None:
 
 def measure_cpu(report: Report, options: Options) -> None:
     """Row `wire.cpu`: seconds of both processes a byte read."""
-    count = prompt_count(options)
-    own, sides = prompts(count), Sides()
+    count = prompt_count(options, options.blocks)
+    own, sides = prompts(count, blocks=options.blocks), Sides(options.blocks)
     with ExitStack() as stack:
-        node = stack.enter_context(served(count * PROMPT_BYTES * 9 // 8))
+        node = stack.enter_context(served(count * options.blocks * BLOCK_BYTES * 9 // 8))
         tcp = stack.enter_context(raw_tcp(own))
         sides.ways["tcp"] = _spent(tcp.pid, tcp.read)
         for name in TRANSPORTS:
@@ -85,7 +87,9 @@ def measure_cpu(report: Report, options: Options) -> None:
                 sides.ways[name] = _spent(node.pid, partial(read, store, own))
         sides.take_turns(count, options)
     for name in sides.ways:
-        report.add(f"wire.cpu.{name}", sides.clock.median(name) / PROMPT_BYTES * 1e9, "CPU s/GB", "lower")
+        report.add(
+            f"wire.cpu.{name}", sides.clock.median(name) / (options.blocks * BLOCK_BYTES) * 1e9, "CPU s/GB", "lower"
+        )
     if "bulk" in sides.ways:
         report.add("wire.cpu", sides.clock.ratio("tcp", "bulk"), "ratio", "lower", bar=1.6, reach=1.2)
     else:

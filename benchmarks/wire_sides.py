@@ -40,9 +40,9 @@ class Missing(Exception):
     """What a row needs is not here; the message says what."""
 
 
-def prompt_count(options: Options) -> int:
+def prompt_count(options: Options, blocks: int = PROMPT) -> int:
     """So many prompts that a block is out of every cache before its next turn: each is in memory at both ends."""
-    return 2 if options.quick else last_level_cache() // (2 * PROMPT_BYTES) + 1
+    return 2 if options.quick else last_level_cache() // (2 * blocks * BLOCK_BYTES) + 1
 
 
 def prompts(count: int, plane_bytes: int = BLOCK_BYTES // 64, blocks: int = PROMPT) -> list[Prompt]:
@@ -114,9 +114,9 @@ def remote(address: str, transport: str, **more: Any) -> Iterator[RemoteStore]:
         yield store
 
 
-def _raw(count: int, ready: Connection) -> None:
-    """The other end of `RawTcp`: memory for `count` prompts, sent and filled by block."""
-    memory = [buffers(PROMPT, BLOCK_BYTES) for _ in range(count)]
+def _raw(count: int, blocks: int, ready: Connection) -> None:
+    """The other end of `RawTcp`: memory for `count` prompts of `blocks` blocks, sent and filled by block."""
+    memory = [buffers(blocks, BLOCK_BYTES) for _ in range(count)]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         ready.send(f"{os.getpid()} {listening.getsockname()[1]}")
         connection, _ = listening.accept()
@@ -158,7 +158,7 @@ class RawTcp:
 @contextmanager
 def raw_tcp(own: list[Prompt]) -> Iterator[RawTcp]:
     """A bare TCP peer in a process of its own that takes and gives these prompts."""
-    with process(_raw, len(own)) as first:
+    with process(_raw, len(own), len(own[0].keys)) as first:
         pid, _, port = first.partition(" ")
         with socket.create_connection(("127.0.0.1", int(port))) as connection:
             yield RawTcp(connection, int(pid), own)
@@ -166,8 +166,9 @@ def raw_tcp(own: list[Prompt]) -> Iterator[RawTcp]:
 
 @dataclass
 class Sides:
-    """The ways that take turns, by name, and why others are not among them."""
+    """The ways that take turns, by name, and why others are not among them. Prompts are of `blocks` blocks."""
 
+    blocks: int = PROMPT
     ways: dict[str, Way] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
@@ -210,7 +211,8 @@ class Sides:
                 return
         report.add(id, self.clock.ratio(way, beside), "ratio", bar=bar, reach=reach)
         for name in (way, beside):
-            speed = statistics.median(PROMPT_BYTES / seconds for seconds in self.clock.seconds[name]) / GIGABYTE
+            nbytes = self.blocks * BLOCK_BYTES
+            speed = statistics.median(nbytes / seconds for seconds in self.clock.seconds[name]) / GIGABYTE
             report.add(f"{id}.{name.replace(' ', '_')}", speed, "GB/s")
 
 

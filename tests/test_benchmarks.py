@@ -29,19 +29,19 @@ def report(*arguments: str, script: str = "store.py") -> dict[str, Any]:
 
 @pytest.mark.parametrize("only", ["store.match_us", "redis.lookup_ms"])
 def test_one_row(only: str) -> None:
-    found = report("--only", only)
+    found = report("--rows", only)
     (row,) = found["rows"]
     assert row["id"] == only and row["value"] > 0 and row["unit"] and row["better"] == "lower"
     assert row["reach"] < row["bar"] and not found["skipped"]
 
 
 def test_a_killed_store_finds_what_it_acknowledged() -> None:
-    (row,) = report("--only", "disk.restart")["rows"]
+    (row,) = report("--rows", "disk.restart")["rows"]
     assert row["value"] == row["bar"] == 1.0
 
 
 def test_rows_without_their_data_are_skipped_and_say_so() -> None:
-    found = report("--only", "r")
+    found = report("--rows", "r")
     assert {"redis.lmcache", "replay.gap_3000", "replay.gap_10000", "replay.speed"} == set(found["skipped"])
     assert "--data" in found["skipped"]["replay.speed"] and "--peers" in found["skipped"]["redis.lmcache"]
 
@@ -50,16 +50,16 @@ def test_the_rows_of_a_trace(tmp_path: Path) -> None:
     requests = [list(range(100 * number, 100 * number + 80)) for number in (*range(50), *range(60), *range(40))]
     lines = [json.dumps({"hash_ids": ids}) + "\n" for ids in requests]
     (tmp_path / "conversation_trace.jsonl").write_text("".join(lines))
-    found = report("--only", "replay", "--data", str(tmp_path))
+    found = report("--rows", "replay", "--data", str(tmp_path))
     rows = {row["id"]: row["value"] for row in found["rows"]}
     assert rows["replay.gap_3000"] <= 1 and rows["replay.speed"] > 0
     # all 4,800 blocks that differ have room
     assert list(found["skipped"]) == ["replay.gap_10000"]
 
 
-@pytest.mark.parametrize(("script", "option"), [("store.py", "--only"), ("wire.py", "--rows")])
-def test_a_row_that_nobody_knows_is_refused(script: str, option: str) -> None:
-    done = run(option, "nothing", script=script)
+@pytest.mark.parametrize("script", ["store.py", "wire.py"])
+def test_a_row_that_nobody_knows_is_refused(script: str) -> None:
+    done = run("--rows", "nothing", script=script)
     assert done.returncode == 2 and f"{script.removesuffix('.py')}." in done.stderr
 
 

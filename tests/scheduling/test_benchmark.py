@@ -94,10 +94,10 @@ def test_rows(tmp_path: Path) -> None:
 
 
 def test_a_row_that_nobody_knows_is_refused() -> None:
-    command = [sys.executable, str(BENCHMARKS / "scheduling.py"), "--only", "nothing"]
+    command = [sys.executable, str(BENCHMARKS / "scheduling.py"), "--rows", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2 and "scheduling.trace" in done.stderr
 
 
 def test_without_data_the_trace_is_skipped_and_says_so() -> None:
-    assert "--data" in report("--only", "scheduling.trace")["skipped"]["scheduling.trace"]
+    assert "--data" in report("--rows", "scheduling.trace")["skipped"]["scheduling.trace"]
