@@ -84,6 +84,9 @@ class Connection:
                 if not self._retries.again(method, error, time.monotonic() - begun, timeout):
                     raise
                 answer = self._called(method, request, max(begun + timeout - time.monotonic(), 1e-3))
+            if answer is None:
+                # gRPC gives this for a call that ended well and brought no message
+                raise Unavailable(f"the store at {self.address} ended {method} without an answer")
             self._retries.earn()
             return answer
 

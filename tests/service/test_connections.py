@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -189,3 +190,24 @@ def test_an_idle_stream_lives(remote: RemoteStore) -> None:
             put.write(0, plane, data)
         put.commit()
     assert remote.lookup(keys).ready == 1
+
+
+class _SaysNothing(grpc.GenericRpcHandler):
+    """Ends every call well, without a message."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return grpc.unary_stream_rpc_method_handler(lambda request, context: iter(()))
+
+
+def test_a_call_that_ends_well_without_an_answer_is_an_outage() -> None:
+    server = grpc.server(ThreadPoolExecutor(2), handlers=(_SaysNothing(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with RemoteStore(f"127.0.0.1:{port}", transports=STREAM) as store:
+            with pytest.raises(Unavailable, match="without an answer"):
+                store.lookup(random_prompt(small_spec(), 1)[0])
+            with pytest.raises(Unavailable, match="without an answer"):
+                store.stats()
+    finally:
+        server.stop(0).wait()
