@@ -171,25 +171,35 @@ def _framed(tokens: NDArray[np.uint32], size: int) -> list[bytes]:
 
 def chain(spec: BlockSpec, tokens: Tokens, extras: Extras | None = None) -> Chain:
     """The keys of all full blocks of `tokens`; tokens behind the last full block have none (see `tail_key`)."""
+    return extend(spec, Chain(fingerprint(spec), ()), tokens, extras)
+
+
+def extend(spec: BlockSpec, known: Chain, tokens: Tokens, extras: Extras | None = None) -> Chain:
+    """`known`, and behind it the keys of all full blocks of `tokens`, which are those behind the blocks of `known`.
+
+    `extras` are by block of the whole chain, as for `chain`.
+    """
     extras = extras or {}
     for index, values in extras.items():
         if index < 0 or not all(isinstance(value, bytes) for value in values):
             raise InvalidArgument(f"extras[{index}] must be a sequence of bytes, for a block index of 0 or more")
     frames = _framed(_packed(tokens), spec.block_tokens)
     for index, values in extras.items():
-        if index < len(frames):
-            frames[index] += b"".join(_frame(_EXTRA, value) for value in values)
-    root = fingerprint(spec)
-    keys: list[bytes] = []
+        if 0 <= index - len(known) < len(frames):
+            frames[index - len(known)] += b"".join(_frame(_EXTRA, value) for value in values)
+    keys = list(known.keys)
     # what every hash begins with is hashed once
-    start, parent = sha256(_KEY_DOMAIN + _head(_ROOT, KEY_BYTES)), root
     behind = sha256(_KEY_DOMAIN + _head(_PARENT, KEY_BYTES))
+    if keys:
+        start, parent = behind, keys[-1]
+    else:
+        start, parent = sha256(_KEY_DOMAIN + _head(_ROOT, KEY_BYTES)), known.fingerprint
     for frame in frames:
         link = start.copy()
         link.update(parent + frame)
         parent, start = link.digest(), behind
         keys.append(parent)
-    return Chain(root, tuple(keys))
+    return Chain(known.fingerprint, tuple(keys))
 
 
 def tail_key(spec: BlockSpec, full: Chain, tokens: Tokens, salt: bytes) -> bytes:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from cachestore.block import Attention, BlockSpec, OpaqueSpec, Slot
 from cachestore.errors import InvalidArgument
-from cachestore.hashing import Chain, chain, fingerprint, namespace_id, opaque_chain, tail_key
+from cachestore.hashing import Chain, chain, extend, fingerprint, namespace_id, opaque_chain, tail_key
 
 SPEC = BlockSpec(
     model="org/model",
@@ -190,6 +190,14 @@ def test_extras_change_their_block_and_all_behind_it() -> None:
     assert len({chain(SPEC, tokens, {0: extras}).keys[0] for extras in several}) == len(several)
     # content of a block that is not full yet is named when it is
     assert chain(SPEC, tokens[:8], {2: (b"image",)}).keys == plain[:2]
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=40), st.integers(0, 10))
+def test_a_chain_extended_is_the_chain_of_all(tokens: list[int], blocks: int) -> None:
+    extras = {0: (b"salt",), 3: (b"image", b"other"), 7: (b"last",)}
+    whole = chain(SPEC, tokens, extras)
+    known = whole.first(blocks)
+    assert extend(SPEC, known, tokens[len(known) * SPEC.block_tokens :], extras) == whole
 
 
 @pytest.mark.parametrize("extras", [{-1: (b"x",)}, {0: b"text"}, {0: ("text",)}, {0: (None,)}])

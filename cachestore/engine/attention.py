@@ -5,6 +5,7 @@ and V go into the pages first; then each group of rows gathers whole blocks of w
 for any device.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from cachestore.errors import Mismatch, UnsupportedModel
 ATTENTION = "cachestore_paged"
 """The name under which transformers knows `attend`."""
 
+OnSlot = Callable[[int], None]
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -32,11 +35,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Step:
-    """What the attention of one step needs beside its queries; it travels through the model as `paged`."""
+    """What the attention of one step needs beside its queries; it travels through the model as `paged`.
+
+    `on_slot` is told of each slot once its KV of this step is in the pages.
+    """
 
     memory: PageMemory
     layers: tuple[Layer, ...]
     batch: Batch
+    on_slot: OnSlot | None = None
 
 
 def attend(
@@ -71,6 +78,8 @@ def attend(
         raise UnsupportedModel(f"layer {index} attends {sliding_window} tokens back, its configuration says {reach}")
     if layer.writes:
         _write(paged, layer.slot, key, value)
+        if paged.on_slot is not None:
+            paged.on_slot(layer.slot)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     plain = softcap is None and s_aux is None
     parts = []

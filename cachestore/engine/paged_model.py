@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from cachestore.block import BlockSpec, Half
-from cachestore.engine.attention import ATTENTION, Layer, Step
+from cachestore.engine.attention import ATTENTION, Layer, OnSlot, Step
 from cachestore.engine.layers import stored, text_config
 from cachestore.engine.model import first_line, model_config, model_spec
 from cachestore.engine.page_memory import PageMemory
@@ -101,8 +101,11 @@ class PagedModel:
         """Lets the model go. Closing twice is allowed."""
         self._model = None
 
-    def forward(self, batch: Batch, memory: PageMemory, last: list[int]) -> Tensor:
-        """Computes the batch, its KV into pages of `memory`; logits of the packed tokens `last`, [last, vocabulary]."""
+    def forward(self, batch: Batch, memory: PageMemory, last: list[int], on_slot: OnSlot | None = None) -> Tensor:
+        """Computes the batch, its KV into pages of `memory`; logits of the packed tokens `last`, [last, vocabulary].
+
+        `on_slot` is told of each slot once its KV is there.
+        """
         if self._model is None:
             raise InvalidArgument("the engine is not open")
         with torch.inference_mode():
@@ -111,7 +114,7 @@ class PagedModel:
                 position_ids=batch.positions[None],
                 use_cache=False,
                 logits_to_keep=torch.tensor(last, dtype=torch.int64, device=self.device),
-                paged=Step(memory, self._layers, batch),
+                paged=Step(memory, self._layers, batch, on_slot),
             )
             logits: Tensor = answer.logits[0].float()
             return logits

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from cachestore.block import BlockSpec
 from cachestore.engine.ragged import Row
 from cachestore.errors import InvalidArgument
-from cachestore.hashing import Chain, Extras, chain
+from cachestore.hashing import Chain, Extras, chain, extend
 
 
 @dataclass(eq=False)
@@ -37,8 +37,11 @@ class PagedSequence:
 
     def chain(self) -> Chain:
         """The keys of all full blocks of the tokens so far."""
-        if self._chain is None or len(self._chain) < len(self.tokens) // self.spec.block_tokens:
+        size = self.spec.block_tokens
+        if self._chain is None:
             self._chain = chain(self.spec, self.tokens, self.extras)
+        elif len(self._chain) < len(self.tokens) // size:
+            self._chain = extend(self.spec, self._chain, self.tokens[len(self._chain) * size :], self.extras)
         return self._chain
 
     def row(self, count: int) -> Row:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cachestore.block import Buffer
+from cachestore.engine.attention import OnSlot
 from cachestore.engine.page_memory import PageMemory
 from cachestore.engine.page_pool import PagePool
 from cachestore.engine.paged_model import PagedModel
@@ -33,7 +34,7 @@ class Runner:
 
     def __init__(self, model: PagedModel, pages: int) -> None:
         if pages < 1:
-            raise ConfigError(f"engine.pages must be at least 1, got {pages}")
+            raise ConfigError(f"batch.pages must be at least 1, got {pages}")
         self.model = model
         self.spec = model.spec
         self.pool = PagePool(pages)
@@ -49,10 +50,22 @@ class Runner:
         self._check(tokens)
         sequence = PagedSequence(self.spec, list(tokens), namespace, extras)
         if reuse:
-            sequence.pages = self.pool.lookup(namespace, sequence.chain().keys)
-            sequence.named = len(sequence.pages)
-            sequence.computed = sequence.named * self.spec.block_tokens
+            self.resume(sequence)
         return sequence
+
+    def resume(self, sequence: PagedSequence) -> int:
+        """Takes the blocks that the pool has behind the computed ones, if these end with a full block; how many.
+
+        So a sequence that was released goes on, and one finds what another computed meanwhile.
+        """
+        first, behind = divmod(sequence.computed, self.spec.block_tokens)
+        if behind or len(sequence.pages) != first:
+            return 0
+        pages = self.pool.lookup(sequence.namespace, sequence.chain().keys[first:])
+        sequence.pages += pages
+        sequence.named = len(sequence.pages)
+        sequence.computed = sequence.named * self.spec.block_tokens
+        return len(pages)
 
     def fork(self, sequence: PagedSequence) -> PagedSequence:
         """Another sequence that goes on from the same tokens. All pages are shared until one of both writes."""
@@ -71,8 +84,8 @@ class Runner:
         """How many pages a step with this plan takes from the pool."""
         return sum(sequence.wanted(count) + len(self._shared(sequence)) for sequence, count in plan)
 
-    def step(self, plan: Plan) -> Stepped:
-        """Computes so many tokens of each sequence in one run.
+    def step(self, plan: Plan, on_slot: OnSlot | None = None) -> Stepped:
+        """Computes so many tokens of each sequence in one run; `on_slot` is told of each slot that is done for all.
 
         Overloaded if the pool has too few pages, TooLarge if a sequence is longer than the model takes; then nothing
         has changed.
@@ -87,7 +100,7 @@ class Runner:
         batch = Batch(rows, self.spec.block_tokens, self.memory.dtype, self.memory.device)
         ended = [row.end == len(sequence.tokens) for row, (sequence, _) in zip(rows, plan, strict=True)]
         last = [at for at, end in zip(batch.last, ended, strict=True) if end]
-        logits = self.model.forward(batch, self.memory, last)
+        logits = self.model.forward(batch, self.memory, last, on_slot)
         for (sequence, _), row in zip(plan, rows, strict=True):
             sequence.computed = max(sequence.computed, row.end)
             self._name(sequence)
@@ -168,7 +181,7 @@ def memory_pages(model: PagedModel, nbytes: int) -> int:
     """How many pages fit into so many bytes. ConfigError if none does."""
     one = PageMemory.page_bytes(model.spec)
     if nbytes < one:
-        raise ConfigError(f"engine.memory = {nbytes} bytes hold no page of {one} bytes; give it more")
+        raise ConfigError(f"batch.memory = {nbytes} bytes hold no page of {one} bytes; give it more")
     return nbytes // one
 
 

@@ -50,4 +50,6 @@ class Sampler:
         if how.top_p:
             # a token stays if the better ones do not reach top_p without it; so the best always stays
             chances = chances.where(chances.cumsum(-1) - chances < how.top_p, 0.0)
+        if how.min_p:
+            chances = chances.where(chances >= how.min_p * chances[0], 0.0)
         return int(tokens[torch.multinomial(chances, 1, generator=self._random)])

@@ -1,0 +1,114 @@
+"""What the serving loop asks of a store, for threads that may wait: reading blocks into pages, putting pages."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cachestore.block import BlockSpec, Buffer
+from cachestore.deadline import Deadline
+from cachestore.engine.fetching import Fetching, Segment
+from cachestore.errors import CacheStoreError
+from cachestore.hashing import Chain
+from cachestore.store.base import BlockPlan, Purpose, PutStatus, Store
+
+
+@dataclass(eq=False)
+class Fetch:
+    """Reads blocks `first` up to the end of `chain` into the buffers `into`, as far as that is wise.
+
+    `segments` are the runs to read; None asks the store what there is, and `fetching` which of it to read. With `wait`
+    all is read, what is being written too. After `run`, `tiers` are those of the leading blocks that came, in order,
+    and `later` the runs to read once what lies before them was computed. `error` is why the store could not go on.
+    """
+
+    store: Store
+    chain: Chain
+    first: int
+    into: Sequence[Buffer]
+    fetching: Fetching
+    wanted: Callable[[], bool]
+    deadline: Deadline
+    purpose: Purpose = Purpose.REUSE
+    wait: float = 0.0
+    segments: list[Segment] | None = None
+    tiers: list[str] = field(default_factory=list)
+    later: list[Segment] = field(default_factory=list)
+    error: CacheStoreError | None = None
+
+    def run(self) -> None:
+        """Never raises for what the store cannot do."""
+        try:
+            self._run()
+        except CacheStoreError as error:
+            self.error = error
+
+    def _run(self) -> None:
+        self.deadline.check("waiting for a thread to read blocks")
+        left = self._segments()
+        while left and left[0].first == self.first + len(self.tiers) and self.wanted():
+            segment = left.pop(0)
+            if not self._read(segment):
+                break
+        at = self.first + len(self.tiers)
+        self.later = [segment for segment in left if segment.first > at]
+
+    def _segments(self) -> list[Segment]:
+        if self.segments is not None:
+            return list(self.segments)
+        if self.wait:
+            return [Segment(self.first, len(self.chain), "waited")]
+        found = self.store.lookup(self.chain.behind(self.first), timeout=self._timeout())
+        return self.fetching.decide(found.runs, self.first)
+
+    def _read(self, segment: Segment) -> bool:
+        """Whether all of it came."""
+        first, end = segment.first, min(segment.end, self.first + len(self.into))
+        chain = self.chain.first(end).behind(first)
+        into = self.into[first - self.first : end - self.first]
+        begun, before = time.monotonic(), len(self.tiers)
+        try:
+            with self.store.read(
+                chain, into=into, wait=self.wait, provisional=self.wait > 0, purpose=self.purpose,
+                timeout=self._timeout(),
+            ) as reading:  # fmt: skip
+                for _ in reading.planes():
+                    if not self.wanted():
+                        break
+                for loaded in reading:
+                    self.tiers.append(loaded.tier)
+                    if not self.wanted():
+                        break
+        finally:
+            came = len(self.tiers) - before
+            if not self.wait:
+                self.fetching.fetched(segment, came, time.monotonic() - begun)
+        return came == end - first
+
+    def _timeout(self) -> float:
+        return max(self.deadline.remaining(), 1e-3)
+
+
+@dataclass(eq=False)
+class PagePut:
+    """Puts whole blocks of `chain` from block `first` on, as they lie in pages."""
+
+    store: Store
+    spec: BlockSpec
+    chain: Chain
+    first: int
+    pages: Sequence[Buffer]
+    deadline: Deadline
+
+    def run(self) -> list[PutStatus]:
+        """What became of each block."""
+        self.deadline.check("waiting for a thread to put blocks")
+        keys, planes = self.chain.keys[self.first : self.first + len(self.pages)], self.spec.planes()
+        plans = [BlockPlan(key, self.spec.block_tokens, planes) for key in keys]
+        after = self.chain.keys[self.first - 1] if self.first else None
+        timeout = max(self.deadline.remaining(), 1e-3)
+        with self.store.put(self.chain.fingerprint, plans, after=after, timeout=timeout) as put:
+            for number, page in enumerate(self.pages):
+                if put.answers[number].status is PutStatus.WANTED:
+                    put.write(number, 0, page)
+            put.commit()
+            return [answer.status for answer in put.answers]
