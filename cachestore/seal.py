@@ -60,14 +60,17 @@ assert _FIXED.size == 192 and TABLE.itemsize == 48
 class CorruptBlock(Exception):
     """These bytes are not the block that was asked for. Inside the store only: it becomes a miss and a counter.
 
-    `reason` is one word of: truncated, foreign, header, identity, checksum, codec, stale, layout; of a lower
-    tier also size, type, and of sealing tag, epoch, plain.
+    `reason` is one word of: truncated, foreign, header, identity, fingerprint, checksum, codec, stale, layout; of a
+    lower tier also size, type, and of sealing tag, epoch, plain.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
+
+OTHER_SPEC = "fingerprint"
+"""Reason of a block that is the one of this key, but of another fingerprint: a miss to who asks, and it stays."""
 
 FOR_OTHERS = frozenset({"epoch", "plain"})
 """Reasons of blocks that somebody with other keys may be able to open: they are misses, counted, and stay."""
@@ -167,8 +170,10 @@ class Header:
 
     def check_identity(self, namespace: bytes, key: bytes, fingerprint: bytes) -> None:
         """CorruptBlock unless this is the block that was asked for (misdirected reads, stale slots)."""
-        if (self.namespace, self.key, self.fingerprint) != (namespace, key, fingerprint):
+        if (self.namespace, self.key) != (namespace, key):
             raise CorruptBlock("identity")
+        if self.fingerprint != fingerprint:
+            raise CorruptBlock(OTHER_SPEC)
 
     @property
     def size(self) -> int:

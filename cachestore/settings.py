@@ -28,6 +28,7 @@ OTHERS = Catalogue(
         "cluster": "cachestore.cluster.settings:ClusterSettings",
         "prefill_worker": "prefill_worker.settings:PrefillSettings",
         "decode_worker": "decode_worker.settings:DecodeSettings",
+        "gateway": "gateway.settings:GatewaySettings",
     },
 )
 SECRETS = ("password", "sentinel_password")

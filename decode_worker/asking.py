@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cachestore.errors import CacheStoreError, Mismatch
 from cachestore.hashing import Chain, fingerprint
 from cachestore.metrics import Counters
+from cachestore.service.auth.identity import Identity
 from decode_worker.choosing import Place, PrefillWorkers, place
 from decode_worker.settings import DecodeSettings
 from prefill_worker.call import Call
@@ -32,7 +33,7 @@ class Asking:
     workers: PrefillWorkers
     settings: DecodeSettings
     counters: Counters
-    refuse: Callable[[Handoff], None]
+    refuse: Callable[[Handoff, Identity], None]
 
     def ask(self, prompt: Prompt, expected: Chain, call: Call) -> Handed | None:
         """A handoff of `prompt`, whose full blocks are `expected`; None if no worker gave one in time.
@@ -52,7 +53,7 @@ class Asking:
             try:
                 with self.workers.asking(member) as client:
                     handoff = client.prefill(prompt, spec, timeout=timeout, call=call)
-                self._check(handoff, expected, prompt)
+                self._check(handoff, expected, prompt, call.caller)
             except CacheStoreError as error:
                 call.check("waiting for a prefill worker")
                 self.workers.failed(member)
@@ -62,10 +63,10 @@ class Asking:
             return Handed(handoff, member.name)
         return None
 
-    def _check(self, handoff: Handoff, expected: Chain, prompt: Prompt) -> None:
+    def _check(self, handoff: Handoff, expected: Chain, prompt: Prompt, caller: Identity) -> None:
         spec = self.engine.spec
         try:
             handoff.check(expected, len(prompt.tokens), spec.block_tokens, self.engine.vocabulary)
         except Mismatch:
-            self.refuse(handoff)
+            self.refuse(handoff, caller)
             raise

@@ -70,11 +70,15 @@ class DecodeClient(WorkerClient):
         salts: Sequence[bytes] = (),
         request_id: str = "",
         timeout: float = GENERATE_TIMEOUT,
+        tenant: str = "",
     ) -> Answer:
-        """Asks for tokens behind `tokens`; errors are raised where the answer is read."""
+        """Asks for tokens behind `tokens`; errors are raised where the answer is read.
+
+        A delegate names with `tenant` whom it acts for: the token of it, where it is not among its credentials.
+        """
         prompt = Prompt(tokens, sampling or Sampling(), cache, tuple(salts))
         request_id = request_id or secrets.token_hex(16)
         message = request_message(Request(prompt, max_tokens, frozenset(stop_tokens)), request_id)
         with self._connection.errors("Generate"):
-            call = self._connection.stub.Generate(message, timeout=timeout, metadata=self._connection.metadata)
+            call = self._connection.stub.Generate(message, timeout=timeout, metadata=self._connection.metadata(tenant))
         return Answer(self._connection, call, request_id)

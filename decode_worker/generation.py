@@ -13,6 +13,7 @@ import torch
 from cachestore.engine.generation import FALLBACK, load_prefix
 from cachestore.engine.sampling import Sampler
 from cachestore.engine.writer import BlockWriter
+from cachestore.store.base import Store
 from decode_worker.request import LENGTH, LOCAL, STOP, Request, Token, Usage
 from prefill_worker.call import Call
 from prefill_worker.handoff import Handoff, Reuse
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 class Generation:
     """The state of one request; `run` gives its tokens, then `usage` says how it went."""
 
-    def __init__(self, worker: "DecodeWorker", request: Request, call: Call) -> None:
+    def __init__(self, worker: "DecodeWorker", store: Store, request: Request, call: Call) -> None:
         self._worker = worker
+        self._kept_in = store
         self._request = request
         self._call = call
         self._engine = worker.engine
@@ -62,9 +64,9 @@ class Generation:
             yield from self._decoded()
         finally:
             if self._took:
-                self._worker.handoffs.forget_tail(handed.handoff)
+                self._worker.handoffs.forget_tail(handed.handoff, self._call.caller)
             else:
-                self._worker.handoffs.give_up(handed.handoff)
+                self._worker.handoffs.give_up(handed.handoff, self._call.caller)
 
     def _decoded(self) -> Iterator[Token]:
         """The tokens behind the first."""
@@ -94,7 +96,8 @@ class Generation:
         if not self._generated():
             self._first_ms = (time.monotonic() - self._arrived) * 1000
         self._tokens.append(token)
-        return Token(token, self._generated() - 1)
+        first = self._generated() == 1
+        return Token(token, self._generated() - 1, self._reuse if first else None)
 
     def _from_handoff(self, handoff: Handoff) -> Iterator[Token]:
         """The first token at once, then the KV of the prompt: loaded, and computed as far as that is not possible."""
@@ -118,7 +121,7 @@ class Generation:
         reused: dict[str, int] = {}
         if self._use_store:
             reused = load_prefix(
-                sequence, worker.store, self._keys, timeout=self._within(worker.settings.store_timeout)
+                sequence, self._kept_in, self._keys, timeout=self._within(worker.settings.store_timeout)
             )
             if reused.pop(FALLBACK, 0):
                 self._without_store("read")
@@ -126,7 +129,7 @@ class Generation:
         call.check("prefilling")
         keys = self._keys if self._use_store else self._keys.first(0)
         first = sequence.position // self._engine.spec.block_tokens
-        with BlockWriter(sequence, worker.store, keys, first, max(call.deadline.remaining(), 1e-3)) as writer:
+        with BlockWriter(sequence, self._kept_in, keys, first, max(call.deadline.remaining(), 1e-3)) as writer:
             with worker.turns.turn(call) as again:
                 logits = sequence.prefill(prompt, on_blocks=writer.on_blocks, check=again)
             token = self._sampler.pick(logits)
@@ -148,7 +151,7 @@ class Generation:
             return
         keys = self._request.prompt.chain(self._engine, self._tokens[: self._sequence.position])
         timeout = self._within(self._worker.settings.put_timeout)
-        with BlockWriter(self._sequence, self._worker.store, keys, self._stored, timeout) as writer:
+        with BlockWriter(self._sequence, self._kept_in, keys, self._stored, timeout) as writer:
             writer.finish()
         if writer.error is not None:
             self._without_store("write")

@@ -9,6 +9,7 @@ import grpc
 from cachestore.metrics import Figure
 from cachestore.service import convert
 from cachestore.service.auth.guard import deadline_of
+from cachestore.service.auth.identity import identity_of
 from cachestore.wire import worker_pb2 as wire
 from cachestore.wire.worker_pb2_grpc import DecodeWorkerServicer
 from decode_worker.request import answer_message, request
@@ -27,7 +28,7 @@ class DecodeService(DecodeWorkerServicer):
     ) -> Iterator[wire.GenerateResponse]:
         """Tokens as they are generated, then the usage."""
         deadline = deadline_of(context, self.worker.settings.longest_call)
-        with self.worker.running.enter(request_.request_id, deadline) as call:
+        with self.worker.running.enter(request_.request_id, deadline, identity_of(context)) as call:
             if not context.add_callback(call.abort):
                 call.abort()
             with closing(self.worker.generate(request(request_), call)) as answers:

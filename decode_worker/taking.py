@@ -1,30 +1,27 @@
 """Reading the blocks of a handoff into a sequence, and leaving nothing of it behind in the store."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from threading import Lock
+from dataclasses import dataclass
 
 from cachestore.engine.sequence import Sequence
 from cachestore.errors import CacheStoreError
 from cachestore.metrics import Counters
-from cachestore.service.client import RemoteStore
-from cachestore.store.base import Purpose
+from cachestore.service.auth.identity import Identity
+from cachestore.store.base import Purpose, Store
 from prefill_worker.call import Call
 from prefill_worker.handoff import Handoff
+from prefill_worker.stores import Stores
 
 MISSING = "missing"
 
 
 @dataclass(eq=False)
 class Handoffs:
-    """Handoffs lie in the store of the prefill worker's node: `own` if that is at `address`, else one connected to."""
+    """Handoffs lie in the store of the prefill worker's node, which may be another than this worker's own."""
 
-    own: RemoteStore
-    address: str
+    stores: Stores
     timeout: float
     counters: Counters
-    _others: dict[str, RemoteStore] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
 
     def load(self, handoff: Handoff, sequence: Sequence, call: Call) -> None:
         """Loads the blocks into the empty `sequence`, up to the first that cannot be had; the lease is used up.
@@ -42,51 +39,35 @@ class Handoffs:
         if sequence.position < handoff.position:
             self.counters.add("fallback_handoff", reason=reason)
 
-    def give_up(self, handoff: Handoff) -> None:
-        """Frees a handoff that nobody reads."""
+    def give_up(self, handoff: Handoff, caller: Identity) -> None:
+        """Frees a handoff for `caller` that nobody reads."""
         if len(handoff.chain):
-            store = self._store(handoff.store)
-            self._tried(lambda: store.release(handoff.leased(), timeout=self.timeout))
-        self.forget_tail(handoff)
+            self._tried(handoff, caller, lambda store: store.release(handoff.leased(), timeout=self.timeout))
+        self.forget_tail(handoff, caller)
 
-    def forget_tail(self, handoff: Handoff) -> None:
+    def forget_tail(self, handoff: Handoff, caller: Identity) -> None:
         """Deletes the short block: nobody else can ever ask for it."""
         if len(handoff.tail):
-            store = self._store(handoff.store)
-            self._tried(lambda: store.delete(handoff.tail, timeout=self.timeout))
-
-    def close(self) -> None:
-        """Ends the connections made here. Closing twice is allowed."""
-        with self._lock:
-            others, self._others = list(self._others.values()), {}
-        for store in others:
-            store.close()
+            self._tried(handoff, caller, lambda store: store.delete(handoff.tail, timeout=self.timeout))
 
     def _read(self, handoff: Handoff, sequence: Sequence, call: Call) -> None:
-        store, lease = self._store(handoff.store), handoff.leased()
+        lease = handoff.leased()
         timeout = max(min(self.timeout, call.deadline.remaining()), 1e-3)
-        try:
-            reading = store.read(handoff.chain, lease=lease, purpose=Purpose.HANDOFF, timeout=timeout)
-        except CacheStoreError:
-            self._tried(lambda: store.release(lease, timeout=self.timeout))
-            raise
-        with reading:
-            for block, _ in reading:
-                sequence.load(block)
-                call.check("loading a handoff")
+        with self.stores.of(call.caller, handoff.store) as store:
+            try:
+                reading = store.read(handoff.chain, lease=lease, purpose=Purpose.HANDOFF, timeout=timeout)
+            except CacheStoreError:
+                self._tried(handoff, call.caller, lambda store: store.release(lease, timeout=self.timeout))
+                raise
+            with reading:
+                for block, _ in reading:
+                    sequence.load(block)
+                    call.check("loading a handoff")
 
-    def _store(self, address: str) -> RemoteStore:
-        if address == self.address:
-            return self.own
-        with self._lock:
-            if address not in self._others:
-                self._others[address] = RemoteStore(address)
-                self._others[address].open()
-            return self._others[address]
-
-    def _tried(self, step: Callable[[], object]) -> None:
+    def _tried(self, handoff: Handoff, caller: Identity, step: Callable[[Store], object]) -> None:
         try:
-            step()
+            with self.stores.of(caller, handoff.store) as store:
+                step(store)
         except CacheStoreError as error:
             # leases and tails end by themselves, only later
             self.counters.add("left_to_expire", reason=error.reason)

@@ -15,6 +15,7 @@ from decode_worker.settings import DecodeSettings
 from decode_worker.taking import Handoffs
 from prefill_worker.call import Call
 from prefill_worker.running import Running
+from prefill_worker.stores import Stores
 from prefill_worker.turns import Turns
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class DecodeWorker:
-    """Generates with an open engine and the open store at `address`.
+    """Generates with an open engine and the open store at `address`, for whoever a call is for.
 
     `counters`: requests = requests_done + requests_failed + those under way. For those done, prompt_tokens =
     computed_tokens + reused_tokens over all tiers; recomputed_tokens were handed over and computed here again.
@@ -36,6 +37,7 @@ class DecodeWorker:
     counters: Counters = field(default_factory=Counters)
     running: Running = field(init=False)
     turns: Turns = field(default_factory=Turns)
+    stores: Stores = field(init=False)
     handoffs: Handoffs = field(init=False)
     workers: PrefillWorkers = field(init=False)
     asking: Asking = field(init=False)
@@ -43,7 +45,8 @@ class DecodeWorker:
     def __post_init__(self) -> None:
         settings = self.settings
         self.running = Running(settings.max_concurrent, self.counters)
-        self.handoffs = Handoffs(self.store, self.address, settings.store_timeout, self.counters)
+        self.stores = Stores(self.store, self.address, settings.codec)
+        self.handoffs = Handoffs(self.stores, settings.store_timeout, self.counters)
         self.workers = PrefillWorkers(self.store, settings.refresh, settings.rest)
         self.asking = Asking(self.engine, self.workers, settings, self.counters, self.handoffs.give_up)
 
@@ -56,9 +59,10 @@ class DecodeWorker:
         self.counters.add("requests")
         try:
             request.check(self.engine)
-            generation = Generation(self, request, call)
-            yield from generation.run()
-            usage = generation.usage()
+            with self.stores.of(call.caller) as store:
+                generation = Generation(self, store, request, call)
+                yield from generation.run()
+                usage = generation.usage()
         except CacheStoreError as error:
             self.counters.add("requests_failed", reason=error.reason)
             raise
@@ -74,7 +78,7 @@ class DecodeWorker:
     def close(self) -> None:
         """Ends the connections to others. Closing twice is allowed."""
         self.workers.close()
-        self.handoffs.close()
+        self.stores.close()
 
     def _count(self, usage: Usage) -> None:
         add = self.counters.add

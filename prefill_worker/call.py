@@ -7,15 +7,17 @@ from threading import Lock
 
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted
+from cachestore.service.auth.identity import LOCAL, Identity
 
 Hook = Callable[[], object]
 
 
 @dataclass(eq=False)
 class Call:
-    """Whoever works on it calls `check` between steps; anybody may abort it."""
+    """Whoever works on it calls `check` between steps; anybody may abort it. `caller` is whom it is for."""
 
     deadline: Deadline
+    caller: Identity = LOCAL
     _aborted: bool = False
     _hooks: list[Hook] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)

@@ -21,13 +21,15 @@ class PrefillClient(WorkerClient):
     ) -> Handoff:
         """A handoff of `prompt`, whose lease is the caller's to use or release.
 
-        `fingerprint` is the asker's spec: Mismatch if the worker has another. Aborting `call` cancels the request.
+        `fingerprint` is the asker's spec: Mismatch if the worker has another. Aborting `call` cancels the request,
+        and the worker acts for the same tenant as it.
         """
         request = wire.PrefillRequest(
             request_id=request_id or secrets.token_hex(16), fingerprint=fingerprint, **prompt_fields(prompt)
         )
+        metadata = self._connection.metadata(call.caller.tenant if call is not None else "")
         with self._connection.errors("Prefill"):
-            future = self._connection.stub.Prefill.future(request, timeout=timeout, metadata=self._connection.metadata)
+            future = self._connection.stub.Prefill.future(request, timeout=timeout, metadata=metadata)
             if call is None:
                 return handoff(future.result())
             with call.cancelling(future.cancel):

@@ -46,10 +46,9 @@ class WorkerConnection:
             raise Unavailable(f"the connection to {self.address} is not open; call open() first")
         return self._stub
 
-    @property
-    def metadata(self) -> Metadata:
-        """What says who calls; it goes with every call. ConfigError if it may not be sent to this address."""
-        return self._credentials.metadata(self.address)
+    def metadata(self, tenant: str = "") -> Metadata:
+        """What says who calls, and for whom; it goes with every call. ConfigError if it may not be sent there."""
+        return self._credentials.for_tenant(tenant or self._credentials.tenant).metadata(self.address)
 
     @contextmanager
     def errors(self, method: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cachestore.config import read
 from cachestore.errors import CacheStoreError
+from cachestore.service.allocation import keep_freed_memory
 from cachestore.signals import await_signal
 from prefill_worker.worker_server import WorkerServer
 
@@ -24,7 +25,11 @@ def tables_of(config: Path, section: str, port: int | None) -> dict[str, Any]:
 
 
 def run(make: Callable[[], WorkerServer]) -> int:
-    """Serves until SIGTERM or SIGINT; the exit status. The first line printed says role, name and address."""
+    """Serves until SIGTERM or SIGINT; the exit status. The first line printed says role, name and address.
+
+    From here on this process keeps memory that it frees: see `cachestore.service.allocation`.
+    """
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     came: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -63,12 +63,14 @@ class Prompt:
 def prompt(message: Any) -> Prompt:
     """The prompt of a PrefillRequest or GenerateRequest."""
     how = message.sampling
-    sampling = Sampling(how.temperature, how.top_k, how.top_p, how.seed)
+    sampling = Sampling(how.temperature, how.top_k, how.top_p, how.seed, how.min_p)
     return Prompt(list(message.tokens), sampling, CACHE_USE.word(message.cache), tuple(message.salts))
 
 
 def prompt_fields(value: Prompt) -> dict[str, Any]:
     """The other way: the fields that both requests have."""
     how = value.sampling
-    sampling = wire.Sampling(temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, seed=how.seed)
+    sampling = wire.Sampling(
+        temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, seed=how.seed, min_p=how.min_p
+    )
     return dict(tokens=value.tokens, sampling=sampling, cache=CACHE_USE.number(value.cache), salts=value.salts)

@@ -8,6 +8,7 @@ from threading import Condition
 from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError, InvalidArgument, Overloaded
 from cachestore.metrics import Counters
+from cachestore.service.auth.identity import LOCAL, Identity
 from prefill_worker.call import Call
 
 LONGEST_ID = 128
@@ -26,9 +27,12 @@ class Running:
         return len(self._calls)
 
     @contextmanager
-    def enter(self, request_id: str, deadline: Deadline) -> Iterator[Call]:
-        """The request is under way inside the context. InvalidArgument for an id in use, Overloaded if full."""
-        call = Call(deadline)
+    def enter(self, request_id: str, deadline: Deadline, caller: Identity = LOCAL) -> Iterator[Call]:
+        """The request of `caller` is under way inside the context.
+
+        InvalidArgument for an id in use, Overloaded if full.
+        """
+        call = Call(deadline, caller)
         try:
             self._add(request_id, call)
         except CacheStoreError as error:

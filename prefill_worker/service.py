@@ -9,6 +9,7 @@ from cachestore.hashing import fingerprint
 from cachestore.metrics import Figure
 from cachestore.service import convert
 from cachestore.service.auth.guard import deadline_of
+from cachestore.service.auth.identity import identity_of
 from cachestore.wire import worker_pb2 as wire
 from cachestore.wire.worker_pb2_grpc import PrefillWorkerServicer
 from prefill_worker.handoff import handoff_message
@@ -31,12 +32,12 @@ class PrefillService(PrefillWorkerServicer):
                 "fingerprint: this worker serves another spec; compare model, revision, dtype and block size"
             )
         deadline = deadline_of(context, self.worker.settings.longest_call)
-        with self.worker.running.enter(request.request_id, deadline) as call:
+        with self.worker.running.enter(request.request_id, deadline, identity_of(context)) as call:
             if not context.add_callback(call.abort):
                 call.abort()
             handoff = self.worker.prefill(prompt(request), call)
             if call.aborted:
-                self.worker.give_up(handoff)
+                self.worker.give_up(handoff, call.caller)
                 call.check("handing over")
             return handoff_message(handoff)
 

@@ -39,12 +39,12 @@ class WorkerClient:
         request = wire.AbortWorkRequest(request_id=request_id)
         with self._connection.errors("Abort"):
             found: bool = self._connection.stub.Abort(
-                request, timeout=timeout, metadata=self._connection.metadata
+                request, timeout=timeout, metadata=self._connection.metadata()
             ).found
         return found
 
     def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
         """Every figure the worker counts."""
         with self._connection.errors("Stats"):
-            stats, metadata = self._connection.stub.Stats, self._connection.metadata
+            stats, metadata = self._connection.stub.Stats, self._connection.metadata()
             return convert.figures(stats(wire.WorkerStatsRequest(), timeout=timeout, metadata=metadata).figures)

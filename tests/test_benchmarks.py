@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -81,7 +83,6 @@ def test_reads_from_another_node_beside_tcp_and_no_peers() -> None:
     assert all("--peers" in why for why in found["skipped"].values())
 
 
-@pytest.mark.slow
 def test_every_row_of_the_wire_is_measured_or_says_why_not() -> None:
     found = report(script="wire.py")
     named = {row["id"] for row in found["rows"]} | set(found["skipped"])

@@ -1,5 +1,6 @@
 """Specs, planes, parts and blocks: their order, their sizes, and what they refuse."""
 
+import sys
 from dataclasses import replace
 from typing import Any, cast
 
@@ -161,3 +162,16 @@ def test_plans_that_no_header_can_say_are_refused(planes: Any) -> None:
 def test_a_plan_has_tokens(count: int) -> None:
     with pytest.raises(InvalidArgument, match="token"):
         BlockPlan(KEY, count, (PLANE,))
+
+
+def test_a_plan_of_part_of_a_token_is_refused() -> None:
+    count: Any = 1.5
+    with pytest.raises(InvalidArgument, match="token_count must be a whole number"):
+        BlockPlan(KEY, count, (PLANE,))
+
+
+def test_a_plan_of_more_planes_than_a_spec_has_is_not_remembered() -> None:
+    planes = tuple(PLANE._replace(slot=slot) for slot in range(4096))
+    held = sys.getrefcount(planes)
+    BlockPlan(KEY, 1, planes)
+    assert sys.getrefcount(planes) == held

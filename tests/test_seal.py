@@ -179,9 +179,11 @@ def test_a_payload_longer_than_any_is_refused() -> None:
 def test_only_the_block_that_was_asked_for_passes() -> None:
     parsed = Header.parse(header().pack())
     parsed.check_identity(NAMESPACE, KEY, ROOT)
-    for asked in ((KEY, KEY, ROOT), (NAMESPACE, ROOT, ROOT), (NAMESPACE, KEY, KEY), (b"", KEY, ROOT)):
+    for asked in ((KEY, KEY, ROOT), (NAMESPACE, ROOT, ROOT), (b"", KEY, ROOT), (NAMESPACE, ROOT, KEY)):
         with pytest.raises(CorruptBlock, match="identity"):
             parsed.check_identity(*asked)
+    with pytest.raises(CorruptBlock, match="fingerprint"):
+        parsed.check_identity(NAMESPACE, KEY, KEY)
 
 
 def test_a_part_selects_rows() -> None:

@@ -154,7 +154,7 @@ def test_the_sealed_header_is_as_it_says() -> None:
     assert number(header.size - 8, 8) == xxhash.xxh3_64_intdigest(block[: header.size - 8])
 
 
-@pytest.mark.parametrize("name", ["TICKET", "RELEASE", "RAW", "CODED", "COMMIT", "DONE", "GO", "NO"])
+@pytest.mark.parametrize("name", ["TICKET", "RESERVE", "RELEASE", "RAW", "CODED", "COMMIT", "DONE", "GO", "NO"])
 def test_every_word_of_the_bulk_path_is_there(name: str) -> None:
     word: bytes = getattr(bulk_format, name)
     assert f"`{word.decode()}`" in PAGE

@@ -16,6 +16,7 @@ import typer
 from cachestore import errors, settings
 from cachestore.cli.output import Config, Json, console, error_console, print_json
 from cachestore.cluster import deploy, supervisor
+from cachestore.cluster.deploy import Deployment
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.settings import ClusterSettings
 from cachestore.config import build
@@ -33,23 +34,23 @@ def up(
     block: Annotated[bool, typer.Option("--block", help="Stay, and take everything down at the end.")] = False,
     json: Json = False,
 ) -> None:
-    """Bring up the store, one actor a node, and the workers; return when all of them answer."""
+    """Bring up the store, one actor a node, the workers, and the gateway if configured; return when all answer."""
     tables = _tables(config, address)
     settings.require_engine(tables)
     cluster = build(ClusterSettings, tables.get("cluster", {}), "cluster")
     if not cluster.address:
         _look_for_model(tables)
     if block:
-        supervisor.stay(tables, _tell, lambda deployment: _report(deployment.stores, json))
+        supervisor.stay(tables, _tell, lambda deployment: _report(deployment, json))
     elif cluster.address:
         with Runtime(cluster) as runtime:
-            _report(deploy.up(runtime, tables, _tell).stores, json)
+            _report(deploy.up(runtime, tables, _tell), json)
     else:
         _report(_in_background(tables), json)
 
 
 def down(config: Config = None, address: RayAddress = None, json: Json = False) -> None:
-    """Take workers and stores down. A Ray that was not ours goes on."""
+    """Take gateway, workers and stores down. A Ray that was not ours goes on."""
     cluster = build(ClusterSettings, _tables(config, address).get("cluster", {}), "cluster")
     if cluster.address:
         with Runtime(cluster) as runtime:
@@ -86,16 +87,19 @@ def _tell(text: str) -> None:
     error_console.print(f"[dim]{text} …[/]")
 
 
-def _report(stores: Mapping[str, str], json: bool) -> None:
+def _report(deployment: Deployment, json: bool) -> None:
     if json:
-        print_json({"stores": dict(stores)})
+        gateway = {"gateway": deployment.gateway} if deployment.gateway else {}
+        print_json({"stores": dict(deployment.stores), **gateway})
         return
-    for node, address in stores.items():
+    for node, address in deployment.stores.items():
         console.print(f"store at [bold]{address}[/] (node {node[:12]})")
+    if deployment.gateway:
+        console.print(f"gateway at [bold]{deployment.gateway}/v1[/]")
     console.print("ask it with [bold]cachestore stats[/], end with [bold]cachestore down[/]")
 
 
-def _in_background(tables: Mapping[str, Any]) -> Mapping[str, str]:
+def _in_background(tables: Mapping[str, Any]) -> Deployment:
     before = supervisor.running()
     if before is not None:
         raise ConfigError(supervisor.already(before))
@@ -123,7 +127,7 @@ def _in_background(tables: Mapping[str, Any]) -> Mapping[str, str]:
             raise
 
 
-def _await_ready(told: Iterable[str]) -> Mapping[str, str]:
+def _await_ready(told: Iterable[str]) -> Deployment:
     for line in told:
         try:
             message = codec.loads(line)
@@ -131,7 +135,7 @@ def _await_ready(told: Iterable[str]) -> Mapping[str, str]:
             # something that Ray printed
             continue
         if "ready" in message:
-            return dict(message["ready"])
+            return Deployment(message["ready"], message["gateway"])
         if "error" in message:
             raise getattr(errors, message["kind"], Unavailable)(message["error"])
         _tell(message["doing"])

@@ -7,6 +7,7 @@ host       the store of one node, as an actor
 stores     one such actor a node
 replica    one prefill or decode worker, as a replica of Ray Serve
 workers    so many replicas of each role
+gateways   OpenAI's interface before them, as Serve's ingress
 causes     what went wrong in another process
 deploy     all of it up, and down again
 supervisor a process that keeps it up

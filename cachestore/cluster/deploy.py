@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cachestore.cluster import stores, workers
+from cachestore.cluster import gateways, stores, workers
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.workers import Tell
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What is up: the address of each node's store, by node."""
+    """What is up: the address of each node's store, by node, and the gateway's URL, empty if there is none."""
 
     stores: Mapping[str, str]
+    gateway: str = ""
 
     @property
     def store(self) -> str:
@@ -22,9 +23,11 @@ class Deployment:
 
 
 def up(runtime: Runtime, tables: Mapping[str, Any], tell: Tell = lambda _: None) -> Deployment:
-    """Starts stores and workers; returns when all workers are in the cluster map. What fails leaves nothing behind.
+    """Starts stores, workers and, with its section, the gateway; returns when all workers are in the cluster map.
 
-    Where stores are up already it sees to the rest: missing stores are started, the workers replaced.
+    What fails leaves nothing behind.
+
+    Where stores are up already it sees to the rest: missing stores are started, the workers and the gateway replaced.
     """
     ray, settings = runtime.ray, runtime.settings
     nodes = stores.alive(ray)
@@ -32,9 +35,11 @@ def up(runtime: Runtime, tables: Mapping[str, Any], tell: Tell = lambda _: None)
     before = stores.found(ray)
     tell(f"starting the store on {len(nodes)} node{'s' * (len(nodes) > 1)}")
     try:
-        deployment = Deployment(stores.start(ray, tables, nodes, settings))
+        deployment = Deployment(stores.start(ray, tables, nodes, settings), gateways.start_proxy(tables))
         workers.add_workers(tables, settings, tell)
         workers.await_workers(deployment.stores.values(), settings.replicas(), settings.start_timeout)
+        if deployment.gateway:
+            gateways.add_gateway(tables, settings, deployment.stores.values(), tell)
     except BaseException:
         if not before:
             down(runtime)
@@ -43,6 +48,6 @@ def up(runtime: Runtime, tables: Mapping[str, Any], tell: Tell = lambda _: None)
 
 
 def down(runtime: Runtime) -> int:
-    """Takes workers and stores down; how many stores there were."""
+    """Takes gateway, workers and stores down; how many stores there were."""
     workers.remove_workers()
     return stores.stop(runtime.ray)

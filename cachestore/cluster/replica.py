@@ -8,6 +8,7 @@ from cachestore.cluster.host import actor_name, open_many_files
 from cachestore.cluster.runtime import NAMESPACE
 from cachestore.errors import Unavailable
 from cachestore.registry import Catalogue
+from cachestore.service.allocation import keep_freed_memory
 
 WORKERS = Catalogue(
     "workers",
@@ -15,7 +16,7 @@ WORKERS = Catalogue(
 )
 
 
-def _stay_on_loopback(node_address: str) -> None:
+def stay_on_loopback(node_address: str) -> None:
     """On a node that listens on loopback only, keeps Serve from opening this replica's port for calls between
     deployments, which nobody makes here, to all interfaces; Serve has no setting for it."""
     if not ip_address(node_address).is_loopback:
@@ -34,7 +35,8 @@ class Replica:
         from ray import serve
 
         open_many_files()
-        _stay_on_loopback(ray.util.get_node_ip_address())
+        keep_freed_memory()
+        stay_on_loopback(ray.util.get_node_ip_address())
         node = ray.get_runtime_context().get_node_id()
         store = ray.get(ray.get_actor(actor_name(node), namespace=NAMESPACE).address.remote(), timeout=30)
         name = f"{role}-{serve.get_replica_context().replica_tag.rpartition('#')[2]}"

@@ -1,7 +1,7 @@
 """Keeps a Ray of our own, with stores and workers on it, for as long as this process lives.
 
 `cachestore up` starts it in the background and `cachestore down` ends it; the note it leaves in the user's state folder
-says which process it is and where the store listens.
+says which process it is, and where store and gateway listen.
 """
 
 import json
@@ -89,8 +89,8 @@ def main() -> None:
         with _noted() as update:
 
             def ready(deployment: Deployment) -> None:
-                update(deployment.stores)
-                _say({"ready": dict(deployment.stores)})
+                update(deployment)
+                _say({"ready": dict(deployment.stores), "gateway": deployment.gateway})
                 # whoever started us may be gone from now on
                 silent = os.open(os.devnull, os.O_WRONLY)
                 for stream in (1, 2):
@@ -108,8 +108,8 @@ def main() -> None:
 
 
 @contextmanager
-def _noted() -> Iterator[Callable[[Mapping[str, str]], None]]:
-    """Leaves a note while the context lasts; the function inside says where the stores are. One at a time."""
+def _noted() -> Iterator[Callable[[Deployment], None]]:
+    """Leaves a note while the context lasts; the function inside says what is up. One at a time."""
     place = note()
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -123,14 +123,15 @@ def _noted() -> Iterator[Callable[[Mapping[str, str]], None]]:
     # what a killed supervisor left
     place.unlink(missing_ok=True)
 
-    def update(stores: Mapping[str, str]) -> None:
+    def update(deployment: Deployment) -> None:
         # whoever reads meanwhile sees the old note or the new one
         draft = place.with_suffix(".new")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump({"pid": os.getpid(), "stores": dict(stores)}, file)
+            found = {"pid": os.getpid(), "stores": dict(deployment.stores), "gateway": deployment.gateway}
+            json.dump(found, file)
         draft.replace(place)
 
-    update({})
+    update(Deployment({}))
     try:
         yield update
     finally:

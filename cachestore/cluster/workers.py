@@ -102,7 +102,7 @@ def _await_running(serve: Any, names: Mapping[str, str], settings: ClusterSettin
             if state.status == "RUNNING":
                 del waiting[role]
             elif state.status == "DEPLOY_FAILED":
-                raise cause(_messages(state), f"the {role} workers did not start")
+                raise cause(messages(state), f"the {role} workers did not start")
         if not waiting:
             return
         if time.monotonic() > until:
@@ -124,7 +124,8 @@ def _delete(serve: Any, names: set[str]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _messages(state: Any) -> str:
+def messages(state: Any) -> str:
+    """What Serve says of an application and its deployments."""
     return "\n".join([state.message, *(deployment.message for deployment in state.deployments.values())])
 
 

@@ -1,6 +1,7 @@
 """One channel to one store, and what every call over it has in common: identity, a deadline, errors from our tree."""
 
 import math
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,12 +10,12 @@ from typing import Any
 
 import grpc
 
-from cachestore.errors import ConfigError, Unavailable, Untrusted
+from cachestore.errors import ConfigError, Unavailable
 from cachestore.service.address import check_address
 from cachestore.service.auth.credentials import Credentials
-from cachestore.service.auth.tls import Stamp, stamp
+from cachestore.service.auth.tls import Stamp, client_context, stamp
 from cachestore.service.channel import open_channel
-from cachestore.service.preflight import Preflight
+from cachestore.service.preflight import Preflight, unconnected
 from cachestore.service.retries import Retries
 from cachestore.service.status import error_of
 from cachestore.service.stream import frames
@@ -34,6 +35,8 @@ class Connection:
         self.address = address
         self.credentials = Credentials.from_environment() if credentials is None else credentials
         self._preflight = Preflight(address, self.credentials)
+        self.tls: ssl.SSLContext | None = None
+        """For plain sockets to the same store, from the files that the channel was made with; None without TLS."""
         self._files: Stamp = ()
         self._lock = Lock()
         self._retries = Retries()
@@ -109,27 +112,27 @@ class Connection:
         try:
             yield
         except grpc.RpcError as error:
-            try:
-                self._preflight.explain(error)
-            except Untrusted:
+            if unconnected(error):
+                # before the look, which reads the files as they are now: to it all may be well with new ones
                 self._renew()
-                raise
+            self._preflight.explain(error)
             raise error_of(error, method, self.address) from error
         except ValueError as error:
             # what gRPC raises for a call on a channel that was closed meanwhile
             raise Unavailable(f"the connection to {self.address} is closed") from error
 
     def _make(self) -> None:
-        files = self._stamp()
+        files, speaks = self._stamp(), self.credentials.tls and not self.address.startswith("unix:")
+        tls = client_context(self.credentials) if speaks else None
         self._channel = channel = open_channel(self.address, self.credentials)
-        self._files = files
+        self._files, self.tls = files, tls
         self._stub = CacheStoreStub(channel)  # type: ignore[no-untyped-call]
         self._read = channel.unary_stream(frames.READ, wire.ReadRequest.SerializeToString, frames.read_response)
         self._write = channel.stream_stream(frames.WRITE, frames.serialized, wire.WriteResponse.FromString)
 
     def _renew(self) -> None:
-        """A channel keeps the certificates it was made with: where these are not trusted and new ones are there, makes
-        another for the calls to come."""
+        """A channel keeps the certificates it was made with: where it cannot connect and other ones are there by now,
+        makes another for the calls to come."""
         with suppress(ConfigError), self._lock:
             old = self._channel
             if old is not None and self._stamp() != self._files:

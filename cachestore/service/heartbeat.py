@@ -1,12 +1,15 @@
 """How a worker stays in the cluster map: it says again and again that it is there."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 
-from cachestore.errors import CacheStoreError
+from cachestore.errors import CacheStoreError, PermissionDenied
 from cachestore.service.client import RemoteStore
 from cachestore.service.members import Member
+
+_log = logging.getLogger(__name__)
 
 EVERY = 1.0
 """Seconds between two heartbeats."""
@@ -23,6 +26,7 @@ class Heartbeat:
     """Registers `member` with `store`, with the queue length that `queue` tells, until it is closed.
 
     A store that is away is asked again with the next beat; a store that comes back empty knows the member after one.
+    One that refuses it, such as for a name that another identity's member has, is asked again too; the log says why.
     """
 
     store: RemoteStore
@@ -31,6 +35,7 @@ class Heartbeat:
     every: float = EVERY
     ttl: float = TTL
     _over: Event = field(default_factory=Event)
+    _refused: bool = False
     _thread: Thread | None = None
 
     def open(self) -> None:
@@ -56,6 +61,11 @@ class Heartbeat:
     def _tell(self, ttl: float) -> None:
         try:
             self.store.register(replace(self.member, queue=self.queue()), ttl, timeout=TIMEOUT)
+            self._refused = False
+        except PermissionDenied as error:
+            if not self._refused:
+                _log.warning("this worker is not in the cluster map: %s", error)
+            self._refused = True
         except CacheStoreError:
             # the next beat tells it; a farewell that is lost is made up for by the time to live
             return

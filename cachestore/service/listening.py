@@ -16,7 +16,7 @@ from cachestore.service.settings import ServiceSettings
 
 
 def check(settings: ServiceSettings) -> None:
-    """ConfigError for what would keep a server under `settings` from listening here: files of keys, socket or host.
+    """ConfigError for what would keep a server under `settings` from listening here: key files, socket, host, ports.
 
     Nothing is made or begun. Whether the port is free is not looked at: the store that runs may be the one that has it.
     """
@@ -24,6 +24,11 @@ def check(settings: ServiceSettings) -> None:
     if settings.unix_socket:
         _check_socket(Path(settings.unix_socket))
         return
+    if settings.port and settings.port == settings.bulk_port:
+        raise ConfigError(
+            f"service.port and service.bulk_port are both {settings.port}, and only one can listen there; choose "
+            "another bulk_port, 0 for a free one, or -1 for none"
+        )
     if settings.tls:
         ServerTls(settings).open()
     if reason := _unbindable(settings, 0):

@@ -1,15 +1,18 @@
 """Who is in the cluster, as this node was told: soft state, kept by heartbeats.
 
 A member that stops saying it is alive is forgotten. The epoch grows with every change that a router must notice:
-someone joined, left, expired, came back as another incarnation, or moved.
+someone joined, left, expired, came back as another incarnation, or moved. While it is known only the identity that
+registered it speaks for it: many workers may share one, and where there are none everybody is the same.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from threading import Lock
+from typing import NamedTuple
 
-from cachestore.errors import InvalidArgument, Overloaded
+from cachestore.errors import InvalidArgument, Overloaded, PermissionDenied
+from cachestore.service.auth.identity import LOCAL
 
 ROLES = ("store", "prefill", "decode")
 MOST_MEMBERS = 4096
@@ -32,17 +35,27 @@ class Member:
     fingerprint: bytes = b""
 
 
+class _Known(NamedTuple):
+    member: Member
+    until: float
+    by: str
+
+
 @dataclass
 class Members:
-    """The members known now. `clock` gives monotonic seconds."""
+    """The members known now. `clock` gives monotonic seconds; of several `callers` none registers more than half."""
 
     clock: Callable[[], float] = time.monotonic
+    callers: int = 1
     _epoch: int = 0
-    _known: dict[tuple[str, str], tuple[Member, float]] = field(default_factory=dict)
+    _known: dict[tuple[str, str], _Known] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
-    def register(self, member: Member, ttl: float) -> int:
-        """Notes that `member` lives for `ttl` seconds from now (zero: it leaves); the epoch after that."""
+    def register(self, member: Member, ttl: float, by: str = LOCAL.name) -> int:
+        """Notes that `member` lives for `ttl` seconds from now (zero: it leaves), as the identity `by` says.
+
+        The epoch after that. PermissionDenied while another identity's member has its role and name.
+        """
         if member.role not in ROLES:
             raise InvalidArgument(f"member.role {member.role!r} is unknown; use one of {', '.join(ROLES)}")
         if not member.name or not member.address or not member.incarnation:
@@ -53,16 +66,21 @@ class Members:
         with self._lock:
             now = self._sweep()
             before = self._known.get(at)
+            if before is not None and before.by != by:
+                raise PermissionDenied(
+                    f"the {member.role} {member.name!r} was registered by {before.by}, and {by} is another; take "
+                    "another name, or wait until it has left"
+                )
             if ttl == 0:
                 # the farewell of an earlier incarnation says nothing about its successor
-                if before is not None and before[0].incarnation == member.incarnation:
+                if before is not None and before.member.incarnation == member.incarnation:
                     del self._known[at]
                     self._epoch += 1
                 return self._epoch
-            if before is None and len(self._known) >= MOST_MEMBERS:
-                raise Overloaded(f"{MOST_MEMBERS} members are registered already; let some leave or expire")
-            self._known[at] = (member, now + ttl)
-            if before is None or replace(before[0], queue=member.queue) != member:
+            if before is None:
+                self._check_room(by)
+            self._known[at] = _Known(member, now + ttl, by)
+            if before is None or replace(before.member, queue=member.queue) != member:
                 self._epoch += 1
             return self._epoch
 
@@ -72,12 +90,19 @@ class Members:
             raise InvalidArgument(f"role {role!r} is unknown; use one of {', '.join(ROLES)}, or none for all")
         with self._lock:
             self._sweep()
-            known = (member for _, (member, _) in sorted(self._known.items()))
+            known = (self._known[at].member for at in sorted(self._known))
             return self._epoch, tuple(member for member in known if role in ("", member.role))
+
+    def _check_room(self, by: str) -> None:
+        most = max(1, MOST_MEMBERS // 2) if self.callers > 1 else MOST_MEMBERS
+        if sum(known.by == by for known in self._known.values()) >= most:
+            raise Overloaded(f"{by} has registered {most} members, all that one caller may; let some leave or expire")
+        if len(self._known) >= MOST_MEMBERS:
+            raise Overloaded(f"{MOST_MEMBERS} members are registered already; let some leave or expire")
 
     def _sweep(self) -> float:
         now = self.clock()
-        over = [at for at, (_, until) in self._known.items() if until <= now]
+        over = [at for at, known in self._known.items() if known.until <= now]
         for at in over:
             del self._known[at]
         self._epoch += len(over)

@@ -15,6 +15,7 @@ import grpc
 from cachestore.errors import ConfigError, Untrusted
 from cachestore.service.auth.credentials import Credentials, host_of
 from cachestore.service.auth.tls import client_context
+from cachestore.service.resolving import Resolver
 
 SECONDS = 0.2
 """How long a look may take: calls end soon after their deadline, whatever the store does."""
@@ -38,10 +39,11 @@ class Preflight:
     address: str
     credentials: Credentials
     _seen: tuple[float, str] = field(default=(0.0, ""))
+    _resolver: Resolver = field(default_factory=Resolver, repr=False)
 
     def explain(self, error: grpc.RpcError) -> None:
         """Untrusted, with the reason, if `error` comes from TLS that cannot work; nothing otherwise."""
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or not (error.details() or "").startswith(_UNCONNECTED):
+        if not unconnected(error):
             return
         until, reason = self._seen
         if time.monotonic() > until:
@@ -51,18 +53,16 @@ class Preflight:
             raise Untrusted(f"no connection to {self.address} that both sides trust: {reason}") from error
 
     def look(self) -> str:
-        """Why a handshake with the store fails; empty if it does not, or if nobody is there."""
+        """Why a handshake with the store fails; empty if it does not, if nobody is there, or if that takes too long."""
         port = self.address.rpartition(":")[2]
         if self.address.startswith("unix:") or not port.isdigit():
             return ""
         until = time.monotonic() + SECONDS
-        try:
-            for place in socket.getaddrinfo(host_of(self.address), int(port), type=socket.SOCK_STREAM):
+        with suppress(OSError, ConfigError):
+            for place in self._resolver.resolve(host_of(self.address), int(port), SECONDS):
                 # it may not be there, or break off in the middle: an outage like any other
                 with suppress(OSError):
                     return self._look_at(place, until)
-        except (OSError, ConfigError):
-            pass
         return ""
 
     def _look_at(self, place: Any, until: float) -> str:
@@ -96,6 +96,11 @@ class Preflight:
             return "" if tls.recv(1) else unwelcome
         except (ssl.SSLError, ConnectionResetError):
             return unwelcome
+
+
+def unconnected(error: grpc.RpcError) -> bool:
+    """Whether no connection came about, for whatever reason."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith(_UNCONNECTED)
 
 
 def _any_server() -> ssl.SSLContext:

@@ -14,14 +14,15 @@ from cachestore.service.allocation import keep_freed_memory
 from cachestore.service.auth.authority import Authority
 from cachestore.service.auth.exposure import Exposure
 from cachestore.service.auth.guard import Guard
-from cachestore.service.auth.shares import shares
+from cachestore.service.auth.shares import SharedBudget, shares
 from cachestore.service.auth.tls import ServerTls
 from cachestore.service.budget import Budget
+from cachestore.service.bulk.reserving import Admission
 from cachestore.service.bulk.server import BulkServer
 from cachestore.service.health import probing
 from cachestore.service.health.draining import Drain
 from cachestore.service.health.probing import Look, Prober
-from cachestore.service.health.servicer import SERVICE, Health
+from cachestore.service.health.servicer import SERVICE, WATCHES, Health
 from cachestore.service.health.stalls import Stalls
 from cachestore.service.members import Members
 from cachestore.service.options import SERVER
@@ -46,15 +47,20 @@ class CacheStoreServer:
         self._node = node
         self.calls = Budget(settings.max_concurrent, "concurrent calls")
         self.bytes_in_flight = Budget(settings.in_flight_bytes, "bytes in flight")
-        self.members = Members()
         self.drain = Drain(self.calls)
-        share = shares(settings.max_concurrent, len(settings.identities), "concurrent calls")
-        self.sessions = SessionServer(store, settings, self.calls, share, self.bytes_in_flight, self.drain)
+        callers = len(settings.identities)
+        self.members = Members(callers=callers)
+        share = shares(settings.max_concurrent, callers, "concurrent calls")
+        whole = self.bytes_in_flight
+        self.in_flight = SharedBudget(whole, shares(whole.limit, callers, whole.unit))
+        self.sessions = SessionServer(store, settings, self.calls, share, self.in_flight, self.drain)
         self.stalls = Stalls(settings.stall)
-        self.guard = Guard(self.calls, settings.longest_call, Authority(settings), self.stalls, share)
+        watches = shares(WATCHES, callers, "watches of health")
+        self.guard = Guard(self.calls, settings.longest_call, Authority(settings), self.stalls, share, watches)
         self.tls = ServerTls(settings)
         self.exposure = Exposure(settings)
-        self.bulk = BulkServer(settings, self.bytes_in_flight, share, self.tls.context if settings.tls else None)
+        admission = Admission(store, settings, self.calls, share, self.drain)
+        self.bulk = BulkServer(settings, self.in_flight, admission, self.tls.context if settings.tls else None)
         self._server: grpc.Server | None = None
         self._threads: ThreadPoolExecutor
         self._health: Health
@@ -95,15 +101,16 @@ class CacheStoreServer:
             maximum_concurrent_rpcs=threads,
         )
         servicer = Servicer(
-            self._store, self._settings, self.members, self.bytes_in_flight, self._node, self.sessions, self.bulk,
+            self._store, self._settings, self.members, self.in_flight, self._node, self.sessions, self.bulk,
             self.stalls, self.drain, self.figures,
         )  # fmt: skip
         add_CacheStoreServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), server)
         self._address = listening.listen(server, self._settings, self.tls)
-        self.sessions.open()
+        # before the sessions, which leave nothing undone: its port may be taken, and then nothing is to be tidied up
         self.bulk.open()
+        self.sessions.open()
         self.stalls.open()
         server.start()
         self.exposure.open()

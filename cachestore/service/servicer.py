@@ -11,7 +11,7 @@ from cachestore.metrics import Figure
 from cachestore.service import convert, convert_pins
 from cachestore.service.auth.guard import deadline_of
 from cachestore.service.auth.identity import Role, identity_of, namespace_of
-from cachestore.service.auth.shares import Shares, shares
+from cachestore.service.auth.shares import SharedBudget, Shares, shares
 from cachestore.service.budget import Budget
 from cachestore.service.bulk.server import BulkServer
 from cachestore.service.events import watching
@@ -42,7 +42,7 @@ class Servicer(CacheStoreServicer):
     store: TieredStore
     settings: ServiceSettings
     members: Members
-    bytes_in_flight: Budget
+    bytes_in_flight: SharedBudget
     node: str
     sessions: SessionServer
     bulk: BulkServer
@@ -64,8 +64,9 @@ class Servicer(CacheStoreServicer):
 
     def Read(self, request: wire.ReadRequest, context: Context) -> Iterator[wire.ReadResponse | bytes]:
         """Blocks in order up to the first gap."""
+        caller = identity_of(context)
         # one frame is being sent while the next is being made
-        with self.bytes_in_flight.hold(2 * self.settings.frame_bytes), self.stalls.watched(context) as peer:
+        with self.bytes_in_flight.hold(caller, 2 * self.settings.frame_bytes), self.stalls.watched(context) as peer:
             answers = reading.read(
                 self._local(context), request, self.settings.frame_bytes, self._deadline(context),
                 partial(self.bulk.offer_read, context, self._local(context)), partial(self.drain.told, context),
@@ -76,9 +77,10 @@ class Servicer(CacheStoreServicer):
         self, requests: Iterator[wire.WriteRequest | PlaneFrame], context: Context
     ) -> Iterator[wire.WriteResponse]:
         """One put of many blocks."""
-        with self.bytes_in_flight.hold(MAX_MESSAGE), self.stalls.watched(context) as peer:
+        caller = identity_of(context)
+        with self.bytes_in_flight.hold(caller, MAX_MESSAGE), self.stalls.watched(context) as peer:
             answers = writing.write(
-                self._local(context), peer.received(requests), self.bytes_in_flight, self._deadline(context),
+                self._local(context), peer.received(requests), self.bytes_in_flight, caller, self._deadline(context),
                 partial(self.bulk.offer_put, context, peer),
             )  # fmt: skip
             yield from peer.sent(answers)
@@ -165,7 +167,8 @@ class Servicer(CacheStoreServicer):
     def Register(self, request: wire.RegisterRequest, context: Context) -> wire.RegisterResponse:
         """A worker makes itself known, or says it is still there."""
         ttl = convert.seconds(request.ttl_ms) or 0.0
-        return wire.RegisterResponse(epoch=self.members.register(convert.member(request.member), ttl))
+        epoch = self.members.register(convert.member(request.member), ttl, identity_of(context).name)
+        return wire.RegisterResponse(epoch=epoch)
 
     def _local(self, context: Context) -> LocalStore:
         return self.store.namespace(namespace_of(context))

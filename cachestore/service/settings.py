@@ -81,9 +81,10 @@ class ServiceSettings:
     at its directory (`located`), else at the working directory; that of the socket must be absolute, and its directory
     is made if it is not there.
 
-    `longest_call` ends calls that bring no deadline of their own, or a longer one. Who moves nothing for `stall` is cut
-    off. When the server ends, calls that run have `drain` to finish, and new ones are refused. Tiers and paths are
-    tried every `probe_every`.
+    `max_concurrent` calls run at once, and hold `in_flight_bytes` of messages and planes on their way; of several
+    identities each may have half. `longest_call` ends calls that bring no deadline of their own, or a longer one. Who
+    moves nothing for `stall` is cut off. When the server ends, calls that run have `drain` to finish, and new ones are
+    refused. Tiers and paths are tried every `probe_every`.
     """
 
     host: str = "127.0.0.1"
@@ -128,8 +129,10 @@ class ServiceSettings:
             raise ConfigError(f"service.max_concurrent must be at least 1, got {self.max_concurrent}")
         if not 4096 <= self.frame_bytes <= MAX_MESSAGE // 2:
             raise ConfigError(f"service.frame_bytes must lie in 4KiB .. {MAX_MESSAGE >> 21}MiB, got {self.frame_bytes}")
-        if self.in_flight_bytes < 2 * MAX_MESSAGE:
-            raise ConfigError(f"service.in_flight_bytes must be at least 8MiB, got {self.in_flight_bytes}")
+        # of several callers each may have half
+        least = 2 * MAX_MESSAGE * min(2, max(1, len(self.identities)))
+        if self.in_flight_bytes < least:
+            raise ConfigError(f"service.in_flight_bytes must be at least {least >> 20}MiB, got {self.in_flight_bytes}")
         for name in ("longest_call", "stall", "probe_every"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"service.{name} must be more than 0 seconds, got {getattr(self, name)}")
@@ -170,6 +173,18 @@ class ServiceSettings:
         tokens = [identity.token for identity in self.identities if identity.token]
         if len(set(tokens)) < len(tokens):
             raise ConfigError("service.identities: two have the same token; make one for each with `cachestore token`")
+        alone = [identity.certificate for identity in self.identities if not identity.token]
+        for name in alone:
+            if alone.count(name) > 1:
+                raise ConfigError(
+                    f"service.identities: two are known by the certificate {name!r} alone; make one for each with "
+                    "`cachestore certs`, or give one of them a token too"
+                )
+        if self.unix_socket and self.identities and all(identity.certificate for identity in self.identities):
+            raise ConfigError(
+                "service.unix_socket speaks no TLS, so nobody can show a certificate there, and every one of "
+                "service.identities needs one; give one of them a token alone, or listen at service.port"
+            )
         for identity in self.identities:
             if identity.certificate and not self.client_ca:
                 raise ConfigError(

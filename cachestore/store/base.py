@@ -159,7 +159,7 @@ class Put(Protocol):
         """Publishes these wanted blocks (default: all) and updates `answers`; incomplete ones FAIL.
 
         With `lease` above zero, the answer is a lease of that many seconds on the leading blocks of the put that
-        are present now, whoever wrote them.
+        are present now, whoever wrote them. InvalidArgument if no lease may last so long; then nothing is published.
         """
 
     def abort(self) -> None:

@@ -10,7 +10,8 @@ from cachestore.hashing import KEY_BYTES
 from cachestore.store.base import Lease, PutAnswer, PutStatus
 
 _BYTE = np.dtype(np.uint8)
-_UNMET = (PutStatus.FAILED, PutStatus.NOT_KEPT)
+_UNMET = (PutStatus.FAILED, PutStatus.NOT_KEPT, PutStatus.IN_PROGRESS, PutStatus.KEPT_FIRST)
+"""Nor what another writer has: what becomes of that is not known here."""
 
 
 def check_into(into: Sequence[Buffer] | None, blocks: int) -> None:
@@ -70,5 +71,6 @@ def check_kept(answers: Sequence[PutAnswer], blocks: Sequence[int]) -> None:
     """DurabilityUnmet if there is one of these."""
     if left := unmet(answers, blocks):
         raise DurabilityUnmet(
-            f"{len(left)} of {len(blocks)} blocks were incomplete or found no tier that keeps them; put them again"
+            f"{len(left)} of {len(blocks)} blocks were incomplete, another writer's, or found no tier that keeps them; "
+            "put them again"
         )

@@ -170,7 +170,7 @@ def _copied(
         tiered.counters(namespace).add("tier_added", len(entries) - len(stale), tier=tier.name)
     if stale:
         keys = [entry.name.key for entry in stale]
-        if tier.delete_many(namespace, keys, deadline) is None:
+        if tier.delete_many(namespace, keys, deadline, why="withdrawn") is None:
             # no time is left for it: whoever withdrew them and waits for their copies still has some
             with tiered.index.changed:
                 for entry in stale:

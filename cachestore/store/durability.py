@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cachestore.block import Buffer
 from cachestore.deadline import Deadline
-from cachestore.errors import DurabilityUnmet, Overloaded
+from cachestore.errors import DurabilityUnmet
 from cachestore.index import Entry, Name
-from cachestore.seal import DURABLE, CorruptBlock, Header, aligned, header_bytes
-from cachestore.store.base import BlockPlan
+from cachestore.seal import DURABLE, OTHER_SPEC, CorruptBlock, Header
 from cachestore.store.copying import MOVE_SECONDS, copy_to, copyable, still_there
 from cachestore.store.inspection import decodes, for_others, intact, opened
+from cachestore.store.promises import charged
 from cachestore.store.unreadable import make_way, seen
 from cachestore.tiers.base import ColdTier, Departure, Found, Keeping
 
@@ -42,55 +44,29 @@ def durable_tiers(tiered: TieredStore) -> list[ColdTier]:
     return healthy
 
 
-def promise(tiered: TieredStore, namespace: bytes, plans: Sequence[BlockPlan], deadline: Deadline) -> dict[bytes, int]:
-    """Bytes at most that each of these blocks will make durable beyond what is, taken out of the namespace's quota.
-
-    Overloaded if that is beyond what it may keep. Who asks gives them back once the blocks are held as durable.
-    """
-    sizes = {p.key: header_bytes(len(p.planes)) + sum(aligned(plane.raw_bytes) for plane in p.planes) for p in plans}
-    quota = tiered.settings.durable_quota
-    keeping = [tier for tier in tiered.cold if isinstance(tier, Keeping)]
-    for last in (False, True):
-        with tiered.index.changed:
-            promised = tiered.promised[namespace]
-            # before the tiers are asked how much they hold: what comes to one just now counts twice rather than never
-            held = sum(_not_kept(keeping, namespace, promised).values())
-            held += max((tier.durable_bytes(namespace) for tier in keeping), default=0)
-            # what is durable already takes nothing more: a put that is repeated must not fail for that
-            new = _not_kept(keeping, namespace, sizes)
-            nbytes = sum(new.values())
-            if not nbytes or held + nbytes <= quota:
-                promised.update(new)
-                return new
-        for tier in () if last else keeping:
-            # others may have made room in a medium that they share
-            tier.recount(namespace, deadline)
-    raise Overloaded(
-        f"{nbytes} bytes beside the {held} durable ones of this namespace are more than store.durable_quota = {quota}; "
-        "delete some, or raise it"
-    )
-
-
-def _not_kept(keeping: Sequence[Keeping], namespace: bytes, sizes: Mapping[bytes, int]) -> dict[bytes, int]:
-    """Those of these blocks that no tier counts as durable yet."""
-    left = dict(sizes)
-    for tier in keeping:
-        kept = tier.kept(namespace, list(left))
-        left = {key: nbytes for (key, nbytes), ok in zip(left.items(), kept, strict=True) if not ok}
-    return left
-
-
 def secure(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> None:
     """Copies sealed blocks, which the caller keeps, to a durable tier; those that one acknowledged are durable."""
     left = copyable(tiered, entries)
     for tier in durable_tiers(tiered):
         if left:
             copy_to(tiered, tier, left, deadline, durable=True)
+        _end_left(tiered, tier, {entry.name.namespace for entry in left if tier.name not in entry.cold})
         with tiered.index.changed:
             for entry in left:
                 # one that is to go may have a copy still, if there was no time to take that back
                 entry.durable |= tier.name in entry.cold and not entry.withdrawn
         left = [entry for entry in left if not entry.durable]
+
+
+def _end_left(tiered: TieredStore, tier: ColdTier, namespaces: Collection[bytes]) -> None:
+    """Has what a durable put that failed may have left in the tier ended there, with time of its own."""
+    if isinstance(tier, Keeping):
+        for namespace in namespaces:
+            tiered.mover.submit(partial(_recount, tier, namespace))
+
+
+def _recount(tier: Keeping, namespace: bytes) -> None:
+    tier.recount(namespace, Deadline.after(MOVE_SECONDS))
 
 
 def upgrade(
@@ -101,21 +77,29 @@ def upgrade(
     deadline: Deadline,
     ttl: float | None = None,
 ) -> dict[bytes, str]:
-    """Makes blocks that are there durable, for `ttl` seconds at least; by key, the tier that acknowledged it."""
+    """Makes blocks that are there durable, for `ttl` seconds at least; by key, the tier that acknowledged it.
+
+    Overloaded if the namespace may not keep so much.
+    """
     done: dict[bytes, ColdTier] = {}
     as_of = tiered.removals(namespace)
     least = 0 if ttl is None else round((time.time() + ttl) * 1000)
     for tier in durable_tiers(tiered):
-        blocks = []
-        for key in keys:
-            if key not in done:
-                data = _whole(tiered, Name(namespace, key), fingerprint, deadline, least)
-                if data is not None:
-                    blocks.append((key, data))
+        left = [key for key in keys if key not in done]
+        done.update(dict.fromkeys(_kept(tiered, tier, namespace, left, fingerprint, least, deadline), tier))
+        found = [
+            (key, _whole(tiered, Name(namespace, key), fingerprint, deadline, least)) for key in left if key not in done
+        ]
+        blocks = [(key, data) for key, data in found if data is not None]
         make_way(tiered, tier, namespace, [key for key, _ in blocks], deadline)
-        kept = tier.put_many(namespace, blocks, None, deadline, durable=True)
-        done.update({key: tier for (key, _), ok in zip(blocks, kept, strict=True) if ok})
-        tiered.events.changed(tier, namespace, [key for key, by in done.items() if by is tier], there=True)
+        with charged(tiered, namespace, blocks, deadline):
+            kept = tier.put_many(namespace, blocks, None, deadline, durable=True)
+        there = [key for (key, _), ok in zip(blocks, kept, strict=True) if ok]
+        if tier.ledger is None:
+            tiered.counters(namespace).add("tier_added", len(there), tier=tier.name)
+        done.update(dict.fromkeys(there, tier))
+        _end_left(tiered, tier, () if all(kept) else (namespace,))
+        tiered.events.changed(tier, namespace, there, there=True)
     if tiered.removals(namespace) != as_of:
         # what was removed meanwhile is not to be promised
         as_of = tiered.removals(namespace)
@@ -129,6 +113,30 @@ def upgrade(
                 entry.cold.add(tier.name)
                 tiered.prolong(entry, ttl)
     return {key: tier.name for key, tier in done.items()}
+
+
+def _kept(
+    tiered: TieredStore,
+    tier: ColdTier,
+    namespace: bytes,
+    keys: Sequence[bytes],
+    fingerprint: bytes,
+    least: int,
+    deadline: Deadline,
+) -> list[bytes]:
+    """Those of these blocks that the tier keeps whole and long enough: they need not go there again.
+
+    There may be no room for that either. Only of a tier that knows what it has: another is asked by writing to it.
+    """
+    if tier.ledger is None or not isinstance(tier, Keeping):
+        return []
+    kept = tier.kept(namespace, keys, least / 1000 if least else math.inf)
+    good = []
+    for key in (key for key, ok in zip(keys, kept, strict=True) if ok):
+        (data,) = tier.get_many(namespace, [key], deadline)
+        if _marked(tiered, data, Name(namespace, key), fingerprint, None) is not None:
+            good.append(key)
+    return good
 
 
 def _stays(tiered: TieredStore, tier: ColdTier, name: Name, as_of: int) -> bool:
@@ -153,6 +161,9 @@ def discard(tiered: TieredStore, tier: ColdTier, name: Name, fingerprint: bytes,
         if decodes(header, data[header.size :]):
             return
     except CorruptBlock as corrupt:
+        # who asks under another fingerprint must neither remove it nor hide it from those who ask under its own
+        if corrupt.reason == OTHER_SPEC:
+            return
         if for_others(corrupt, data):
             tiered.unreadable.note(tier.name, *name)
             return
@@ -183,6 +194,8 @@ def repair(tiered: TieredStore, lost: Departure, tier: str, as_of: int) -> None:
         return
     for kept in tiered.cold:
         if kept.durable and kept.put_many(name.namespace, [(name.key, data)], None, deadline, durable=True) == [True]:
+            if kept.ledger is None:
+                tiered.counters(name.namespace).add("tier_added", tier=kept.name)
             with tiered.index.changed:
                 entry = tiered.index.get(name)
                 if entry is not None and entry.ready and _stays(tiered, kept, name, as_of):
@@ -208,7 +221,7 @@ def _whole(
         else:
             tiered.index.use(entry)
     try:
-        if entry is not None and (marked := _marked(entry.slot.bytes, name, fingerprint, least)) is not None:
+        if entry is not None and (marked := _marked(tiered, entry.slot.bytes, name, fingerprint, least)) is not None:
             return marked
     finally:
         if entry is not None:
@@ -218,12 +231,14 @@ def _whole(
         (data,) = tier.get_many(name.namespace, [name.key], deadline)
         if fingerprint is not None:
             seen(tiered, tier, name, fingerprint, data)
-        if (marked := _marked(data, name, fingerprint, least)) is not None:
+        if (marked := _marked(tiered, data, name, fingerprint, least)) is not None:
             return marked
     return None
 
 
-def _marked(data: Found, name: Name, fingerprint: bytes | None, least: int | None) -> Buffer | None:
+def _marked(
+    tiered: TieredStore, data: Found, name: Name, fingerprint: bytes | None, least: int | None
+) -> Buffer | None:
     if data is None or isinstance(data, CorruptBlock):
         return None
     try:
@@ -233,5 +248,9 @@ def _marked(data: Found, name: Name, fingerprint: bytes | None, least: int | Non
     if not intact(header, data[header.size :]):
         return None
     expires = header.expires if least is None else max(least, header.expires) if least and header.expires else 0
-    packed = replace(header, flags=header.flags | DURABLE, expires=expires).pack()
-    return np.concatenate([np.frombuffer(packed, dtype=np.uint8), data[header.size :]])
+    # as if written anew: who takes it back must know it from what others put there
+    sequence = tiered.next_sequence()
+    marked = replace(
+        header, flags=header.flags | DURABLE, expires=expires, writer=tiered.incarnation, sequence=sequence
+    )
+    return np.concatenate([np.frombuffer(marked.pack(), dtype=np.uint8), data[header.size :]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cachestore.deadline import Deadline
 from cachestore.metrics import Figure
 from cachestore.tiers.base import Keeping
 
@@ -11,8 +12,11 @@ if TYPE_CHECKING:
     from cachestore.store.local import LocalStore
 
 
-def figures(local: LocalStore) -> list[Figure]:
-    """Every figure counted in this namespace, sorted; what they mean is in docs/statistics.md."""
+def figures(local: LocalStore, deadline: Deadline) -> list[Figure]:
+    """Every figure counted in this namespace, sorted; what they mean is in docs/statistics.md.
+
+    A tier that does not say by `deadline` what it holds has zero there.
+    """
     tiered, namespace = local.tiered, local.namespace
     with tiered.index.changed:
         found = list(tiered.counters(namespace).figures())
@@ -28,7 +32,7 @@ def figures(local: LocalStore) -> list[Figure]:
         elif isinstance(tier, Keeping) and tier.durable:
             found.append(Figure("tier_durable_bytes", (("tier", tier.name),), tier.durable_bytes(namespace)))
         found.append(Figure("tier_healthy", (("tier", tier.name),), int(tier.healthy)))
-        usages[tier.name] = tier.usage()
+        usages[tier.name] = tier.usage(deadline)
     for name, usage in usages.items():
         found.append(Figure("tier_used_bytes", (("tier", name),), usage.used))
         found.append(Figure("tier_capacity_bytes", (("tier", name),), usage.capacity))

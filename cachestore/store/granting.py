@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
-from threading import Event
 from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
@@ -64,11 +63,11 @@ def grant(
     ttl: float,
     deadline: Deadline,
     wait: float = 0.0,
-    over: Event | None = None,
+    over: Callable[[], bool] | None = None,
 ) -> Holding:
     """A lease on the leading blocks that can be read, after waiting up to `wait` seconds for those being written.
 
-    The wait ends when `over` is set.
+    The wait ends soon after `over` says so.
     """
     _await(tiered, namespace, chain, Deadline(min(deadline.at, time.monotonic() + wait)), over)
     attempt = 0
@@ -89,7 +88,8 @@ def _held(tiered: TieredStore, namespace: bytes, chain: Chain, located: Sequence
         for key in chain.keys[len(blocks) : len(blocks) + run.blocks]:
             entry = ready.get(key)
             if entry is not None:
-                blocks.append(Held(key, entry, memory))
+                # the entry's own bytes of the key, not the request's: a lease may outlive that by long
+                blocks.append(Held(entry.name.key, entry, memory))
             elif run.tier != memory:
                 blocks.append(Held(key, None, run.tier))
             else:
@@ -97,11 +97,18 @@ def _held(tiered: TieredStore, namespace: bytes, chain: Chain, located: Sequence
     return blocks
 
 
-def _await(tiered: TieredStore, namespace: bytes, chain: Chain, until: Deadline, over: Event | None) -> None:
+def _await(
+    tiered: TieredStore, namespace: bytes, chain: Chain, until: Deadline, over: Callable[[], bool] | None
+) -> None:
+    """Each block is waited for while it is being written, one after the other; no look goes back to one before."""
     index = tiered.index
+    if not until.remaining():
+        return
     with index.changed:
-        while until.remaining() and any(index.writing(namespace, key) for key in chain.keys):
-            if over is not None and over.is_set():
-                return
-            # whoever sets it cannot wait for the lock, and so wakes nobody
-            index.changed.wait(min(until.remaining(), LOOK_SECONDS) if over is not None else until.remaining())
+        for key in chain.keys:
+            # the rest is looked at when this one is done: every waiter wakes at every change, under everybody's lock
+            while index.writing(namespace, key):
+                if not until.remaining() or (over is not None and over()):
+                    return
+                # what makes it true cannot wait for the lock, and so wakes nobody
+                index.changed.wait(min(until.remaining(), LOOK_SECONDS) if over is not None else until.remaining())

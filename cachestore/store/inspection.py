@@ -8,7 +8,7 @@ from cachestore.block import Buffer
 from cachestore.codecs.planes import decode_plane
 from cachestore.deadline import Deadline
 from cachestore.index import Entry, Name
-from cachestore.seal import ENCRYPTED, FOR_OTHERS, CorruptBlock, Header, checksum
+from cachestore.seal import ENCRYPTED, FOR_OTHERS, OTHER_SPEC, CorruptBlock, Header, checksum
 from cachestore.tiers.base import ColdTier, Found
 
 
@@ -86,7 +86,7 @@ def copy_is_good(
         header = opened(data, name, fingerprint, largest)
         good = decodes(header, data[header.size :])
     except CorruptBlock as corrupt:
-        if for_others(corrupt, data):
+        if for_others(corrupt, data) or corrupt.reason == OTHER_SPEC:
             return None
         good = False
     try:

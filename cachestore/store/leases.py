@@ -19,6 +19,9 @@ from cachestore.store.base import Purpose
 MOST = 1 << 16
 """Open leases of one namespace: more than its readers can use at a time, less than they could open in a minute."""
 
+MOST_BLOCKS = 1 << 20
+"""Leased blocks of one namespace, each counted for every lease on it: what its leases take of memory."""
+
 SLACK = 64
 """Ends that are kept of leases which are over, beyond as many as are open."""
 
@@ -82,25 +85,26 @@ class Holding:
 
 @dataclass(eq=False)
 class Leases:
-    """The open leases of one store, `most` for each namespace. Callers hold the index's lock."""
+    """The open leases of one store, `most` for each namespace, of `most_blocks`. Callers hold the index's lock."""
 
     index: Index
     most: int = MOST
+    most_blocks: int = MOST_BLOCKS
     _open: dict[bytes, Holding] = field(default_factory=dict)
     _counts: Counter[bytes] = field(default_factory=Counter)
+    _blocks: Counter[bytes] = field(default_factory=Counter)
     _ending: list[tuple[float, bytes]] = field(default_factory=list)
     """When to look at which lease again, soonest first: at its end, or before it was prolonged."""
 
     def start(
         self, namespace: bytes, fingerprint: bytes, blocks: Sequence[Held], ttl: float, counters: Counters
     ) -> Holding:
-        """A new lease on these blocks; Overloaded if the namespace has too many."""
-        if self._counts[namespace] >= self.most:
+        """A new lease on these blocks; Overloaded if the namespace has too many leases, or too many blocks in them."""
+        if self._full(namespace, len(blocks)):
             self.expire()
-        if self._counts[namespace] >= self.most:
-            raise Overloaded(
-                f"this namespace has {self.most} open leases; release those that are not read, or ask for shorter ones"
-            )
+        full = self._full(namespace, len(blocks))
+        if full:
+            raise Overloaded(f"{full}; release those that are not read, or ask for shorter ones")
         for block in blocks:
             if block.entry is not None:
                 self.index.use(block.entry)
@@ -108,6 +112,7 @@ class Leases:
         holding = Holding(os.urandom(16), namespace, fingerprint, list(blocks), ends, counters)
         self._open[holding.id] = holding
         self._counts[namespace] += 1
+        self._blocks[namespace] += len(holding.blocks)
         heapq.heappush(self._ending, (ends, holding.id))
         return holding
 
@@ -129,8 +134,9 @@ class Leases:
         if self._open.pop(holding.id, None) is None:
             return
         self._counts[holding.namespace] -= 1
+        self._blocks[holding.namespace] -= len(holding.blocks)
         if not self._counts[holding.namespace]:
-            del self._counts[holding.namespace]
+            del self._counts[holding.namespace], self._blocks[holding.namespace]
         self._tidy()
         holding.over = True
         if holding.purpose is not None:
@@ -155,6 +161,17 @@ class Leases:
     def count(self, namespace: bytes) -> int:
         """Open leases of one namespace."""
         return self._counts[namespace]
+
+    def _full(self, namespace: bytes, blocks: int) -> str:
+        """Why a lease on so many blocks cannot be had, if so."""
+        if self._counts[namespace] >= self.most:
+            return f"this namespace has {self.most} open leases"
+        if self._blocks[namespace] + blocks > self.most_blocks:
+            return (
+                f"this namespace has open leases on {self._blocks[namespace]} blocks, so that {blocks} more would be "
+                f"above the {self.most_blocks} that are allowed"
+            )
+        return ""
 
     def _tidy(self) -> None:
         # most leases are released long before their end

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
-from threading import Event
 from typing import TYPE_CHECKING
 
 from cachestore.block import WHOLE, Buffer, Part
@@ -29,9 +28,10 @@ from cachestore.store.base import (
     runs_of,
 )
 from cachestore.store.checks import check_after, check_into, check_provisional
-from cachestore.store.durability import durable_tiers, promise
+from cachestore.store.durability import durable_tiers
 from cachestore.store.granting import grant, locate
 from cachestore.store.leases import Holding
+from cachestore.store.promises import promise
 from cachestore.store.provisional import Following
 from cachestore.store.provisional_reading import ProvisionalReading
 from cachestore.store.put import LocalPut
@@ -70,7 +70,7 @@ class LocalStore:
 
     def lease(self, chain: Chain, *, ttl: float | None = None, timeout: float = TIMEOUT) -> Lease:
         with self.tiered.counters(self.namespace).timed("lease"):
-            holding = grant(self.tiered, self.namespace, chain, self._ttl(ttl), Deadline.after(timeout))
+            holding = grant(self.tiered, self.namespace, chain, self.lease_ttl(ttl), Deadline.after(timeout))
             self.tiered.promotion.prefetch(holding)
             return self._lease(holding)
 
@@ -78,8 +78,17 @@ class LocalStore:
         """Prolongs a lease to `ttl` seconds from now; LeaseExpired if it is unknown or over."""
         with self.tiered.index.changed:
             holding = self._holding(lease_id)
-            self.tiered.leases.renew(holding, self._ttl(ttl))
+            self.tiered.leases.renew(holding, self.lease_ttl(ttl))
             return self._lease(holding)
+
+    def lease_ttl(self, ttl: float | None) -> float:
+        """The seconds of a lease that is asked for with this `ttl`; InvalidArgument if no lease may last so long."""
+        longest = self.tiered.settings.longest_lease
+        if ttl is None:
+            return self.tiered.settings.lease
+        if not 0 < ttl <= longest:
+            raise InvalidArgument(f"a lease lasts more than 0 and at most {longest} seconds, got {ttl}")
+        return ttl
 
     def release(self, lease: Lease, verdicts: Sequence[Verdict] = (), *, timeout: float = TIMEOUT) -> None:
         deadline = Deadline.after(timeout)
@@ -124,17 +133,17 @@ class LocalStore:
         lease: Lease | None = None,
         ttl: float | None = None,
         wait: float = 0.0,
-        over: Event | None = None,
+        over: Callable[[], bool] | None = None,
         purpose: Purpose = Purpose.REUSE,
         timeout: float = TIMEOUT,
     ) -> SealedReading:
         """A read in sealed form, for whoever hands it on: takes a lease (or `lease` over) and counts the blocks.
 
-        Setting `over` ends its wait for blocks that are being written.
+        `over` is asked often while it waits for blocks that are being written, and ends the wait when it says so.
         """
         deadline = Deadline.after(timeout)
         if lease is None:
-            holding = grant(self.tiered, self.namespace, chain, self._ttl(ttl), deadline, wait, over)
+            holding = grant(self.tiered, self.namespace, chain, self.lease_ttl(ttl), deadline, wait, over)
         else:
             with self.tiered.index.changed:
                 holding = self._holding(lease.id)
@@ -191,7 +200,7 @@ class LocalStore:
         deadline = Deadline.after(timeout)
         if not 1e-3 <= ttl <= LONGEST_TTL:
             raise InvalidArgument(f"a pin lasts a millisecond to {LONGEST_TTL} seconds, got {ttl}")
-        holding = grant(self.tiered, self.namespace, chain, self._ttl(None), deadline)
+        holding = grant(self.tiered, self.namespace, chain, self.lease_ttl(None), deadline)
         try:
             self.tiered.promotion.fetch(holding, deadline)
             with self.tiered.index.changed:
@@ -226,8 +235,7 @@ class LocalStore:
             return removal.clear(self.tiered, self.namespace, tier, Deadline.after(timeout))
 
     def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
-        Deadline.after(timeout)
-        return figures.figures(self)
+        return figures.figures(self, Deadline.after(timeout))
 
     @property
     def puts_open(self) -> int:
@@ -252,9 +260,7 @@ class LocalStore:
         with self.tiered.index.changed:
             wanted, promised = put.wanted, self.tiered.promised[self.namespace]
             for key in [key for key in put.promised if key not in wanted]:
-                promised[key] -= put.promised.pop(key)
-                if not promised[key]:
-                    del promised[key]
+                promised.remove(key, put.promised.pop(key))
 
     def _holding(self, lease_id: bytes) -> Holding:
         self.tiered.leases.expire()
@@ -266,14 +272,6 @@ class LocalStore:
     def _lease(self, holding: Holding) -> Lease:
         runs = runs_of([block.tier for block in holding.blocks], self.tiered.settings.node)
         return Lease(holding.id, len(holding.blocks), max(0.0, holding.ends - time.monotonic()), runs)
-
-    def _ttl(self, ttl: float | None) -> float:
-        longest = self.tiered.settings.longest_lease
-        if ttl is None:
-            return self.tiered.settings.lease
-        if not 0 < ttl <= longest:
-            raise InvalidArgument(f"a lease lasts more than 0 and at most {longest} seconds, got {ttl}")
-        return ttl
 
     def _ended(self, put: LocalPut, began: float) -> None:
         self.keep_promise(put)

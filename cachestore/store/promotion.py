@@ -80,7 +80,7 @@ class Promotion:
             popular = self.popularity.reads(arrival.name) + 1 >= tiered.settings.promote_after
             if not popular or not self._admit(arrival):
                 return
-        if tiered.mover.submit(lambda: self._promote(arrival)) is None:
+        if tiered.mover.submit(lambda: self._promote(arrival, Deadline.after(MOVE_SECONDS))) is None:
             with tiered.index.changed:
                 self._underway -= arrival.sealed.nbytes
 
@@ -99,14 +99,18 @@ class Promotion:
             for start in range(0, len(keys), FETCH):
                 if holding.over or not deadline.remaining():
                     return
-                batch = keys[start : start + FETCH]
+                # others may have brought them up since
+                batch = [key for key in keys[start : start + FETCH] if not self._in_memory(namespace, key)]
+                if not batch:
+                    continue
                 as_of = tiered.removals(namespace)
                 for key, data in zip(batch, tier.get_many(namespace, batch, deadline), strict=True):
                     name = Name(namespace, key)
                     try:
                         if data is not None and not isinstance(data, CorruptBlock):
                             header = opened(data, name, holding.fingerprint, tiered.memory.largest())
-                            self._fetched(Arrival(name, parents.get(key), header, data, tier.name, as_of))
+                            arrival = Arrival(name, parents.get(key), header, data, tier.name, as_of)
+                            self._fetched(arrival, deadline)
                     except CorruptBlock:
                         continue  # whoever reads it finds out what is wrong with it, and counts it
 
@@ -117,19 +121,23 @@ class Promotion:
         self._underway += nbytes
         return True
 
-    def _fetched(self, arrival: Arrival) -> None:
+    def _in_memory(self, namespace: bytes, key: bytes) -> bool:
+        with self.tiered.index.changed:
+            return self.tiered.index.get(Name(namespace, key)) is not None
+
+    def _fetched(self, arrival: Arrival, deadline: Deadline) -> None:
         with self.tiered.index.changed:
             if not self._admit(arrival):
                 return
-        self._promote(arrival)
+        self._promote(arrival, deadline)
 
-    def _promote(self, arrival: Arrival) -> None:
+    def _promote(self, arrival: Arrival, deadline: Deadline) -> None:
         tiered, (name, parent, header, sealed, tier, as_of) = self.tiered, arrival
         try:
             left = header.expires / 1000 - time.time() if header.expires else math.inf
-            if left <= 0:
+            if left <= 0 or not deadline.remaining():
                 return
-            slot = room.take(tiered, name.namespace, sealed.nbytes, Deadline.after(MOVE_SECONDS))
+            slot = room.take(tiered, name.namespace, sealed.nbytes, deadline)
             if slot is None:
                 return
             np.copyto(slot.bytes, sealed)
@@ -150,6 +158,9 @@ class Promotion:
 
     def _heat(self, tier: ColdTier, namespace: bytes, keys: Sequence[bytes]) -> None:
         tiered = self.tiered
+        # every read asks for it until it is there
+        present = tier.present(namespace, keys, Deadline.after(MOVE_SECONDS))
+        keys = [key for key, there in zip(keys, present, strict=True) if not there]
         with tiered.index.changed:
             as_of = tiered.removals(namespace)
             found = [tiered.index.get(Name(namespace, key)) for key in keys]

@@ -211,7 +211,11 @@ class LocalPut:
         if not self.deadline.remaining():
             self.abort()
         self._check_open()
-        chosen = list(self._blocks.open) if blocks is None else blocks
+        if lease:
+            # before anything is published: a commit that is refused for its lease has stored nothing
+            self.local.lease_ttl(lease)
+        # one that is named twice is one block
+        chosen = list(self._blocks.open) if blocks is None else list(dict.fromkeys(blocks))
         check_blocks(chosen, len(self.plans))
         self._committing.lower(chosen)
         try:
@@ -222,7 +226,7 @@ class LocalPut:
             # also those that were there before and could not be made durable
             check_kept(self._blocks.answers, range(len(self.plans)) if blocks is None else blocks)
         granted = None
-        if lease > 0:
+        if lease:
             granted = self.local.lease(self.chain, ttl=lease, timeout=max(self.deadline.remaining(), 1e-3))
         copying.write(self.tiered, published)
         return granted

@@ -56,14 +56,18 @@ class Reserved:
                 )
         self._hold()
         elsewhere = self._elsewhere()
-        upgraded = self._upgraded(elsewhere, ttl) if durable else None
+        upgraded = self._upgraded(self.chain.keys, elsewhere, ttl) if durable else None
         try:
             for number, plan in enumerate(self.plans):
                 known = self._known(number, plan, elsewhere)
-                if known is not None and known.status is PutStatus.ALREADY_EXISTS and upgraded is not None:
+                answer = known or self._reserve(number, plan)
+                if upgraded is not None and answer.status is PutStatus.ALREADY_EXISTS:
+                    if plan.key not in upgraded:
+                        # another writer may have published it just now
+                        upgraded |= self._upgraded([plan.key], elsewhere, ttl)
                     tier = upgraded.get(plan.key, "")
-                    known = PutAnswer(number, PutStatus.ALREADY_EXISTS if tier else PutStatus.NOT_KEPT, tier)
-                self.answers.append(known or self._reserve(number, plan))
+                    answer = PutAnswer(number, PutStatus.ALREADY_EXISTS if tier else PutStatus.NOT_KEPT, tier)
+                self.answers.append(answer)
         finally:
             self._count_first()
 
@@ -138,12 +142,13 @@ class Reserved:
                     found.setdefault(key, tier.name)
         return found
 
-    def _upgraded(self, elsewhere: dict[bytes, str], ttl: float | None) -> dict[bytes, str]:
-        """Makes the blocks durable that are there already; by key, the tier that keeps each from now on."""
+    def _upgraded(self, keys: Sequence[bytes], elsewhere: dict[bytes, str], ttl: float | None) -> dict[bytes, str]:
+        """Makes the blocks durable that are there already; by key, the tier that keeps each from now on, or ""."""
         with self.tiered.index.changed:
             ready = self.tiered.index.ready(self.namespace, self.chain.fingerprint)
-            keys = [key for key in self.chain.keys if key in ready or key in elsewhere]
-        return upgrade(self.tiered, self.namespace, keys, self.chain.fingerprint, self.deadline, ttl) if keys else {}
+            keys = [key for key in keys if key in ready or key in elsewhere]
+        done = upgrade(self.tiered, self.namespace, keys, self.chain.fingerprint, self.deadline, ttl) if keys else {}
+        return dict.fromkeys(keys, "") | done
 
     def _known(self, number: int, plan: BlockPlan, elsewhere: dict[bytes, str]) -> PutAnswer | None:
         with self.tiered.index.changed:

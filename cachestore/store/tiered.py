@@ -1,10 +1,9 @@
 """The store of one node: what holds its tiers, its index and its policies together."""
 
-import heapq
 import math
 import os
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +11,7 @@ from itertools import count
 
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
+from cachestore.ends import Ends
 from cachestore.eviction.base import Eviction
 from cachestore.hashing import namespace_id
 from cachestore.index import Entry, Index, Name
@@ -24,11 +24,12 @@ from cachestore.store.events import Events
 from cachestore.store.leases import Leases
 from cachestore.store.local import LocalStore
 from cachestore.store.pins import Pins
+from cachestore.store.promises import Promises
 from cachestore.store.promotion import Promotion
 from cachestore.store.provisional import Journals
 from cachestore.store.settings import StoreSettings
 from cachestore.store.unreadable import Unreadable
-from cachestore.tiers.base import ColdTier, Departure
+from cachestore.tiers.base import ColdTier, Demoting, Departure
 from cachestore.tiers.cpu import Cpu, CpuTier
 from cachestore.tiers.ledger import Ledger
 from cachestore.tiers.slab import Slot
@@ -61,7 +62,7 @@ class TieredStore:
     staging: CpuTier = field(init=False)
     journals: Journals = field(default_factory=Journals)
     unreadable: Unreadable = field(default_factory=Unreadable)
-    promised: dict[bytes, Counter[bytes]] = field(default_factory=lambda: defaultdict(Counter))
+    promised: dict[bytes, Promises] = field(default_factory=lambda: defaultdict(Promises))
     """Bytes that open puts may still make durable, by namespace and key."""
     copying: set[Entry] = field(default_factory=set)
     """Blocks of which copies are under way, also those that have left the index meanwhile."""
@@ -73,12 +74,13 @@ class TieredStore:
     _quotas: dict[bytes, int] = field(default_factory=dict)
     _sequence: Iterator[int] = field(default_factory=lambda: count(1))
     _removals: dict[bytes, int] = field(default_factory=dict)
-    _ending: list[tuple[float, Name]] = field(default_factory=list)
+    _ending: Ends[Name] = field(init=False)
     """When blocks with a time to live end; names only, since an entry would hold on to memory that was given up."""
 
     def __post_init__(self) -> None:
         self._quotas = {namespace_id(name): quota for name, quota in self.settings.quotas.items()}
         self.index = Index(self.eviction, self.give, self._quota)
+        self._ending = Ends(self._ends_at)
         self.leases = Leases(self.index)
         self.pins = Pins(self.index, int(self.memory.capacity * self.settings.pin_share))
         self.mover = Mover(self.expire, backlog=self.settings.backlog)
@@ -150,12 +152,10 @@ class TieredStore:
         with self.index.changed:
             self.leases.expire()
             self.pins.expire()
-            while self._ending and self._ending[0][0] <= time.monotonic():
-                ends, name = heapq.heappop(self._ending)
+            while (name := self._ending.due(time.monotonic())) is not None:
                 entry = self.index.get(name)
-                # another block of this name may have come since
-                if entry is not None and entry.ends == ends:
-                    self.forget(entry, "ttl")
+                assert entry is not None
+                self.forget(entry, "ttl")
             namespaces = list(self._namespaces.values())
         for store in namespaces:
             store.expire_puts()
@@ -202,7 +202,7 @@ class TieredStore:
         self.index.publish(entry)
         if ttl is not None:
             entry.ends = time.monotonic() + ttl
-            heapq.heappush(self._ending, (entry.ends, entry.name))
+            self._ending.add(entry.ends, entry.name)
         self.ledger.came(entry.name.namespace, entry.slot.nbytes)
         self.events.stored(entry)
 
@@ -210,7 +210,7 @@ class TieredStore:
         """Lets a published block live for `ttl` more seconds at least, None for ever. Called under the lock."""
         entry.ends = math.inf if ttl is None else max(entry.ends, time.monotonic() + ttl)
         if entry.ends < math.inf:
-            heapq.heappush(self._ending, (entry.ends, entry.name))
+            self._ending.add(entry.ends, entry.name)
 
     def forget(self, entry: Entry, why: str) -> None:
         """Takes a published block out of memory, and counts it. Called under the lock."""
@@ -238,8 +238,19 @@ class TieredStore:
                 content = self.ledger.content(namespace)
                 assert (content.blocks, content.nbytes) == (len(entries), sum(e.slot.nbytes for e in entries))
 
+    def _ends_at(self, ends: float, name: Name) -> bool:
+        # another block of this name may have come since
+        entry = self.index.get(name)
+        return entry is not None and entry.ends == ends
+
     def _quota(self, namespace: bytes) -> float:
         return self._quotas.get(namespace, self.settings.quota or math.inf)
+
+    def _demoted(self, tier: str, namespace: bytes) -> None:
+        """A lower tier handed a block to the one below it, which may not count by itself. Under the lock."""
+        above = next(lower for lower in self.lower if lower.name == tier)
+        if isinstance(above, Demoting) and above.below is not None and above.below.ledger is None:
+            self.counters(namespace).add("tier_added", tier=above.below.name)
 
     def departed(self, tier: str, departures: Sequence[Departure]) -> None:
         """A lower tier let blocks go by itself: memory must not rely on copies there any more."""
@@ -248,6 +259,8 @@ class TieredStore:
                 entry = self.index.get(Name(departure.namespace, departure.key))
                 if entry is not None:
                     entry.cold.discard(tier)
+                if departure.why == "demoted":
+                    self._demoted(tier, departure.namespace)
                 if departure.reason:
                     counters = self.counters(departure.namespace)
                     counters.add("corruptions", tier=tier, reason=departure.reason)

@@ -22,11 +22,14 @@ _OUTCOMES = {Verdict.USED: "hits", Verdict.CORRUPT: "corrupt", Verdict.UNREAD: "
 def settle(tiered: TieredStore, holding: Holding, verdicts: Sequence[Verdict], deadline: Deadline) -> None:
     """Counts the blocks of a lease by their verdicts, missing ones as UNREAD, and ends it.
 
+    What it found corrupt is looked at as far as there is time: whoever reads the rest next finds out again.
     InvalidArgument for more verdicts than blocks.
     """
     if len(verdicts) > len(holding.blocks):
         raise InvalidArgument(f"{len(verdicts)} verdicts for a lease of {len(holding.blocks)} blocks")
     for block, verdict in zip(holding.blocks, verdicts, strict=False):
+        if not deadline.remaining():
+            break
         if verdict is Verdict.CORRUPT:
             _examine(tiered, holding, block, deadline)
     with tiered.index.changed:

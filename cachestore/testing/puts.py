@@ -88,6 +88,16 @@ class PutTests(StoreSuite):
         assert lease.blocks == sum(run.blocks for run in lease.runs) == 2
         assert all(map(same, (block for block, _ in self.read(store, keys, lease)), blocks))
 
+    def test_a_commit_that_asks_for_too_long_a_lease_publishes_nothing(self, store: Store) -> None:
+        keys, blocks = self.blocks(2)
+        with store.put(keys.fingerprint, plans_of(blocks)) as put:
+            write_blocks(put, blocks)
+            with pytest.raises(InvalidArgument, match="a lease lasts"):
+                put.commit(lease=1e6)
+            assert store.lookup(keys).ready == 0
+        assert {answer.status for answer in put.answers} == {PutStatus.FAILED}
+        self.stored(store, 2)
+
     @pytest.mark.parametrize("name", ["raw", "lz4"])
     def test_planes_may_be_written_in_runs(self, store: Store, name: str) -> None:
         keys, blocks = self.blocks(3)

@@ -103,14 +103,15 @@ class ColdTier(Protocol):
     ) -> list[bool] | None:
         """Removes these blocks; which of them there were. None if some may still be there.
 
-        `why` is what the ledger says. A durable block that is removed as "corrupt" is told of as a departure.
+        `why` is what the ledger says. A durable block that is removed as "corrupt" is told of as a departure. With
+        "withdrawn", only those go that this process put there: not what another one had acknowledged meanwhile.
         """
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
         """Removes all blocks of the namespace; the keys of those there were. None if some may still be there."""
 
-    def usage(self) -> Usage:
-        """What the medium holds now; zero in use while it is not healthy."""
+    def usage(self, deadline: Deadline | None = None) -> Usage:
+        """What the medium holds now; zero in use while it is not healthy, or does not say by the deadline."""
 
 
 @runtime_checkable
@@ -125,14 +126,17 @@ class Listing(Protocol):
 class Keeping(Protocol):
     """A tier that knows without asking its medium what it keeps for good, as far as this process had it kept there."""
 
-    def kept(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
-        """Which of these blocks are there as durable ones."""
+    def kept(self, namespace: bytes, keys: Sequence[bytes], ends: float = 0.0) -> list[bool]:
+        """Which of these blocks are there as durable ones, until `ends`, in seconds since 1970, at least."""
 
     def durable_bytes(self, namespace: bytes) -> int:
         """Bytes of the durable blocks of a namespace."""
 
     def recount(self, namespace: bytes, deadline: Deadline) -> None:
-        """Asks a medium that others write to, too, and forgets what is gone from it. Others may do nothing."""
+        """Asks a medium that others write to, too: forgets what is gone from it, and ends what was left there by puts.
+
+        Others may do nothing.
+        """
 
 
 @runtime_checkable

@@ -42,7 +42,7 @@ class Disk:
     """Files under the folder `path`, which no other store may use, of `capacity` bytes at most.
 
     A block lives as long as its header says, else for `ttl` seconds or until the next start (0: as long as there is
-    room). A disk that does not answer for `timeout` seconds is not waited for.
+    room); a durable one does not end by `ttl`. A disk that does not answer for `timeout` seconds is not waited for.
     """
 
     path: str
@@ -165,9 +165,12 @@ class DiskTier:
         work = self._work
         kept = [False] * len(blocks)
         if work is not None and blocks:
-            lifetime = self.settings.ttl if ttl is None else ttl
-            ends = time.time() + lifetime if lifetime else math.inf
-            self._writing.run(lambda call: DiskPut(work, call, kept).run(namespace, blocks, ends, durable), deadline)
+            now = time.time()
+            ends = math.inf if ttl is None else now + ttl
+            cached_until = now + self.settings.ttl if self.settings.ttl else math.inf
+            self._writing.run(
+                lambda call: DiskPut(work, call, kept).run(namespace, blocks, ends, durable, cached_until), deadline
+            )
         return kept
 
     def delete_many(
@@ -198,12 +201,15 @@ class DiskTier:
         work = self._work
         return [entry.key for entry in work.index.snapshot(namespace) if entry.settled] if work is not None else []
 
-    def kept(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
+    def kept(self, namespace: bytes, keys: Sequence[bytes], ends: float = 0.0) -> list[bool]:
         work = self._work
         if work is None:
             return [False] * len(keys)
         entry_of, now = work.index.entries(namespace).get, time.time()
-        return [(e := entry_of(key)) is not None and e.durable and e.settled and e.ends > now for key in keys]
+        return [
+            (e := entry_of(key)) is not None and e.durable and e.settled and e.ends > now and e.ends >= ends
+            for key in keys
+        ]
 
     def durable_bytes(self, namespace: bytes) -> int:
         return self.ledger.content(namespace).durable
@@ -211,7 +217,7 @@ class DiskTier:
     def recount(self, namespace: bytes, deadline: Deadline) -> None:
         """Nobody else uses the folder."""
 
-    def usage(self) -> Usage:
+    def usage(self, deadline: Deadline | None = None) -> Usage:
         work = self._work
         used = work.index.used if work is not None and self.healthy else 0
         return Usage(used, self.settings.capacity)

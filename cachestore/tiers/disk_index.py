@@ -1,12 +1,12 @@
 """What is on the disk, in memory: presence without a system call, room under the cap, and who leaves first."""
 
-import heapq
 import math
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
+from cachestore.ends import Ends
 from cachestore.eviction.base import Eviction, Order
 from cachestore.seal import DURABLE, PARENT_BYTES, CorruptBlock, Header
 from cachestore.tiers.base import Departure
@@ -84,8 +84,11 @@ class DiskIndex:
     """Bytes of files that are there, being written, or not removed yet: at most `capacity`."""
     _staying: int = 0
     _namespaces: dict[bytes, _Namespace] = field(default_factory=dict)
-    _ending: list[tuple[float, bytes, bytes]] = field(default_factory=list)
+    _ending: Ends[tuple[bytes, bytes]] = field(init=False)
     _lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        self._ending = Ends(self._ends_at)
 
     def entries(self, namespace: bytes) -> Mapping[bytes, DiskEntry]:
         """The blocks of one namespace, as they change. Asking for one key needs no lock: a dict answers whole."""
@@ -191,15 +194,9 @@ class DiskIndex:
 
     def overdue(self) -> DiskEntry | None:
         """A block whose time is over, to be taken out; None if there is none."""
-        now = time.time()
         with self._lock:
-            while self._ending and self._ending[0][0] <= now:
-                ends, namespace, key = heapq.heappop(self._ending)
-                # another block of this key may have come since
-                entry = self.entries(namespace).get(key)
-                if entry is not None and entry.ends == ends:
-                    return entry
-            return None
+            name = self._ending.due(time.time())
+            return self.entries(name[0])[name[1]] if name is not None else None
 
     def evict(self) -> DiskEntry | None:
         """The block that should leave first, to be taken out: of the namespace that holds most, where one may leave."""
@@ -209,6 +206,11 @@ class DiskIndex:
                 if name is not None:
                     return held.names[name]
             return None
+
+    def _ends_at(self, ends: float, name: tuple[bytes, bytes]) -> bool:
+        # another block of this key may have come since
+        entry = self.entries(name[0]).get(name[1])
+        return entry is not None and entry.ends == ends
 
     def _came(self, entry: DiskEntry) -> None:
         self.ledger.came(entry.namespace, entry.nbytes, durable=entry.durable)
@@ -228,7 +230,7 @@ class DiskIndex:
         held.used += room(entry.nbytes)
         self._staying += room(entry.nbytes) if entry.durable else 0
         if entry.ends != math.inf:
-            heapq.heappush(self._ending, (entry.ends, entry.namespace, entry.key))
+            self._ending.add(entry.ends, (entry.namespace, entry.key))
 
     def _take(self, entry: DiskEntry) -> None:
         held = self._namespaces[entry.namespace]

@@ -40,8 +40,18 @@ class DiskPut:
     _gone: list[Departure] = field(default_factory=list)
     _troubles: list[OSError] = field(default_factory=list)
 
-    def run(self, namespace: bytes, blocks: Sequence[tuple[bytes, Buffer]], ends: float, durable: bool) -> bool:
-        """Writes the blocks; `ends` and `durable` hold where their headers do not say more."""
+    def run(
+        self,
+        namespace: bytes,
+        blocks: Sequence[tuple[bytes, Buffer]],
+        ends: float,
+        durable: bool,
+        cached_until: float = math.inf,
+    ) -> bool:
+        """Writes the blocks; `ends` and `durable` hold where their headers do not say more.
+
+        Those that are not durable end at `cached_until` where nobody says when.
+        """
         wrote = False
         try:
             for first in range(0, len(blocks), GROUP):
@@ -52,6 +62,8 @@ class DiskPut:
                         entry = DiskEntry.of(namespace, key, data.nbytes, Header.parse(data))
                         entry.ends = ends if entry.ends == math.inf else entry.ends
                         entry.durable |= durable
+                        if entry.ends == math.inf and not entry.durable:
+                            entry.ends = cached_until
                         items.append(_Item(place, entry, data))
                 wrote |= self._write(items)
         finally:
@@ -139,10 +151,15 @@ class DiskPut:
         self._withdraw(item)
 
     def _withdraw(self, item: _Item) -> None:
-        """The caller was told that it is not there; one that took the place of another stays for that one."""
-        if item.old is None:
-            with suppress(OSError):
-                self.work.drop(item.entry, "withdrawn", [])
+        """The caller was told that it is not there; one that took the place of one like it stays for that one."""
+        entry, old = item.entry, item.old
+        if old is not None and (old.durable or not entry.durable):
+            # after a loss of power either is there, whole
+            entry.settled |= old.settled
+            return
+        with suppress(OSError):
+            # memory may rely on the cache copy that was there; nobody relies on what never was
+            self.work.drop(entry, "withdrawn", [] if old is None else self._gone)
 
 
 def _flush(item: _Item) -> bool:

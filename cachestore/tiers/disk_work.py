@@ -5,6 +5,7 @@ found does not fit the index.
 """
 
 import errno
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -174,7 +175,9 @@ class DiskWork:
         except (OSError, CorruptBlock):
             return "evicted"
         block = (entry.key, np.frombuffer(data, dtype=np.uint8))
-        (taken,) = self.below.put_many(entry.namespace, [block], None, Deadline.after(self.patience))
+        # it lives no longer there than it would here
+        ttl = None if entry.ends == math.inf else max(1e-3, entry.ends - time.time())
+        (taken,) = self.below.put_many(entry.namespace, [block], ttl, Deadline.after(self.patience))
         return "demoted" if taken else "evicted"
 
     def drop(self, entry: DiskEntry, why: str, gone: list[Departure]) -> bool:

@@ -93,8 +93,8 @@ class EncryptedTier:
     def keys(self, namespace: bytes) -> Sequence[bytes]:
         return self.inner.keys(namespace) if isinstance(self.inner, Listing) else ()
 
-    def kept(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
-        return self.inner.kept(namespace, keys) if isinstance(self.inner, Keeping) else [False] * len(keys)
+    def kept(self, namespace: bytes, keys: Sequence[bytes], ends: float = 0.0) -> list[bool]:
+        return self.inner.kept(namespace, keys, ends) if isinstance(self.inner, Keeping) else [False] * len(keys)
 
     def durable_bytes(self, namespace: bytes) -> int:
         return self.inner.durable_bytes(namespace) if isinstance(self.inner, Keeping) else 0
@@ -103,8 +103,8 @@ class EncryptedTier:
         if isinstance(self.inner, Keeping):
             self.inner.recount(namespace, deadline)
 
-    def usage(self) -> Usage:
-        return self.inner.usage()
+    def usage(self, deadline: Deadline | None = None) -> Usage:
+        return self.inner.usage(deadline)
 
     def _opened(self, namespace: bytes, key: bytes, data: Found, deadline: Deadline) -> Found:
         if data is None or isinstance(data, CorruptBlock):

@@ -127,7 +127,7 @@ class GpuTier:
         with self._work.locked():
             return [block.header.key for block in self._work.blocks.all(namespace)]
 
-    def usage(self) -> Usage:
+    def usage(self, deadline: Deadline | None = None) -> Usage:
         with self._work.locked():
             if self._work.room is None or not self.healthy:
                 return Usage(0, self.capacity)

@@ -8,7 +8,7 @@
 4. What Redis answers is not trusted: a value that cannot be a sealed block takes no memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +24,7 @@ from cachestore.tiers.embedded import EmbeddedRedis
 from cachestore.tiers.ledger import Ledger
 from cachestore.tiers.redis_blocks import cache_name, durable_name
 from cachestore.tiers.redis_condition import Condition
-from cachestore.tiers.redis_durable import Acknowledgement, Durability
+from cachestore.tiers.redis_durable import Acknowledgement, Durability, Outcome
 from cachestore.tiers.redis_kept import Kept
 from cachestore.tiers.redis_open import opened
 from cachestore.tiers.redis_servers import Servers
@@ -130,6 +130,8 @@ class RedisTier:
     _servers: Servers = field(init=False)
     _memory: Memory = field(default_factory=lambda: Memory(SPARE_BYTES))
     _kept: Kept = field(default_factory=Kept)
+    _doubtful: set[tuple[bytes, bytes]] = field(default_factory=set)
+    """Names and stamps of durable blocks whose put failed after their time to live was taken away."""
 
     def __post_init__(self) -> None:
         self._servers = Servers(self.settings.timeout)
@@ -189,7 +191,7 @@ class RedisTier:
         for index, value in zip(missing, durable, strict=True):
             if isinstance(value, np.ndarray) and redis_blocks.over(value):
                 until = self._servers.soon(1, deadline)
-                self._servers.each([durable_name(names[index])], until, False, redis_blocks.end)
+                self._servers.each([durable_name(names[index])], until, False, redis_blocks.end_over)
             elif value is not None:
                 found[index] = value
         return found
@@ -205,27 +207,23 @@ class RedisTier:
     ) -> list[bool]:
         fitting = {cache_name(namespace, key): data for key, data in blocks if data.nbytes <= self.settings.largest}
         names = list(fitting)
-        if durable and not self.durable:
-            return [False] * len(blocks)
         if durable:
-            kept = self._servers.each(
-                names, deadline.at, False, redis_durable.put, fitting, self._acknowledgement, deadline.at
-            )
-        else:
-            lifetime = max(1, int(1000 * (self.settings.ttl if ttl is None else ttl)))
-            kept = self._servers.each(names, deadline.at, False, redis_blocks.put, fitting, lifetime)
+            return self._keep(namespace, blocks, fitting, deadline) if self.durable else [False] * len(blocks)
+        lifetime = max(1, int(1000 * (self.settings.ttl if ttl is None else ttl)))
+        kept = self._servers.each(names, deadline.at, False, redis_blocks.put, fitting, lifetime)
         there = dict(zip(names, kept, strict=True))
-        stored = [there.get(cache_name(namespace, key), False) for key, _ in blocks]
-        if durable:
-            self._kept.came(namespace, {key: data for (key, data), ok in zip(blocks, stored, strict=True) if ok})
-        return stored
+        return [there.get(cache_name(namespace, key), False) for key, _ in blocks]
 
     def delete_many(
         self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, *, why: str = "deleted"
     ) -> list[bool] | None:
+        """With "withdrawn", durable blocks go only if this process made them so, and nobody wrote them since."""
+        if why == "withdrawn":
+            return self._withdraw(namespace, keys, deadline)
         names = [cache_name(namespace, key) for key in keys]
         before = self._kept.there(namespace, keys)
-        removed = self._servers.each(names, self._servers.soon(len(keys), deadline), None, redis_blocks.unlink)
+        until = self._servers.soon(len(keys), deadline)
+        removed = self._servers.each(names, until, None, redis_blocks.unlink, True)
         gone = {key for key, answer in zip(keys, removed, strict=True) if answer is not None}
         self._kept.went(namespace, {key: block for key, block in before.items() if key in gone})
         return None if None in removed else [bool(there) for there in removed]
@@ -248,14 +246,15 @@ class RedisTier:
         self._kept.went(namespace, before)
         return removed
 
-    def kept(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
+    def kept(self, namespace: bytes, keys: Sequence[bytes], ends: float = 0.0) -> list[bool]:
         held = self._kept.there(namespace, keys)
-        return [key in held for key in keys]
+        return [key in held and held[key].ends >= ends for key in keys]
 
     def durable_bytes(self, namespace: bytes) -> int:
         return self._kept.nbytes(namespace)
 
     def recount(self, namespace: bytes, deadline: Deadline) -> None:
+        self._end_doubtful(deadline)
         if not self._kept.due(namespace, self.settings.check_after):
             return
         before = self._kept.there(namespace)
@@ -265,11 +264,52 @@ class RedisTier:
         lost = {key for key, answer in zip(before, there, strict=True) if answer is False}
         self._kept.went(namespace, {key: before[key] for key in lost})
 
-    def usage(self) -> Usage:
-        deadline = Deadline.after(self.settings.timeout)
+    def usage(self, deadline: Deadline | None = None) -> Usage:
+        own = Deadline.after(self.settings.timeout)
+        deadline = own if deadline is None or own.at < deadline.at else deadline
         asked = [self._servers.on(node, deadline.at, Condition.of) for node in self._servers.nodes(deadline)]
         answers = [condition for condition in asked if condition is not None]
         return Usage(sum(answer.used for answer in answers), sum(answer.capacity for answer in answers))
+
+    def _keep(
+        self,
+        namespace: bytes,
+        blocks: Sequence[tuple[bytes, Buffer]],
+        fitting: Mapping[bytes, Buffer],
+        deadline: Deadline,
+    ) -> list[bool]:
+        names = list(fitting)
+        doubtful: set[tuple[bytes, bytes]] = set()
+        rest = fitting, self._acknowledgement, deadline.at, doubtful
+        kept = self._servers.each(names, deadline.at, Outcome.NOT, redis_durable.put, *rest)
+        # only now: while the put goes on, nobody may take its blocks back
+        self._doubtful |= doubtful
+        there = dict(zip(names, kept, strict=True))
+        outcomes = [there.get(cache_name(namespace, key), Outcome.NOT) for key, _ in blocks]
+        came = {key: data for (key, data), outcome in zip(blocks, outcomes, strict=True) if outcome}
+        anew = {key for (key, _), outcome in zip(blocks, outcomes, strict=True) if outcome is Outcome.ANEW}
+        self._kept.came(namespace, came, anew)
+        return [bool(outcome) for outcome in outcomes]
+
+    def _withdraw(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
+        until = self._servers.soon(len(keys), deadline)
+        names = [cache_name(namespace, key) for key in keys]
+        removed = self._servers.each(names, until, None, redis_blocks.unlink, False)
+        ours = {key: block for key, block in self._kept.there(namespace, keys).items() if block.stamp}
+        stamps = {cache_name(namespace, key): block.stamp for key, block in ours.items()}
+        taken = self._servers.each(list(stamps), until, None, redis_durable.take_back, stamps)
+        durable = dict(zip(ours, taken, strict=True))
+        self._kept.went(namespace, {key: block for key, block in ours.items() if durable[key]})
+        if None in removed or None in taken:
+            return None
+        return [bool(there or durable.get(key)) for key, there in zip(keys, removed, strict=True)]
+
+    def _end_doubtful(self, deadline: Deadline) -> None:
+        """Removes what stays for good though its put did not get to know that."""
+        for name, stamp in list(self._doubtful):
+            until = self._servers.soon(1, deadline)
+            if self._servers.each([name], until, None, redis_durable.take_back, {name: stamp}) != [None]:
+                self._doubtful.discard((name, stamp))
 
     @property
     def _acknowledgement(self) -> Acknowledgement:

@@ -8,7 +8,7 @@ evicted; its end is in its sealed header alone. The braces put both names on one
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
 from typing import Any
 
@@ -28,6 +28,9 @@ DURABLE_PREFIX = b"cachestore:durable:"
 
 EXPIRES = (168, 175)
 """First and last byte of `expires` in a sealed header."""
+
+STAMP = (144, 167)
+"""First and last byte of `writer` and `sequence`, which no two puts have in common."""
 
 _SIZE, _PAYLOAD = slice(8, 12), slice(136, 144)
 _SMALLEST = header_bytes(1)
@@ -133,9 +136,9 @@ def put(connection: Connection, names: Sequence[bytes], data: Mapping[bytes, Buf
     return [answer == b"OK" for answer in answers]
 
 
-def unlink(connection: Connection, names: Sequence[bytes]) -> list[bool | None]:
-    """Removes cache and durable blocks of these names; which of them there were, None where that is not known."""
-    answers = connection.ask([("UNLINK", name, durable_name(name)) for name in names])
+def unlink(connection: Connection, names: Sequence[bytes], durable: bool) -> list[bool | None]:
+    """Removes cache blocks and, with `durable`, durable ones; which there were, None where that is not known."""
+    answers = connection.ask([("UNLINK", name, *([durable_name(name)] if durable else [])) for name in names])
     return [None if isinstance(checked(answer, int, Refused), Refused) else answer != 0 for answer in answers]
 
 
@@ -177,18 +180,24 @@ def lasting(connection: Connection, names: Sequence[bytes]) -> list[bool | None]
     return [None if isinstance(end, Refused) and not _stays(end) else _stays(end) for end in ends]
 
 
-def end(connection: Connection, names: Sequence[bytes]) -> list[bool]:
-    """Removes durable blocks whose time is over, unless somebody writes them anew meanwhile; which of them went."""
-    gone = []
-    for name in names:
-        _, expires = connection.ask([("WATCH", name), ("GETRANGE", name, *EXPIRES)])
-        if isinstance(checked(expires, bytes, Refused), Refused) or len(expires) < 8 or not ended(expires):
-            connection.call("UNWATCH")
-            gone.append(False)
-        else:
-            answers = connection.ask([("MULTI",), ("UNLINK", name), ("EXEC",)])
-            gone.append(checked(answers[-1], list, NoneType, Refused) == [1])
-    return gone
+def end(connection: Connection, name: bytes, place: tuple[int, int], over: Callable[[bytes], bool]) -> bool:
+    """Removes a durable block if these bytes of it say so, unless it is written anew meanwhile; whether it went."""
+    _, told = connection.ask([("WATCH", name), ("GETRANGE", name, *place)])
+    if isinstance(checked(told, bytes, Refused), Refused) or len(told) <= place[1] - place[0] or not over(told):
+        connection.call("UNWATCH")
+        return False
+    answers = connection.ask([("MULTI",), ("UNLINK", name), ("EXEC",)])
+    return bool(checked(answers[-1], list, NoneType, Refused) == [1])
+
+
+def end_over(connection: Connection, names: Sequence[bytes]) -> list[bool]:
+    """Removes durable blocks whose time is over; which of them went."""
+    return [end(connection, name, EXPIRES, ended) for name in names]
+
+
+def stamp_of(block: Buffer) -> bytes:
+    """Who wrote this sealed block, and when."""
+    return block[STAMP[0] : STAMP[1] + 1].tobytes()
 
 
 def _bytes(value: bytes | int) -> bytes:

@@ -7,17 +7,30 @@
               also while it rewrites its file)
 
 A block is first written with a short time to live, and loses that once it is acknowledged: what could not be made
-durable leaves by itself, even if the writer dies half-way. Every acknowledgement is asked for on the connection that
-wrote, after it wrote.
+durable leaves by itself, even if the writer dies half-way. That loss has to be acknowledged, too: where it is not, the
+writer removes the block, at once or as soon as it reaches the server. Every acknowledgement is asked for on the
+connection that wrote, after it wrote.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal, TypeAlias
 
 from cachestore.block import Buffer
-from cachestore.tiers.redis_blocks import DURABLE_PREFIX, EXPIRES, durable_name, end, ended, scanned, write
+from cachestore.tiers.redis_blocks import (
+    DURABLE_PREFIX,
+    EXPIRES,
+    STAMP,
+    durable_name,
+    end,
+    end_over,
+    ended,
+    scanned,
+    stamp_of,
+    write,
+)
 from cachestore.tiers.redis_condition import NEEDED_DURABLE, POLICY, Condition
 from cachestore.tiers.resp import Command, Connection
 from cachestore.tiers.resp_errors import Refused, checked
@@ -91,36 +104,71 @@ REMOVED = 64
 """What one sweep looks at and removes at most, so that nobody waits for it."""
 
 
+class Outcome(IntEnum):
+    """What became of a block that is to be durable: not so, so as it was before, or so by this put alone."""
+
+    NOT = 0
+    AS_BEFORE = 1
+    ANEW = 2
+
+
 def put(
     connection: Connection,
     names: Sequence[bytes],
     data: Mapping[bytes, Buffer],
     acknowledgement: Acknowledgement,
     until: float,
-) -> list[bool]:
-    """Writes blocks, given by their names as cache blocks; which of them are durable now."""
+    doubtful: set[tuple[bytes, bytes]],
+) -> list[Outcome]:
+    """Writes blocks, given by their names as cache blocks; which of them are durable now.
+
+    In `doubtful` are left, by name and stamp, those that may stay for good although they are not durable.
+    """
+    failed = [Outcome.NOT] * len(names)
     # a server that could not acknowledge anything now is not written to
     if not acknowledgement.given(connection, until):
-        return [False] * len(names)
+        return failed
     named = [(durable_name(name), data[name]) for name in names]
     created = write(connection, named, b"NX", b"PX", GRACE_MS)
     there = [index for index, answer in enumerate(created) if answer is None]
-    # one that is there may be durable already and must not become less: it is replaced without a time to live
+    # one that is there may be durable already and must not become less, nor more if it is not: its time stays as it is
     written = created.copy()
-    for index, answer in zip(there, write(connection, [named[index] for index in there]), strict=True):
+    again = write(connection, [named[index] for index in there], b"XX", b"KEEPTTL")
+    for index, answer in zip(there, again, strict=True):
         written[index] = answer
     if not acknowledgement.given(connection, until):
-        return [False] * len(names)
+        return failed
+    stamped = [(name, stamp_of(data[name])) for name in names]
+    ours = {pair for pair, new in zip(stamped, created, strict=True) if new == b"OK"}
+    doubtful |= ours
     # what is durable needs no second copy
     keep = [command for name in names for command in (("PERSIST", durable_name(name)), ("UNLINK", name))]
     persisted = [checked(answer, int, Refused) == 1 for answer in connection.ask(keep)[::2]]
-    if not acknowledgement.given(connection, until):
-        return [False] * len(names)
-    # one that was replaced has no time to live that could be taken away
-    return [
-        answer == b"OK" and (stays or new is None)
+    ours |= {pair for pair, stays in zip(stamped, persisted, strict=True) if stays}
+    doubtful |= ours
+    given = acknowledgement.given(connection, until)
+    kept = [
+        _outcome(given and answer == b"OK", stays, new is None)
         for answer, stays, new in zip(written, persisted, created, strict=True)
     ]
+    doubtful -= {pair for pair, outcome in zip(stamped, kept, strict=True) if outcome}
+    left = [pair for pair, outcome in zip(stamped, kept, strict=True) if pair in ours and not outcome]
+    if left:
+        take_back(connection, [name for name, _ in left], dict(left))
+        doubtful -= set(left)
+    return kept
+
+
+def _outcome(good: bool, stays: bool, replaced: bool) -> Outcome:
+    """`stays` if its time to live was taken away just now; one that was durable before has none."""
+    if not good or not (stays or replaced):
+        return Outcome.NOT
+    return Outcome.ANEW if stays else Outcome.AS_BEFORE
+
+
+def take_back(connection: Connection, names: Sequence[bytes], stamps: Mapping[bytes, bytes]) -> list[bool]:
+    """Removes durable blocks, named as cache blocks, unless they were written since; which of them went."""
+    return [end(connection, durable_name(name), STAMP, stamps[name].__eq__) for name in names]
 
 
 def _syncs(connection: Connection) -> bool:
@@ -138,5 +186,5 @@ def sweep(connection: Connection, cursor: int) -> int:
     following, names = scanned(answer)
     ends = connection.ask([("GETRANGE", name, *EXPIRES) for name in names]) if names else []
     over = [name for name, expires in zip(names, ends, strict=True) if isinstance(expires, bytes) and ended(expires)]
-    end(connection, over[:REMOVED])
+    end_over(connection, over[:REMOVED])
     return following if len(over) <= REMOVED else cursor

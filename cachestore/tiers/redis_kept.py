@@ -4,23 +4,27 @@ Redis alone knows what is present, and others write and remove there, too. So th
 reason to refuse anything, and what ended counts no longer.
 """
 
-import heapq
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import NamedTuple
 
 from cachestore.block import Buffer
-from cachestore.tiers.redis_blocks import ends_at
+from cachestore.ends import Ends
+from cachestore.tiers.redis_blocks import ends_at, stamp_of
 
 
 class Lasting(NamedTuple):
-    """One durable block, of `nbytes` until `ends`, in seconds since 1970. Another of its key is another object."""
+    """One durable block, of `nbytes` until `ends`, in seconds since 1970. Another of its key is another object.
+
+    `stamp` names what was written if that alone made the block durable: empty if it was so before.
+    """
 
     nbytes: int
     ends: float
+    stamp: bytes = b""
 
 
 @dataclass(eq=False)
@@ -29,20 +33,23 @@ class Kept:
 
     _blocks: dict[bytes, dict[bytes, Lasting]] = field(default_factory=dict)
     _nbytes: dict[bytes, int] = field(default_factory=dict)
-    _ending: list[tuple[float, bytes, bytes, Lasting]] = field(default_factory=list)
+    _ending: Ends[tuple[bytes, bytes]] = field(init=False)
     _asked: dict[bytes, float] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
-    def came(self, namespace: bytes, blocks: Mapping[bytes, Buffer]) -> None:
-        """These sealed blocks were acknowledged."""
+    def __post_init__(self) -> None:
+        self._ending = Ends(self._ends_at)
+
+    def came(self, namespace: bytes, blocks: Mapping[bytes, Buffer], anew: Collection[bytes]) -> None:
+        """These sealed blocks were acknowledged; the keys of those that were not durable before."""
         with self._lock:
             for key, data in blocks.items():
                 self._remove(namespace, key)
-                block = Lasting(data.nbytes, ends_at(data))
+                block = Lasting(data.nbytes, ends_at(data), stamp_of(data) if key in anew else b"")
                 self._blocks.setdefault(namespace, {})[key] = block
                 self._nbytes[namespace] = self._nbytes.get(namespace, 0) + block.nbytes
                 if block.ends < math.inf:
-                    heapq.heappush(self._ending, (block.ends, namespace, key, block))
+                    self._ending.add(block.ends, (namespace, key))
 
     def went(self, namespace: bytes, blocks: Mapping[bytes, Lasting]) -> None:
         """These blocks, which were there before that was asked, are gone; those put again since are not."""
@@ -74,10 +81,12 @@ class Kept:
             return True
 
     def _expire(self) -> None:
-        while self._ending and self._ending[0][0] <= time.time():
-            _, namespace, key, block = heapq.heappop(self._ending)
-            if self._blocks.get(namespace, {}).get(key) is block:
-                self._remove(namespace, key)
+        while (name := self._ending.due(time.time())) is not None:
+            self._remove(*name)
+
+    def _ends_at(self, ends: float, name: tuple[bytes, bytes]) -> bool:
+        block = self._blocks.get(name[0], {}).get(name[1])
+        return block is not None and block.ends == ends
 
     def _remove(self, namespace: bytes, key: bytes) -> None:
         held = self._blocks.get(namespace, {})

@@ -167,6 +167,8 @@ class ClusterSlots(_Looked):
         answer = connection.call("CLUSTER", "SLOTS")
         slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         for first, last, (host, port, *_), *_ in answer:
+            if not 0 <= first <= last < REDIS_CLUSTER_HASH_SLOTS:
+                raise Broken("protocol")
             # a node that does not know its own name yet is where it was asked
             address = Address(host.decode() if host else guide.host, int(port))
             slots[first : last + 1] = [address] * (last + 1 - first)

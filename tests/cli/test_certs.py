@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
@@ -16,6 +17,7 @@ from cachestore.service.auth.credentials import Credentials
 from cachestore.service.auth.identity import Role
 from cachestore.service.auth.issuing import names_in
 
+README = Path(__file__).parents[2] / "README.md"
 CPU = '[[tiers]]\nname = "cpu"\ncapacity = "8MiB"\n'
 
 
@@ -186,6 +188,33 @@ def test_what_is_said_works(
         monkeypatch.setenv(name, value)
     assert command("stats", "--address", address, "--json").object["sums_hold"]
     assert "Clear needs the role admin" in command("clear", "--address", address).refused(1)
+
+
+def test_what_the_readme_says_works(
+    command: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commands as they stand, but for the port, with a store set to what they print."""
+    safety = README.read_text().partition("## Safety\n")[2].partition("\n## ")[0]
+    by_certificate, by_token = re.findall(r"^```sh\n(.*?)^```$", safety, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    address, printed = "", ""
+    for line in f"{by_certificate}{by_token}".splitlines():
+        program, *words = shlex.split(line, comments=True)
+        if program == "export":
+            for name, value in (word.split("=", 1) for word in words):
+                monkeypatch.setenv(name, value)
+        elif program == "unset":
+            for name in words:
+                monkeypatch.delenv(name)
+        elif words[0] == "health":
+            port = serve(CPU + printed).address.rpartition(":")[2]
+            address = words[-1].replace("7420", port)
+            assert command(*words[:-1], address).status == 0
+        else:
+            # what is for tokens alone leaves these out
+            printed = printed.partition("[[")[0].replace("client_ca", "# client_ca") + split(command(*words).out)[0]
+    monkeypatch.delenv("CACHESTORE_TOKEN_FILE")
+    assert "CACHESTORE_TOKEN" in command("stats", "-a", address).refused(1)
 
 
 def test_tokens_work(

@@ -101,7 +101,8 @@ def reset_put(wired: Wire, at: int, seed: int) -> None:
         injection = ResetAt(UP, at)
         with wired.proxy.inject(injection):
             answer = putting(store, keys, blocks, 5.0)
-        assert isinstance(answer, Unavailable), (at, answer)
+        # a connection that ends before it carried a call is made anew, and nobody notices
+        assert isinstance(answer, Unavailable) or answer == ["stored"] * 3, (at, answer)
         # the commit may have arrived though its answer did not; half a put may not
         wired.at_rest()
         assert wired.direct.lookup(keys).ready in (0, 3)

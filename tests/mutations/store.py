@@ -73,14 +73,14 @@ STORE = (
     ),
     Mutation(
         "durable quota refused by what Redis has lost",
-        "cachestore/store/durability.py",
+        "cachestore/store/promises.py",
         "            tier.recount(namespace, deadline)\n",
         "            pass\n",
         ("tests/store/test_quotas.py::test_what_others_removed_from_redis_makes_room_there",),
     ),
     Mutation(
         "durable bytes counted twice while they are committed",
-        "cachestore/store/durability.py",
+        "cachestore/store/promises.py",
         "            held = sum(_not_kept(keeping, namespace, promised).values())\n",
         "            held = sum(promised.values())\n",
         ("tests/store/test_what_a_put_leaves.py::test_durable_bytes_count_once_while_they_are_committed",),
@@ -88,7 +88,7 @@ STORE = (
     Mutation(
         "promised durable bytes not given back",
         "cachestore/store/local.py",
-        "                promised[key] -= put.promised.pop(key)\n",
+        "                promised.remove(key, put.promised.pop(key))\n",
         "                put.promised.pop(key)\n",
         ("tests/store/test_what_a_put_leaves.py::test_durable_bytes_count_once_from_the_commit_on",),
     ),
@@ -123,8 +123,8 @@ STORE = (
     Mutation(
         "lease of a commit forgotten",
         _PUT,
-        "        if lease > 0:\n",
-        "        if lease < 0:\n",
+        "        if lease:\n            granted =",
+        "        if lease < 0:\n            granted =",
         ("tests/store/test_local_store.py::TestMemoryOnly::test_a_commit_may_open_a_lease_on_what_is_there",),
     ),
     Mutation(

@@ -131,14 +131,14 @@ TIERS = (
     Mutation(
         "durable block in Redis not counted",
         "cachestore/tiers/redis.py",
-        "        if durable:\n            self._kept.came(",
-        "        if False:\n            self._kept.came(",
+        "        self._kept.came(namespace, came, anew)\n",
+        "",
         ("tests/store/test_quotas.py::test_what_redis_keeps_counts_until_it_is_deleted_or_cleared",),
     ),
     Mutation(
         "block in Redis counts after its end",
         "cachestore/tiers/redis_kept.py",
-        "        while self._ending and self._ending[0][0] <= time.time():\n",
+        "        while (name := self._ending.due(time.time())) is not None:\n",
         "        while False:\n",
         ("tests/store/test_quotas.py::test_what_redis_keeps_counts_until_its_time_is_over",),
     ),
@@ -159,8 +159,8 @@ TIERS = (
     Mutation(
         "no acknowledgement asked for after the last write",
         _DURABLE,
-        "    if not acknowledgement.given(connection, until):\n        return [False] * len(names)\n    # one that was",
-        "    # one that was",
+        "    given = acknowledgement.given(connection, until)\n",
+        "    given = True\n",
         ("tests/store/test_teeth.py::test_the_last_write_is_acknowledged_too",),
     ),
     Mutation(

@@ -1,6 +1,6 @@
 """A client in a process of its own, which is killed: says `ready` when it has done what its first argument says.
 
-Arguments: `write` or `read`, the address, and how many of eight blocks it commits first.
+Arguments: `write`, `read` or `wait` (said before it does), the address, and how many of eight blocks it commits first.
 """
 
 import sys
@@ -19,6 +19,11 @@ if __name__ == "__main__":
                 for plane, data in enumerate(block.data):
                     put.write(number, plane, data)
             put.commit(range(committed))
+        elif what == "wait":
+            # the session that this begins is the one that waits
+            store.lookup(keys)
+            print("ready", flush=True)
+            store.read(keys, wait=60.0, timeout=60.0)
         else:
             reading = iter(store.read(keys, timeout=60.0))
             next(reading)

@@ -5,19 +5,25 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 
-from cachestore.errors import ConfigError, Unauthenticated, Untrusted
+from cachestore.errors import ConfigError, Unauthenticated, Unavailable, Untrusted
+from cachestore.metrics import total
+from cachestore.service import preflight
 from cachestore.service.auth.certificates import Made, make, renew
 from cachestore.service.auth.credentials import Credentials
 from cachestore.service.auth.settings import IdentitySettings
 from cachestore.service.auth.tls import client_context
 from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
+from cachestore.store.base import put_blocks
+from cachestore.testing import random_prompt, small_spec
 from tests.service.tls_sides import NAMES, mutual, one_way, showing, trusting
 
 Serve = Callable[..., CacheStoreServer]
@@ -105,21 +111,71 @@ def test_what_cannot_be_used_leaves_what_was_there(
     assert serial(server.address, trusting(made)) != first
 
 
-def test_a_client_takes_its_new_certificate_up(serve: Serve, tmp_path: Path, stranger: Made) -> None:
-    """As it must once the old one is over; until then nothing makes it look."""
+@pytest.mark.parametrize("again_seconds", [0.0, 60.0], ids=["looks anew", "remembers"])
+@pytest.mark.parametrize("changed", ["certificate", "authority"])
+def test_a_client_takes_new_files_up(
+    serve: Serve, tmp_path: Path, stranger: Made, monkeypatch: pytest.MonkeyPatch, changed: str, again_seconds: float
+) -> None:
+    """As it must once the old ones are of no use; until then nothing makes it look.
+
+    To a look of the client's own all is well as soon as the new ones are there.
+    """
+    monkeypatch.setattr(preflight, "AGAIN_SECONDS", again_seconds)
     made = make(tmp_path / "own", NAMES, ["alice"])
-    kept = {path: path.read_bytes() for path in (made.cert("alice"), made.key("alice"))}
-    for path in kept:
-        path.write_bytes((stranger.folder / path.name).read_bytes())
-    with RemoteStore(serve(**mutual(made)).address, credentials=showing(made, made)) as store:
+    ours = [made.cert("alice"), made.key("alice")] if changed == "certificate" else [tmp_path / "ca.crt"]
+    theirs = [stranger.folder / path.name for path in ours]
+    right = [(made.folder / path.name).read_bytes() for path in ours]
+    for path, wrong in zip(ours, theirs, strict=True):
+        path.touch(mode=0o600)
+        path.write_bytes(wrong.read_bytes())
+    credentials = showing(made, made)
+    if changed == "authority":
+        credentials = replace(credentials, ca=str(ours[0]))
+    with RemoteStore(serve(**mutual(made)).address, credentials=credentials) as store:
         for _ in range(2):
             with pytest.raises(Untrusted):
                 store.stats()
-        for path, content in kept.items():
+        for path, content in zip(ours, right, strict=True):
             path.write_bytes(content)
-        with pytest.raises(Untrusted):
+        with suppress(Unavailable):
             store.stats()
         assert store.stats()
+
+
+def test_the_bulk_path_takes_new_files_up_with_the_calls(
+    serve: Serve, tmp_path: Path, made: Made, stranger: Made
+) -> None:
+    """A ticket is good only beside the certificate that the call showed: both have to change together."""
+    names = ("ca.crt", "alice.crt", "alice.key")
+    ours = [tmp_path / name for name in names]
+
+    def take(files: Made) -> None:
+        for path, theirs in zip(ours, (files.ca, files.cert("alice"), files.key("alice")), strict=True):
+            path.touch(mode=0o600)
+            path.write_bytes(theirs.read_bytes())
+
+    take(made)
+    known = (IdentitySettings("alice", "writer", certificate="alice"),)
+    server = serve(**mutual(made), identities=known)
+    credentials = Credentials(*map(str, ours))
+    chain, blocks = random_prompt(small_spec(), 2)
+    with RemoteStore(server.address, credentials=credentials, transports=("bulk",)) as store:
+        put_blocks(store, chain.fingerprint, blocks)
+        with store.read(chain, timeout=5) as reading:
+            assert len(list(reading)) == 2
+        # new files while the old ones still do
+        take(stranger)
+        with store.read(chain, timeout=5) as reading:
+            assert len(list(reading)) == 2
+        port = int(server.address.rpartition(":")[2])
+        server.close(0)
+        server = serve(**mutual(stranger), identities=known, port=port)
+        for _ in range(2):
+            with suppress(Unavailable):
+                store.stats()
+        with store.read(chain, timeout=5) as reading:
+            assert len(list(reading)) == 2
+        assert total(server.figures(), "bulk_refused") == 0
 
 
 def test_a_token_file_may_change(serve: Serve, people: Any, tmp_path: Path) -> None:

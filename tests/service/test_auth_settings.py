@@ -25,6 +25,8 @@ Serve = Callable[..., CacheStoreServer]
 DIGEST = "sha256:" + "a" * 64
 ALICE = {"name": "alice", "role": "writer", "token": DIGEST}
 TLS = {"tls_cert": "c", "tls_key": "k"}
+MUTUAL = {**TLS, "client_ca": "a"}
+SHOWING = {"name": "alice", "role": "reader", "certificate": "alice"}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,8 @@ TLS = {"tls_cert": "c", "tls_key": "k"}
         ({"identities": [ALICE, ALICE]}, "'alice' is there twice"),
         ({"identities": [ALICE, {**ALICE, "name": "bob"}]}, "the same token"),
         ({"identities": [{**ALICE, "certificate": "alice"}]}, "service.client_ca"),
+        ({**MUTUAL, "identities": [SHOWING, {**SHOWING, "name": "bob"}]}, "by the certificate 'alice' alone"),
+        ({**MUTUAL, "unix_socket": "/s", "identities": [SHOWING]}, "service.unix_socket speaks no TLS"),
         ({"bulk_port": -2}, "bulk_port"),
         ({"bulk_port": 65536}, "bulk_port"),
         ({"stall": "0s"}, "stall"),
@@ -81,6 +85,11 @@ def test_settings_that_work() -> None:
     assert built.identities == (IdentitySettings("alice", "writer", token=DIGEST),)
     assert not built.exposed and built.tls
     assert not ServiceSettings().exposed and not ServiceSettings(unix_socket="/s", host="0.0.0.0").exposed
+    # who has a token alone can be known without TLS, and who has one too is told from who has none
+    people = [ALICE, {**SHOWING, "name": "bob"}]
+    assert build(ServiceSettings, {**MUTUAL, "unix_socket": "/s", "identities": people}, "service").identities
+    people = [{**ALICE, "certificate": "alice"}, {**SHOWING, "name": "bob"}]
+    assert build(ServiceSettings, {**MUTUAL, "identities": people}, "service").identities
     for half in ({}, TLS, {"identities": built.identities}):
         assert ServiceSettings(host="::", insecure=True, **half).exposed  # type: ignore[arg-type]
 

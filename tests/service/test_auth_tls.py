@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from cachestore.errors import CacheStoreError, ConfigError, Unauthenticated, Unavailable, Untrusted
+from cachestore.service import preflight
 from cachestore.service.auth.certificates import Made
 from cachestore.service.auth.credentials import SYSTEM, Credentials
 from cachestore.service.auth.tls import ServerTls, client_context, server_context
@@ -82,6 +83,30 @@ def test_a_peer_that_hangs_does_not_make_a_call_late() -> None:
             assert time.monotonic() - begun < 0.3 + 1
 
 
+def test_a_resolver_that_hangs_does_not_make_a_call_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that is cut off does for many seconds; the library that carries the calls has one of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    answering, asked = threading.Event(), list[object]()
+
+    def hang(*question: object, **more: object) -> None:
+        asked.append(question)
+        answering.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    monkeypatch.setattr(preflight, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    with RemoteStore(f"localhost:{port}", credentials=Credentials(ca=SYSTEM)) as store:
+        for _ in range(3):
+            begun = time.monotonic()
+            with pytest.raises(Unavailable):
+                store.stats(timeout=0.5)
+            assert time.monotonic() - begun < 0.5 + 1
+        # a thread waits for each question
+        assert len(asked) == 1
+        answering.set()
+
+
 @pytest.mark.parametrize("credentials", [Credentials(ca=SYSTEM), Credentials()], ids=["tls", "plain"])
 def test_a_peer_that_hangs_up_is_an_outage(credentials: Credentials) -> None:
     """Nothing is wrong with anybody's certificate there, and it may be better in a moment."""
@@ -120,7 +145,8 @@ def test_off_loopback_with_tls_and_tokens(serve: Serve, made: Made, people: Any)
     "address",
     [
         "10.1.2.3:7420", "store.example:7420", "[2001:db8::1]:7420", "0.0.0.0:7420", "localhost.example:7420",
-        "dns://8.8.8.8/localhost:7420", "ipv4:127.0.0.1:7420,10.0.0.1:7420", "127.0.0.1:7420@10.0.0.1:7420", "localhost",
+        "dns://8.8.8.8/localhost:7420", "ipv4:127.0.0.1:7420,10.0.0.1:7420", "127.0.0.1:7420@10.0.0.1:7420",
+        "localhost",
     ],
 )  # fmt: skip
 def test_a_token_does_not_leave_the_machine_in_the_clear(address: str) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -58,6 +59,7 @@ def everywhere(places: list[int], quick: int) -> list[object]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cachestore.service.bulk.lines.STALL_SECONDS", 0.4)
+    monkeypatch.setattr("cachestore.service.bulk.lines.RESERVE_SECONDS", 0.4)
     monkeypatch.setattr("cachestore.service.bulk.source.PATIENCE", 0.4)
 
 
@@ -179,5 +181,57 @@ def test_a_kept_connection_that_died_meanwhile_costs_no_put(server: CacheStoreSe
         proxy.reset()
         put_blocks(store, keys.fingerprint, blocks)
         proxy.reset()
+        with store.read(keys) as reading:
+            assert len(list(reading)) == BLOCKS
+
+
+@pytest.mark.parametrize("place", [0, 30, 100])
+@pytest.mark.parametrize("breaks", BREAKS[:2], ids=NAMES[:2])
+def test_a_reservation_that_never_came_is_made_with_a_call(
+    server: CacheStoreServer, proxy: Proxy, breaks: Breaks, place: int
+) -> None:
+    keys, blocks = random_prompt(LARGE, BLOCKS)
+    other, more = random_prompt(LARGE, 1, seed=9)
+    with RemoteStore(server.address, transports=("bulk", "stream")) as store:
+        put_blocks(store, other.fingerprint, more)
+        with proxy.inject(breaks(UP, place)):
+            assert {answer.status for answer in put_blocks(store, keys.fingerprint, blocks)} == {"stored"}
+        with store.read(keys) as reading:
+            assert all(same(block, wanted) for (block, _), wanted in zip(reading, blocks, strict=True))
+        settled(store)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "place"), everywhere([0, 30, 100, 400, BLOCK // 2, BLOCK + 100, 3 * BLOCK + BLOCK // 2], BLOCK // 2)
+)
+def test_a_put_on_a_connection_that_rested_breaks(
+    server: CacheStoreServer, proxy: Proxy, breaks: Breaks, place: int
+) -> None:
+    broken(server, proxy, breaks(UP, place))
+
+
+@pytest.mark.parametrize(("breaks", "place"), everywhere([0, 5, 20], 5))
+def test_an_answer_to_a_put_on_a_connection_that_rested_is_lost(
+    server: CacheStoreServer, proxy: Proxy, breaks: Breaks, place: int
+) -> None:
+    broken(server, proxy, breaks(DOWN, place))
+
+
+def broken(server: CacheStoreServer, proxy: Proxy, injection: Injection) -> None:
+    """Puts on a connection that rested, while this is done to it: what is there is right, and may be put again."""
+    keys, blocks = random_prompt(LARGE, BLOCKS)
+    other, more = random_prompt(LARGE, 1, seed=9)
+    with RemoteStore(server.address, transports=("bulk", "stream")) as store:
+        put_blocks(store, other.fingerprint, more)
+        begun = time.monotonic()
+        with proxy.inject(injection), suppress(CacheStoreError):
+            with store.put(keys.fingerprint, plans_of(blocks), timeout=4) as put:
+                write_blocks(put, blocks)
+                put.commit()
+        assert time.monotonic() - begun < 5
+        settled(store)
+        with store.read(keys) as reading:
+            assert all(same(block, wanted) for (block, _), wanted in zip(reading, blocks, strict=False))
+        assert {a.status for a in put_blocks(store, keys.fingerprint, blocks)} <= {"stored", "already_exists"}
         with store.read(keys) as reading:
             assert len(list(reading)) == BLOCKS

@@ -16,6 +16,7 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.health.servicer import NOT_SERVING, SERVING
 from cachestore.service.server import CacheStoreServer
 from cachestore.store.base import PutStatus, put_blocks
+from cachestore.store.tiered import TieredStore
 from cachestore.testing import plans_of, random_prompt, small_spec, write_blocks
 from cachestore.wire import store_pb2 as wire
 from cachestore.wire.store_pb2_grpc import CacheStoreStub
@@ -117,6 +118,32 @@ def test_watches_and_waits_keep_nobody(server: CacheStoreServer, stream: RemoteS
     # it ends of itself, and whoever follows asks another store
     assert list(events) is not None
     assert closing.took() < 3.0
+
+
+@pytest.mark.parametrize("way", ["stream", "shared"])
+def test_a_reader_that_waits_is_let_go(
+    server: CacheStoreServer, tiered: TieredStore, eventually: Callable[[Callable[[], object]], None], way: str
+) -> None:
+    keys, blocks = random_prompt(small_spec(), 1)
+    ended: list[int] = []
+
+    def wait() -> None:
+        with suppress(CacheStoreError), store.read(keys, wait=30.0, timeout=30.0) as reading:
+            ended.append(len(list(reading)))
+
+    with (
+        RemoteStore(server.address, transports=(way,)) as store,
+        tiered.namespace("default").put(keys.fingerprint, plans_of(blocks), timeout=60.0),
+    ):
+        # so that the one call which runs after it is the read
+        assert store.lookup(keys).writing == 1
+        eventually(lambda: server.calls.used == 0)
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        eventually(lambda: server.calls.used == 1)
+        assert Closing(server, 30.0).took() < 3.0
+        waiting.join(5)
+        assert not waiting.is_alive() and sum(ended) == 0
 
 
 def test_a_server_opened_again_serves(server: CacheStoreServer) -> None:

@@ -251,6 +251,7 @@ def test_an_address_in_use_is_refused_by_name(publish: Any, tiered: TieredStore)
         ({"endpoint": "tcp://127.0.0.1"}, "endpoint"),
         ({"endpoint": LOOPBACK, "replay": "tcp://host.example:1"}, "replay"),
         ({"replay": LOOPBACK}, "replay"),
+        ({"endpoint": "tcp://127.0.0.1:5557", "replay": "tcp://127.0.0.1:5557"}, "replay"),
         ({"endpoint": LOOPBACK, "buffer": 0}, "buffer"),
         ({"endpoint": LOOPBACK, "backlog": -1}, "backlog"),
         ({"endpoint": LOOPBACK, "namespace": ""}, "namespace"),

@@ -67,6 +67,25 @@ def test_a_port_in_use_is_a_clear_error(server: CacheStoreServer, tiered: Tiered
     listening.check(settings)
 
 
+def test_one_port_for_two_is_foretold(tiered: TieredStore) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = ServiceSettings(port=port, bulk_port=port)
+    with pytest.raises(ConfigError, match=r"service\.bulk_port"):
+        listening.check(settings)
+    with pytest.raises(ConfigError, match=r"service\.bulk_port"):
+        CacheStoreServer(tiered, settings).open()
+
+
+def test_a_start_that_fails_leaves_nothing(tiered: TieredStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        server = CacheStoreServer(tiered, ServiceSettings(port=0, bulk_port=taken.getsockname()[1]))
+        with pytest.raises(ConfigError, match=r"service\.bulk_port"):
+            server.open()
+        assert os.listdir(folder) == []
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
 def test_a_host_of_another_machine_is_told_from_a_port_in_use(tiered: TieredStore, host: str) -> None:
     """Of networks that are for documentation (RFC 5737, 3849), so nobody's."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ import pytest
 from cachestore.codecs import create
 from cachestore.errors import (
     CacheStoreError,
+    DeadlineExceeded,
     InvalidArgument,
+    Overloaded,
     PermissionDenied,
 )
 from cachestore.eviction.lru import Lru
 from cachestore.metrics import total
+from cachestore.service import convert
+from cachestore.service.auth import tokens
 from cachestore.service.auth.identity import Identity, Role
 from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
@@ -27,7 +32,7 @@ from cachestore.service.settings import ServiceSettings
 from cachestore.service.shared.client import Lost, SharedSession
 from cachestore.store.base import PutStatus, put_blocks
 from cachestore.store.tiered import TieredStore
-from cachestore.testing import check_sums, random_prompt, same, small_spec
+from cachestore.testing import check_sums, plans_of, random_prompt, same, small_spec, write_blocks
 from cachestore.tiers.cpu import Cpu
 from cachestore.wire import session_pb2, store_pb2
 from tests.service.sessions import SOON, WRITER, Attach, commit, holds, lookup, read, reserve, rows, used
@@ -121,6 +126,46 @@ def test_one_put_at_a_time(attach: Attach) -> None:
         reserve(session, *random_prompt(small_spec(), 1, seed=2))
 
 
+@pytest.mark.parametrize("then", ["commit", "abort", "refused"])
+def test_a_commit_that_is_refused_spoils_nothing(
+    server: CacheStoreServer, shared: RemoteStore, tiered: TieredStore, then: str
+) -> None:
+    keys, blocks = random_prompt(small_spec(), 2)
+    put = shared.put(keys.fingerprint, plans_of(blocks), timeout=SOON)
+    write_blocks(put, blocks)
+    with server.calls.hold(server.calls.limit):
+        with pytest.raises(Overloaded):
+            put.commit()
+        if then == "refused":
+            # as the abort is, which nobody is told
+            put.abort()
+    if then == "commit":
+        put.commit()
+        assert [answer.status for answer in put.answers] == [PutStatus.STORED] * 2
+        assert shared.lookup(keys).ready == 2
+    put.abort()
+    if then != "commit":
+        holds(lambda: not used(tiered))
+    for seed in (2, 3):
+        others, theirs = random_prompt(small_spec(), 1, seed=seed)
+        assert put_blocks(shared, others.fingerprint, theirs)[0].status is PutStatus.STORED
+    check_sums(tiered.namespace("default").stats())
+
+
+def test_a_reader_that_is_killed_while_it_waits_holds_nothing(server: CacheStoreServer, tiered: TieredStore) -> None:
+    keys, blocks = random_prompt(small_spec(), 8)
+    script = Path(__file__).with_name("shared_process.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, str(script), "wait", server.address, "0"]
+    with tiered.namespace("default").put(keys.fingerprint, plans_of(blocks), timeout=60.0):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as client:
+            assert client.stdout is not None and client.stdout.readline() == b"ready\n"
+            holds(lambda: server.calls.used > 0)
+            client.send_signal(signal.SIGKILL)
+            client.wait(SOON)
+        holds(lambda: not server.calls.used and not total(server.figures(), "sessions"))
+
+
 @pytest.mark.parametrize("what", ["write", "read"])
 def test_a_killed_client_leaves_nothing(server: CacheStoreServer, tiered: TieredStore, what: str) -> None:
     keys, blocks = random_prompt(small_spec(), 8)
@@ -193,8 +238,16 @@ def test_memory_of_writers_stays_within_the_cap() -> None:
         tiered.check()
 
 
-def test_a_session_beyond_its_time_only_ends_its_put(attach: Attach, tiered: TieredStore) -> None:
-    """Its client may be writing to memory of the store, so it is not sent away, and told nothing either."""
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_session_beyond_its_time_only_ends_its_put(
+    attach: Attach, tiered: TieredStore, monkeypatch: pytest.MonkeyPatch, expired: bool
+) -> None:
+    """Its client may be writing to memory of the store, so it is not sent away, and told nothing either.
+
+    Nothing more of the put is stored once what its client showed has expired by every clock.
+    """
+    if expired:
+        monkeypatch.setattr(tokens, "SKEW", 0.05)
     keys, blocks = random_prompt(small_spec(), 2)
     put_blocks(tiered.namespace("default"), keys.fingerprint, blocks)
     others, theirs = random_prompt(small_spec(), 2, seed=2)
@@ -206,7 +259,27 @@ def test_a_session_beyond_its_time_only_ends_its_put(attach: Attach, tiered: Tie
     for ask in (lookup, read):
         with pytest.raises(PermissionDenied, match="time is over"):
             ask(writer, keys)
-    assert commit(writer, answer.write.put, 0) == [PutStatus.STORED] and writer.usable
+    if expired:
+        with pytest.raises(DeadlineExceeded):
+            commit(writer, answer.write.put, 0)
+        assert writer.usable
+    else:
+        assert commit(writer, answer.write.put, 0) == [PutStatus.STORED] and writer.usable
     abort = session_pb2.SessionRequest(abort=store_pb2.AbortRequest(put=answer.write.put))
-    assert writer.ask(abort, SOON).abort.blocks == 1
+    assert writer.ask(abort, SOON).abort.blocks == (0 if expired else 1)
     holds(lambda: not writer.usable)
+    assert tiered.namespace("default").lookup(others).ready == (0 if expired else 1)
+
+
+def test_a_wait_ends_with_what_its_reader_showed(
+    attach: Attach, tiered: TieredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "SKEW", 0.1)
+    keys, blocks = random_prompt(small_spec(), 1)
+    with tiered.namespace("default").put(keys.fingerprint, plans_of(blocks), timeout=60.0):
+        ends = time.time() + 1.0
+        reader = attach(Identity("r", "default", Role.reader, expires=ends), writer=False)
+        waits = store_pb2.ReadRequest(chain=convert.chain_message(keys), wait_ms=30_000)
+        with suppress(CacheStoreError):
+            assert not reader.ask(session_pb2.SessionRequest(read=waits), 30.0).places.slabs
+        assert time.time() < ends + 0.1 + 1

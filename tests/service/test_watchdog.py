@@ -9,7 +9,7 @@ import pytest
 
 from cachestore.service.connection import Connection
 from cachestore.service.server import CacheStoreServer
-from cachestore.service.stream.watchdog import LATE, Replaced, Watchdog, Watched
+from cachestore.service.stream.watchdog import LATE, SOON, Replaced, Watchdog, Watched
 from cachestore.wire import store_pb2 as wire
 
 
@@ -20,6 +20,10 @@ class Hung:
         self._closed = threading.Event()
         self.cancelled = False
 
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
     def close(self) -> None:
         self._closed.set()
 
@@ -29,6 +33,27 @@ class Hung:
     def __next__(self) -> None:
         assert self._closed.wait(10)
         raise Cancelled
+
+
+class Obedient(Hung):
+    """A call that its cancelling ends."""
+
+    def cancel(self) -> None:
+        super().cancel()
+        self.close()
+
+
+class Finished(Hung):
+    """A call that gRPC ended in time, and whose end it is about to tell."""
+
+    def __next__(self) -> None:
+        time.sleep(LATE / 2)
+        raise Expired
+
+
+class Expired(grpc.RpcError):
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Cancelled(grpc.RpcError):
@@ -51,6 +76,28 @@ def test_a_stream_beyond_its_deadline_ends(hung: tuple[Hung, Watchdog]) -> None:
         next(Watched(watchdog, call, 0.2))
     assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert 0.2 + LATE <= time.monotonic() - begun < 1.3 and watchdog.bites == 1
+    assert call.cancelled
+
+
+def test_others_go_on_when_a_stream_beyond_its_deadline_can_be_cancelled(hung: tuple[Hung, Watchdog]) -> None:
+    other, watchdog = hung
+    call = Obedient()
+    with pytest.raises(Replaced) as ended:
+        next(Watched(watchdog, call, 0.1))
+    assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED and call.cancelled
+    time.sleep(3 * SOON)
+    assert watchdog.bites == 0 and not other.closed
+
+
+def test_a_stream_that_is_asked_after_its_deadline_may_say_that_it_ended(hung: tuple[Hung, Watchdog]) -> None:
+    other, watchdog = hung
+    call = Finished()
+    watched = Watched(watchdog, call, 0.0)
+    time.sleep(2 * LATE)
+    for _ in range(3):
+        with pytest.raises(Expired):
+            next(watched)
+    assert watchdog.bites == 0 and not other.closed and not call.cancelled
 
 
 def test_a_stream_that_says_nothing_ends(hung: tuple[Hung, Watchdog]) -> None:

@@ -12,10 +12,10 @@ from cachestore.hashing import Chain, chain
 from cachestore.index import Name
 from cachestore.metrics import total
 from cachestore.seal import Header
-from cachestore.store.base import Loaded, put_blocks
+from cachestore.store.base import Loaded, Verdict, put_blocks
 from cachestore.store.local import LocalStore
 from cachestore.store.tiered import TieredStore
-from cachestore.testing import random_blocks, random_tokens, same, small_spec
+from cachestore.testing import random_blocks, random_prompt, random_tokens, same, small_spec
 
 SPEC = small_spec()
 Opener = Callable[..., TieredStore]
@@ -157,7 +157,6 @@ SPOILS: dict[str, tuple[str, Callable[[bytes, bytes], bytes | None]]] = {
     "long pickle": ("foreign", lambda own, other: b"\x80\x04cos\nsystem\n." * 100),
     "numpy": ("foreign", lambda own, other: b"\x93NUMPY" + bytes(1000)),
     "other namespace": ("identity", lambda own, other: resealed(own, 16)),
-    "other fingerprint": ("identity", lambda own, other: resealed(own, 80)),
     "unknown codec": ("codec", lambda own, other: resealed(own, 197, 0x40)),
     "unknown half": ("header", lambda own, other: resealed(own, 196, 0x40)),
     "no width": ("header", lambda own, other: resealed(own, 198, 4)),
@@ -194,6 +193,22 @@ def test_a_spoiled_value_in_redis_is_a_miss_counted_once_and_dropped(
     answers = put_blocks(store, keys.fingerprint, wanted)
     assert [str(answer.status) for answer in answers] == ["already_exists", "stored", "already_exists"]
     assert all(map(same, (block for block, _ in read(store, keys)), wanted))
+
+
+@pytest.mark.parametrize("how", ["read", "verdict"])
+def test_a_block_of_another_fingerprint_is_a_miss_and_stays_for_those_who_ask_for_it(
+    open_store: Opener, redis_server: Callable[..., Any], how: str
+) -> None:
+    _, tiered, store, keys, wanted = cold(open_store, redis_server, 2)
+    other = Chain(b"x" * 32, keys.keys)
+    if how == "read":
+        assert read(store, other) == []
+        assert total(store.stats(), "corruptions", tier="redis", reason="fingerprint") == 1
+    else:
+        store.release(store.lease(other), [Verdict.CORRUPT] * 2)
+        assert total(store.stats(), "corruptions", tier="transit") == 2
+    assert tiered.settle() and store.lookup(keys).ready == 2
+    assert all(map(same, (block for block, _ in read(store, keys)), wanted)) and len(read(store, keys)) == 2
 
 
 def test_many_spoiled_values_are_each_counted(open_store: Opener, redis_server: Callable[..., Any]) -> None:
@@ -240,3 +255,13 @@ def test_a_spoiled_copy_is_never_promoted_nor_demoted_as_good(
     assert same(read(store, keys, part)[0].block, wanted[0], part)  # the planes asked for are whole
     assert tiered.settle() and total(store.stats(), "promoted") == 0
     assert read(store, keys) == [] and total(store.stats(), "corruptions") == 1
+
+
+def test_what_a_reader_found_corrupt_is_looked_at_only_while_there_is_time(open_store: Opener) -> None:
+    store = open_store().namespace("a")
+    keys, blocks = random_prompt(SPEC, 3)
+    put_blocks(store, keys.fingerprint, blocks)
+    store.release(store.lease(keys), [Verdict.CORRUPT] * 3, timeout=1e-9)
+    assert total(store.stats(), "corruptions") == total(store.stats(), "leases_open") == 0
+    store.release(store.lease(keys), [Verdict.CORRUPT] * 3)
+    assert total(store.stats(), "corruptions", tier="transit") == 3 == store.lookup(keys).ready

@@ -16,6 +16,8 @@ from cachestore.service.settings import ServiceSettings
 from cachestore.store.base import Durability, Store, put_blocks
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import plans_of, random_prompt, small_spec, write_blocks
+from cachestore.tiers.redis_durable import Acknowledgement
+from cachestore.tiers.resp_errors import Broken
 
 KEYS, BLOCKS = random_prompt(small_spec(), 3)
 
@@ -93,3 +95,65 @@ def test_a_block_put_again_with_a_later_end_lives_until_that(
         with store.read(KEYS) as reading:
             assert len(list(reading)) == 3
         assert tiered.settle()
+
+
+def test_blocks_that_were_made_durable_there_count_as_added(
+    open_store: Callable[..., TieredStore], server: Any
+) -> None:
+    redis = {"url": server.url, "durable": "aof", "timeout": 2.0, "connect_timeout": 2.0}
+    store = open_store("1MiB", redis, write="eviction").namespace("a")
+    put_blocks(store, KEYS.fingerprint, BLOCKS)
+    with store.put(KEYS.fingerprint, plans_of(BLOCKS), durability=Durability.DURABLE) as put:
+        put.commit()
+    assert total(store.stats(), "tier_added", tier="redis") == 3
+
+
+def test_a_put_given_up_on_one_node_takes_nothing_from_another(
+    open_tiers: Callable[..., TieredStore], server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = {"name": "redis", "url": server.url, "durable": "aof", "timeout": 2.0, "connect_timeout": 2.0}
+    ours, theirs = (open_tiers([{"name": "cpu", "capacity": "1MiB"}, redis], {}) for _ in range(2))
+    store, other = ours.namespace("a"), theirs.namespace("a")
+
+    def keep(at: Store) -> None:
+        with at.put(KEYS.fingerprint, plans_of(BLOCKS), durability=Durability.DURABLE) as put:
+            write_blocks(put, BLOCKS)
+            put.commit()
+
+    put = store.put(KEYS.fingerprint, plans_of(BLOCKS), durability=Durability.DURABLE)
+    write_blocks(put, BLOCKS)
+    keep(other)
+    (tier,) = ours.cold
+    real = tier.put_many
+
+    def given_up(*arguments: Any, **options: Any) -> list[bool]:
+        kept = real(*arguments, **options)
+        put.abort()
+        return kept
+
+    monkeypatch.setattr(tier, "put_many", given_up)
+    with pytest.raises(DurabilityUnmet):
+        put.commit()
+    assert ours.settle() and other.clear("cpu") == 3 and other.lookup(KEYS).ready == 3
+
+
+def test_what_redis_may_have_kept_of_a_failed_put_is_ended_there(
+    tiered: TieredStore, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, asked = tiered.namespace("a"), []
+    real = Acknowledgement.given
+
+    def given(self: Acknowledgement, connection: Any, until: float) -> bool:
+        asked.append(until)
+        if len(asked) == 3:
+            raise Broken("timeout")
+        return real(self, connection, until)
+
+    monkeypatch.setattr(Acknowledgement, "given", given)
+    with pytest.raises(DurabilityUnmet):
+        with store.put(KEYS.fingerprint, plans_of(BLOCKS), durability=Durability.DURABLE) as put:
+            write_blocks(put, BLOCKS)
+            put.commit()
+    assert tiered.settle()
+    with server.client() as client:
+        assert not client.keys("cachestore:durable:*")

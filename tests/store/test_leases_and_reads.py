@@ -1,8 +1,10 @@
 """Leases protect, run out, and are counted; what is copied behind their back is never wrong."""
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from cachestore.seal import CorruptBlock
 from cachestore.store import room
 from cachestore.store.base import Purpose, Store, Verdict, put_blocks
 from cachestore.store.tiered import TieredStore
-from cachestore.testing import random_blocks, random_tokens, same, small_spec
+from cachestore.testing import plans_of, random_blocks, random_tokens, same, small_spec, write_blocks
 
 SPEC = small_spec()
 BLOCK = 2560
@@ -360,6 +362,78 @@ def test_a_namespace_has_so_many_leases_and_no_more(open_store: Opener, eventual
     eventually(lambda: total(a.stats(), "leases_open") == 2)
     for lease in (first, second, a.lease(keys)):
         a.release(lease)
+
+
+def test_a_namespace_has_leases_on_so_many_blocks_and_no_more(
+    open_store: Opener, eventually: Callable[..., None]
+) -> None:
+    tiered = open_store()
+    tiered.leases.most_blocks = 5
+    a, b = tiered.namespace("a"), tiered.namespace("b")
+    keys, blocks = blocks_of(2)
+    for store in (a, b):
+        put_blocks(store, keys.fingerprint, blocks)
+    first, second = a.lease(keys), a.lease(keys, ttl=1.0)
+    with pytest.raises(Overloaded, match="open leases on 4 blocks"):
+        a.lease(keys)
+    last = a.lease(keys.first(1))
+    b.release(b.lease(keys))
+    a.release(first)
+    first = a.lease(keys)
+    # one that is over makes way
+    eventually(lambda: total(a.stats(), "leases_open") == 2)
+    for lease in (first, last, a.lease(keys)):
+        a.release(lease)
+    with pytest.raises(LeaseExpired):
+        a.release(second)
+
+
+def test_a_lease_keeps_nothing_of_the_request(open_store: Opener) -> None:
+    store = open_store().namespace("a")
+    keys, blocks = blocks_of(1)
+    put_blocks(store, keys.fingerprint, blocks)
+    key = bytes(bytearray(keys.keys[0]))
+    before = sys.getrefcount(key)
+    lease = store.lease(Chain(keys.fingerprint, (key,)))
+    assert lease.blocks == 1 and sys.getrefcount(key) == before
+    store.release(lease)
+
+
+def test_a_read_that_waits_looks_at_the_block_it_waits_for(
+    open_store: Opener, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiered = open_store(200 * BLOCK)
+    store, other = tiered.namespace("a"), tiered.namespace("b")
+    keys, blocks = blocks_of(100)
+    put_blocks(store, keys.fingerprint, blocks[:98])
+    looks, writing = [], tiered.index.writing
+
+    def look(namespace: bytes, key: bytes) -> bool:
+        looks.append(key)
+        return writing(namespace, key)
+
+    monkeypatch.setattr(tiered.index, "writing", look)
+
+    def more(before: int) -> bool:
+        return len(looks) > before
+
+    def wait() -> int:
+        with store.read(keys, wait=20.0) as reading:
+            return sum(1 for _ in reading)
+
+    with store.put(keys.fingerprint, plans_of(blocks[98:])) as put, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(wait)
+        eventually(lambda: len(looks) >= 99)
+        write_blocks(put, blocks[98:])
+        for seed in range(5):
+            others, other_blocks = blocks_of(1, seed=50 + seed)
+            before = len(looks)
+            put_blocks(other, others.fingerprint, other_blocks)
+            eventually(partial(more, before))
+        put.commit([1])
+        assert len(looks) < 200 and not waiting.done()
+        put.commit([0])
+        assert waiting.result(10) == 100
 
 
 def test_a_lease_ends_when_it_was_last_said_to(open_store: Opener, eventually: Callable[..., None]) -> None:

@@ -1,17 +1,21 @@
 """When blocks move between the tiers: down with a put, after it or at the end; up when they are read or leased."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from cachestore.block import Block
+from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.store.base import Store, put_blocks
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import plans_of, random_prompt, same, small_spec, write_blocks
+from cachestore.tiers.base import Found
+from cachestore.tiers.disk import DiskTier
 
 SPEC = small_spec()
 BLOCK = 2560
@@ -177,3 +181,51 @@ def test_what_must_leave_the_disk_goes_to_redis(
     for keys, blocks in prompts:
         assert store.lookup(keys).ready == 16
         assert all(map(same, read(tiered, store, keys), blocks))
+
+
+def held_up(tiered: TieredStore) -> Event:
+    """Keeps the mover busy until the event is set."""
+    goes_on = Event()
+    assert tiered.mover.submit(lambda: bool(goes_on.wait(10)) and None) is not None
+    return goes_on
+
+
+def test_a_popular_block_goes_into_a_hot_tier_once_however_many_read_it_meanwhile(
+    open_tiers: Callable[..., TieredStore],
+) -> None:
+    gpu = {"name": "gpu", "device": "cpu", "capacity": "8MiB"}
+    tiered = open_tiers([{"name": "cpu", "capacity": "4MiB"}, gpu], {"hot_after": 2})
+    store = tiered.namespace("a")
+    keys, _ = stored(store, 4)
+    goes_on = held_up(tiered)
+    for _ in range(10):
+        with store.read(keys) as reading:
+            assert len(list(reading)) == 4
+    goes_on.set()
+    assert tiered.settle() and total(store.stats(), "promoted", tier="gpu") == 4
+
+
+def test_cold_blocks_under_many_leases_are_fetched_once(
+    open_tiers: Callable[..., TieredStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"}
+    tiered = open_tiers([{"name": "cpu", "capacity": "4MiB"}, disk], {})
+    store = tiered.namespace("a")
+    keys, _ = stored(store, 12)
+    assert tiered.settle()
+    store.clear("cpu")
+    fetched: list[bytes] = []
+    get_many = DiskTier.get_many
+
+    def counting(tier: DiskTier, namespace: bytes, asked: Sequence[bytes], deadline: Deadline) -> list[Found]:
+        fetched.extend(asked)
+        return get_many(tier, namespace, asked, deadline)
+
+    monkeypatch.setattr(DiskTier, "get_many", counting)
+    goes_on = held_up(tiered)
+    leases = [store.lease(keys) for _ in range(5)]
+    goes_on.set()
+    assert tiered.settle()
+    for lease in leases:
+        store.release(lease)
+    assert fetched == list(keys.keys) and tiers(store, keys) == [(12, "cpu")]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from cachestore.metrics import total
 from cachestore.store.base import put_blocks
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import random_prompt, small_spec
+from cachestore.tiers.disk_files import Files
 
 SPEC = small_spec()
 BLOCK = 2560
@@ -100,3 +102,27 @@ def test_a_pinned_block_that_is_deleted_is_gone_and_unpinned(open_store: Opener)
 def test_a_pin_for_no_time_is_refused(open_store: Opener, ttl: float) -> None:
     with pytest.raises(InvalidArgument, match="a pin lasts"):
         open_store().namespace("a").pin(random_prompt(SPEC, 1)[0], ttl)
+
+
+def test_a_pin_ends_by_its_deadline_though_what_must_leave_for_it_goes_to_a_slow_disk(
+    open_tiers: Callable[..., TieredStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"}
+    store_settings = {"write": "eviction", "prefetch": False, "promote_after": 100}
+    tiered = open_tiers([{"name": "cpu", "capacity": 8 * BLOCK}, disk], store_settings)
+    store = tiered.namespace("a")
+    keys, blocks = random_prompt(SPEC, 4)
+    put_blocks(store, keys.fingerprint, blocks)
+    others, blocks = random_prompt(SPEC, 8, 2)
+    put_blocks(store, others.fingerprint, blocks)
+    assert tiered.settle() and store.lookup(keys).runs[0].tier == "disk"
+    create = Files.create
+
+    def slow(files: Files) -> tuple[str, int]:
+        time.sleep(2)
+        return create(files)
+
+    monkeypatch.setattr(Files, "create", slow)
+    began = time.monotonic()
+    store.pin(keys, 60, timeout=0.2)
+    assert time.monotonic() - began < 1.2

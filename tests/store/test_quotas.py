@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cachestore.block import Block
+from cachestore.block import Block, Half, PlaneId
 from cachestore.errors import DurabilityUnmet, Overloaded
 from cachestore.hashing import Chain
 from cachestore.metrics import total
-from cachestore.store.base import Durability, PutAnswer, Store, put_blocks
+from cachestore.store.base import BlockPlan, Durability, PutAnswer, Store, put_blocks
 from cachestore.store.compose import compose
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import plans_of, random_prompt, small_spec, write_blocks
@@ -136,3 +136,36 @@ def test_a_put_that_redis_did_not_acknowledge_counts_nothing(on_redis: TieredSto
         client.config_set("appendfsync", "always")
     assert on_redis.settle()
     keep(store, keys, blocks)
+
+
+def test_what_is_made_durable_counts_by_its_own_size(open_tiers: Callable[..., TieredStore], tmp_path: Path) -> None:
+    disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"}
+    tiered = open_tiers([{"name": "cpu", "capacity": "1MiB"}, disk], {"durable_quota": 6 * BLOCK})
+    store = tiered.namespace("a")
+    keys, blocks = random_prompt(SPEC, 10)
+    put_blocks(store, keys.fingerprint, blocks)
+    # a plan may say anything of a block that is there
+    tiny = (PlaneId(0, Half.OPAQUE, 0, 1, 1),)
+    plans = [BlockPlan(key, 4, tiny) for key in keys.keys]
+    with pytest.raises(Overloaded, match=r"store\.durable_quota"):
+        store.put(keys.fingerprint, plans, durability=Durability.DURABLE)
+    assert total(store.stats(), "tier_durable_bytes", tier="disk") == 0 and not any(tiered.promised.values())
+    with store.put(keys.fingerprint, plans[:5], durability=Durability.DURABLE) as put:
+        put.commit()
+    assert 0 < total(store.stats(), "tier_durable_bytes", tier="disk") <= 6 * BLOCK
+
+
+def test_two_writers_of_one_prompt_take_its_bytes_once(open_tiers: Callable[..., TieredStore], tmp_path: Path) -> None:
+    disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"}
+    tiered = open_tiers([{"name": "cpu", "capacity": "1MiB"}, disk], {"durable_quota": 6 * BLOCK})
+    store = tiered.namespace("a")
+    keys, blocks = random_prompt(SPEC, 4)
+    with store.put(keys.fingerprint, plans_of(blocks), durability=Durability.DURABLE) as first:
+        with store.put(keys.fingerprint, plans_of(blocks), durability=Durability.DURABLE) as second:
+            assert {str(answer.status) for answer in second.answers} == {"in_progress"}
+        # what the second gave back was not the first's
+        with pytest.raises(Overloaded):
+            store.put(keys.fingerprint, plans_of(random_prompt(SPEC, 4, 2)[1]), durability=Durability.DURABLE)
+        write_blocks(first, blocks)
+        first.commit()
+    assert not any(tiered.promised.values())

@@ -157,3 +157,18 @@ def test_closing_is_not_held_up_by_a_redis_that_hangs(open_store: Opener, redis_
     tiered.close()
     assert time.monotonic() - begun < 4 * SECONDS + 1
     store.clear("cpu")
+
+
+def test_statistics_come_in_time_from_a_store_whose_redis_hangs(
+    open_store: Opener, redis_server: Callable[..., Any]
+) -> None:
+    server = redis_server()
+    store = open_store("1MiB", {"url": server.url, "timeout": 5.0, "connect_timeout": 5.0}).namespace("a")
+    assert total(store.stats(), "tier_used_bytes", tier="redis") > 0
+    server.pause()
+    try:
+        began = time.monotonic()
+        figures = store.stats(timeout=0.2)
+        assert time.monotonic() - began < 1.2 and total(figures, "tier_used_bytes", tier="redis") == 0
+    finally:
+        server.resume()

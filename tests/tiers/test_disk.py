@@ -5,16 +5,17 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
 
 import numpy as np
 import pytest
 import xxhash
 
 from cachestore.block import Buffer
+from cachestore.deadline import Deadline
 from cachestore.errors import ConfigError
 from cachestore.eviction.lru import Lru
 from cachestore.seal import CorruptBlock, Header
@@ -23,6 +24,7 @@ from cachestore.testing.sealed import sealed_block
 from cachestore.testing.tiers import KEYS, A, B, equal, soon, value
 from cachestore.tiers.base import ColdTier, Departure, Found
 from cachestore.tiers.disk import Disk, DiskTier
+from cachestore.tiers.disk_files import Files
 from cachestore.tiers.disk_index import DiskEntry, DiskIndex
 from cachestore.tiers.ledger import Ledger
 
@@ -330,6 +332,36 @@ def test_the_tiers_own_time_to_live_is_for_blocks_that_have_none(opened: Opened)
     assert put(tier, sealed_block(A, KEYS[1], expires=milliseconds(1000))) == [True]
     time.sleep(0.06)
     assert tier.present(A, KEYS[:2], soon()) == [False, True]
+
+
+def test_the_tiers_own_time_to_live_is_not_for_durable_blocks(opened: Opened) -> None:
+    tier = opened(ttl=0.05)
+    assert put(tier, value(0), durable=True) == put(tier, sealed_block(A, KEYS[1], durable=True)) == [True]
+    # a time that was asked for holds
+    assert tier.put_many(A, [(KEYS[2], value(2))], 0.05, soon(), durable=True) == [True]
+    time.sleep(0.06)
+    assert tier.present(A, KEYS[:3], soon()) == [True, True, False]
+
+
+@pytest.mark.parametrize("before", ["cache", "durable"])
+def test_a_durable_put_that_came_too_late_leaves_nothing_durable_that_was_not(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None], before: str
+) -> None:
+    tier = opened()
+    assert put(tier, value(0), durable=before == "durable") == [True]
+    held, late, sync = tier.durable_bytes(A), Event(), Files.sync
+
+    def slow(files: Files, folders: Iterable[str]) -> None:
+        late.wait()
+        sync(files, folders)
+
+    monkeypatch.setattr(Files, "sync", slow)
+    assert tier.put_many(A, [(KEYS[0], value(0))], None, Deadline.after(0.3), durable=True) == [False]
+    late.set()
+    eventually(lambda: tier.durable_bytes(A) == held and tier.kept(A, KEYS[:1]) == [before == "durable"])
+    assert tier.present(A, KEYS[:1], soon()) == [before == "durable"]
+    # memory may have relied on the copy that was there
+    eventually(lambda: opened.why() == ([] if before == "durable" else ["withdrawn"]))
 
 
 def empty(place: Path) -> None:

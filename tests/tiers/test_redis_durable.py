@@ -17,6 +17,8 @@ from cachestore.seal import CorruptBlock, Header, checksum
 from cachestore.testing.sealed import sealed_block
 from cachestore.testing.tiers import KEYS, A, departed, equal, soon, value
 from cachestore.tiers.redis import Redis, RedisTier
+from cachestore.tiers.redis_durable import Acknowledgement
+from cachestore.tiers.resp_errors import Broken
 
 NAMES = [f"cachestore:block:{A.hex()}:{key.hex()}" for key in KEYS]
 DURABLE = [f"cachestore:durable:{{{name}}}" for name in NAMES]
@@ -302,3 +304,57 @@ def test_no_step_may_fail_on_the_way_to_an_acknowledgement(
             answer if asked[0] == command else b":1\r\n" if asked[0] == b"WAIT" else b""
         )
         assert keep(tier, lasting(0), lasting(1)) == [False, False]
+
+
+def test_what_lost_its_time_to_live_and_was_not_acknowledged_is_taken_back(
+    tier: RedisTier, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = Acknowledgement.given, []
+
+    def given(self: Acknowledgement, connection: Any, until: float) -> bool:
+        asked.append(real(self, connection, until))
+        if len(asked) == 3 and broken:
+            raise Broken("timeout")
+        return asked[-1] and len(asked) != 3
+
+    with server.client() as client:
+        for broken in (False, True):
+            asked.clear()
+            monkeypatch.setattr(Acknowledgement, "given", given)
+            assert keep(tier, lasting(0), lasting(1)) == [False, False]
+            assert client.exists(*DURABLE[:2]) == (2 if broken else 0)
+            # where the connection is lost, it is done over another one
+            tier.recount(A, soon())
+            assert client.exists(*DURABLE[:2]) == 0 and len(asked) == 3
+            monkeypatch.undo()
+        assert keep(tier, lasting(0)) == [True]
+        tier.recount(A, soon())
+        assert client.pttl(DURABLE[0]) == -1
+
+
+def test_one_that_is_put_again_within_its_grace_still_leaves_by_itself(
+    tier: RedisTier, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([True, False])
+    monkeypatch.setattr(Acknowledgement, "given", lambda *_: next(answers))
+    assert keep(tier, lasting(0)) == [False]
+    answers = iter([True, False])
+    assert keep(tier, lasting(0)) == [False]
+    with server.client() as client:
+        assert 0 < client.pttl(DURABLE[0]) <= 60_000
+        monkeypatch.undo()
+        assert keep(tier, lasting(0)) == [True] and client.pttl(DURABLE[0]) == -1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_withdrawn_stays_if_another_process_had_it_acknowledged(server: Any, first: bool) -> None:
+    settings = Redis(server.url, durable="aof")
+    with opened(settings) as ours, opened(settings) as theirs:
+        for tier in (theirs, ours) if first else (ours, theirs):
+            data = sealed_block(A, KEYS[0], 1000, 1 if tier is ours else 2, durable=True)
+            assert keep(tier, (KEYS[0], data)) == [True]
+        assert ours.delete_many(A, KEYS[:1], soon(), why="withdrawn") == [False]
+        assert theirs.present(A, KEYS[:1], soon()) == [True]
+        assert keep(ours, lasting(1)) == [True]
+        assert ours.delete_many(A, KEYS[1:3], soon(), why="withdrawn") == [True, False]
+        assert theirs.present(A, KEYS[:2], soon()) == [True, False] and ours.kept(A, KEYS[:2]) == [True, False]

@@ -21,6 +21,7 @@ from cachestore.testing.tiers import KEYS, A, departed, equal, soon, value
 from cachestore.tiers.base import ColdTier
 from cachestore.tiers.redis import Redis, RedisTier
 from cachestore.tiers.redis_url import parse
+from tests.redis_servers.scripted import ScriptedRedis
 
 NAMES = [f"cachestore:block:{A.hex()}:{key.hex()}" for key in KEYS]
 MANY = [bytes([number]) * 32 for number in range(64)]
@@ -379,3 +380,31 @@ def test_a_database_of_its_own(redis_server: Callable[..., Any]) -> None:
         assert put(tier, 0) == [True] and other.present(A, KEYS[:1], soon()) == [False] and client.dbsize() == 0
     with pytest.raises(ConfigError, match="no database of that number"):
         Redis(f"{server.url}/99").start(Lru()).open(departed)
+
+
+def test_a_cluster_that_names_slots_there_are_not_is_not_believed(
+    redis_scripted: ScriptedRedis,
+) -> None:
+    port = int(redis_scripted.url.rpartition(":")[2])
+    about = (
+        b"maxmemory_policy:volatile-lru\r\nused_memory:1\r\nmaxmemory:2\r\n"
+        b"role:master\r\nconnected_slaves:0\r\ncluster_enabled:1\r\n"
+    )
+    said = [(0, 16383)]
+
+    def script(command: list[bytes]) -> bytes:
+        match command[0].upper():
+            case b"CLUSTER":
+                return b"*1\r\n*3\r\n:%d\r\n:%d\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n" % (*said[-1], port)
+            case b"INFO":
+                return b"$%d\r\n%b\r\n" % (len(about), about)
+            case b"EXISTS" if len(said) > 1:
+                return b"-MOVED 1 127.0.0.1:%d\r\n" % port
+        return b""
+
+    redis_scripted.script = script
+    with opened(Redis(redis_scripted.url.replace("redis:", "cluster:"))) as tier:
+        said.append((0, 1 << 62))
+        for _ in range(3):
+            assert tier.present(A, KEYS[:1], soon()) == [False]
+            time.sleep(0.11)

@@ -153,7 +153,7 @@ def test_a_store_that_refuses_the_read_loses_its_lease_too(served: Served) -> No
         def __getattr__(self, name: str) -> Any:
             return getattr(served.store, name)
 
-    served.decode.handoffs.own = Refusing()  # type: ignore[assignment]
+    served.decode.stores.own = Refusing()  # type: ignore[assignment]
     made, usage = served.generate(handoff)
     assert made == expected(served.engine) and usage.loaded_tokens == 0
     assert served.counted("fallback_handoff", reason="overloaded") == 1 and no_leases(served)
@@ -200,7 +200,7 @@ def test_a_reader_that_leaves_behind_the_first_token(served: Served) -> None:
 
     served.decode.asking = Given()  # type: ignore[assignment]
     answers = served.decode.generate(Request(Prompt(TOKENS, SAMPLING), 20), call())
-    assert next(answers) == Token(handoff.first_token, 0)
+    assert next(answers) == Token(handoff.first_token, 0, handoff.reuse)
     answers.close()
     assert no_leases(served) and served.counted("requests_failed", reason="left") == 1
     assert served.store.lookup(handoff.chain).ready == 3

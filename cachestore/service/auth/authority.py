@@ -40,7 +40,7 @@ class Authority:
             # also where nobody is named: blocks of a tenant must not end up where everybody's are
             raise PermissionDenied(f"{identity.name} is no delegate, and so acts for no tenant")
         tenant = self._gateway.tenant(shown[TENANT])
-        return Identity(identity.name, tenant.namespace, tenant.role, tenant.expires)
+        return Identity(identity.name, tenant.namespace, tenant.role, tenant.expires, shown[TENANT])
 
     def _recognised(self, authorization: str, context: "grpc.ServicerContext") -> Identity:
         token = authorization[len(BEARER) :] if authorization[: len(BEARER)].lower() == BEARER.lower() else ""

@@ -6,7 +6,7 @@ Health and reflection are guarded like the rest, except that health answers even
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain
 from threading import Timer
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,8 +20,8 @@ from cachestore.metrics import Counters
 from cachestore.service import status
 from cachestore.service.auth import tokens
 from cachestore.service.auth.authority import Authority
-from cachestore.service.auth.identity import Identity, identify, identity_of
-from cachestore.service.auth.methods import HEALTH, LEAST_ROLE, OURS, WITHOUT_NAMESPACE
+from cachestore.service.auth.identity import Identity, Role, identify, identity_of
+from cachestore.service.auth.methods import HEALTH, LEAST_ROLE, ON_BEHALF, OURS, WITHOUT_NAMESPACE
 from cachestore.service.auth.shares import Places, Shares
 from cachestore.service.budget import Budget
 from cachestore.service.health.stalls import Stalls
@@ -73,14 +73,21 @@ class Guard(Interceptor):
 
     Whoever may not call is refused before anything of the request is read; `refused` counts them by reason. A call runs
     once its first message is there, for which `stalls` lets it wait; what waits so and what runs are its caller's
-    `share`, as many as it likes by itself.
+    `share`, as many as it likes by itself. `watches` is its share of the watches of health, which hold no thread.
     """
 
     def __init__(
-        self, calls: Budget, longest_call: float, authority: Authority, stalls: Stalls, share: Shares | None = None
+        self,
+        calls: Budget,
+        longest_call: float,
+        authority: Authority,
+        stalls: Stalls,
+        share: Shares | None = None,
+        watches: Shares | None = None,
     ) -> None:
         self._calls = calls
         self._share = share or Shares(math.inf, calls.unit)
+        self._watches = watches or Shares(math.inf, "watches of health")
         self._stalls = stalls
         self._longest = longest_call
         self._authority = authority
@@ -152,17 +159,24 @@ class Guard(Interceptor):
         return call
 
     def _callback(self, method: str, behavior: Behavior | None, parse: Parse) -> Behavior:
-        # health's Watch: it answers through a callback for as long as the caller likes, and holds no thread meanwhile
+        # health's Watch: it answers through a callback for as long as what the caller showed holds, and holds no thread
+        # of the server meanwhile
         assert behavior is not None
 
         def call(requests: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
-            with self._errors(method, context):
-                self._authorize(method, context)
+            with self._errors(method, context), ExitStack() as held:
+                identity = self._authorize(method, context)
+                held.enter_context(self._watches.hold(identity))
                 with self._bounded(context, HEALTH_SECONDS):
                     data = _only(requests)
                 if len(data) > MOST_NAME:
                     raise InvalidArgument(f"the name of a service has at most {MOST_NAME} bytes")
+                if identity.expires < math.inf:
+                    held.enter_context(_ending(context, max(0.0, _left(identity))))
                 behavior(parse(data), context, send)
+                end = held.pop_all().close
+                if not context.add_callback(end):
+                    end()
 
         for name in (_CALLBACK, _POOL):
             setattr(call, name, getattr(behavior, name, None))
@@ -200,8 +214,10 @@ class Guard(Interceptor):
         least, name = LEAST_ROLE.get(method), method.rpartition("/")[2]
         if least is None:
             raise PermissionDenied(f"nobody may call {name}: no role is set for it")
-        if identity.role < least:
-            raise PermissionDenied(f"{name} needs the role {least.name}, and {identity.name} is {identity.role.name}")
+        # only a delegate's call carries a tenant's token; the tenant itself may do less
+        role = Role.delegate if identity.tenant and method in ON_BEHALF else identity.role
+        if role < least:
+            raise PermissionDenied(f"{name} needs the role {least.name}, and {identity.name} is {role.name}")
         if not identity.namespace and method not in WITHOUT_NAMESPACE:
             raise PermissionDenied(f"{identity.name} acts only for tenants; send the token of one with {name}")
         identify(context, identity)
@@ -231,13 +247,20 @@ class Guard(Interceptor):
         if remaining is not None and remaining <= most:
             yield
             return
-        timer = Timer(most, context.cancel)
-        timer.daemon = True
-        timer.start()
-        try:
+        with _ending(context, most):
             yield
-        finally:
-            timer.cancel()
+
+
+@contextmanager
+def _ending(context: grpc.ServicerContext, seconds: float) -> Iterator[None]:
+    """Ends a call after so many seconds, unless the context is left before."""
+    timer = Timer(seconds, context.cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 _CALLBACK = "experimental_non_blocking"

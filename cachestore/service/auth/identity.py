@@ -31,13 +31,15 @@ class Role(IntEnum):
 class Identity:
     """A caller that is known. A delegate without a tenant has no namespace: it is empty.
 
-    `expires`, in seconds since 1970, is when what it showed ends: what outlives the call must end then.
+    `expires`, in seconds since 1970, is when what it showed ends: what outlives the call must end then. `tenant` is the
+    token that a delegate showed for whom it acts, and that a worker shows for the same tenant; else empty.
     """
 
     name: str
     namespace: str
     role: Role
     expires: float = field(default=math.inf, compare=False)
+    tenant: str = field(default="", compare=False, repr=False)
 
 
 LOCAL = Identity("local", DEFAULT_NAMESPACE, Role.admin)

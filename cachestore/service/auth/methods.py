@@ -9,6 +9,18 @@ HEALTH = "/grpc.health.v1.Health/Check"
 """Who asks for the whole server, naming no service, may be anybody: what restarts or balances servers has no identity,
 and learns little more than a connection attempt would tell it."""
 
+ON_BEHALF = frozenset(
+    {
+        "/cachestore.v1.PrefillWorker/Prefill",
+        "/cachestore.v1.PrefillWorker/Abort",
+        "/cachestore.v1.PrefillWorker/Stats",
+        "/cachestore.v1.DecodeWorker/Generate",
+        "/cachestore.v1.DecodeWorker/Abort",
+        "/cachestore.v1.DecodeWorker/Stats",
+    }
+)
+"""Methods of workers: a delegate calls them as itself, also where it says for which tenant."""
+
 LEAST_ROLE: dict[str, Role] = {
     HEALTH: Role.reader,
     "/grpc.health.v1.Health/List": Role.reader,
@@ -26,17 +38,7 @@ LEAST_ROLE: dict[str, Role] = {
         for method in methods.split()
     },
     # workers act for whichever tenant a call names: only what stands before them may call
-    **dict.fromkeys(
-        (
-            "/cachestore.v1.PrefillWorker/Prefill",
-            "/cachestore.v1.PrefillWorker/Abort",
-            "/cachestore.v1.PrefillWorker/Stats",
-            "/cachestore.v1.DecodeWorker/Generate",
-            "/cachestore.v1.DecodeWorker/Abort",
-            "/cachestore.v1.DecodeWorker/Stats",
-        ),
-        Role.delegate,
-    ),
+    **dict.fromkeys(ON_BEHALF, Role.delegate),
 }
 
 WITHOUT_NAMESPACE = frozenset(

@@ -1,18 +1,23 @@
 """The client's connections to the bulk port of one store. What is whole after a transfer is kept for the next."""
 
-import socket
 import ssl
 import time
+from collections.abc import Sequence
 from threading import Lock
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from cachestore.deadline import Deadline
-from cachestore.errors import ConfigError
+from cachestore.errors import ConfigError, TooLarge
+from cachestore.service import convert_put
 from cachestore.service.auth.credentials import host_of, stays_here
-from cachestore.service.auth.tls import client_context
-from cachestore.service.bulk.format import ANSWER, GO, RELEASE, REQUEST, TICKET
+from cachestore.service.bulk.answers import answered
+from cachestore.service.bulk.format import ANSWER, GO, MOST_MESSAGE, RELEASE, REQUEST, RESERVE, TICKET
 from cachestore.service.bulk.line import Line, client_line
 from cachestore.service.connection import Connection
+from cachestore.service.resolving import Resolver
+from cachestore.store.base import PutAnswer
+from cachestore.wire import session_pb2
 from cachestore.wire import store_pb2 as wire
 
 STALL_SECONDS = 3.0
@@ -20,10 +25,16 @@ STALL_SECONDS = 3.0
 
 CONNECT_SECONDS = 1.0
 
+RESERVE_SECONDS = 2.0
+"""What a reservation may take before it is made with a call: that finds out sooner whether the store still lives."""
+
 SHUT_SECONDS = 10.0
 """How long this way is not tried again after no connection came about."""
 
 MOST_KEPT = 16
+
+MOST_MILLISECONDS = (1 << 32) - 1
+"""The longest time that a request can name."""
 
 KEPT_SECONDS = 30.0
 """How long a connection is kept: less than the store does."""
@@ -35,6 +46,14 @@ class _Kept(NamedTuple):
     line: Line
 
 
+class Reserved(NamedTuple):
+    """A put whose planes may go over a connection, and what became of each block when they were reserved."""
+
+    address: str
+    line: Line
+    answers: Sequence[PutAnswer]
+
+
 class Lines:
     """Connections for the bytes of the store behind `connection`. For many threads."""
 
@@ -42,8 +61,11 @@ class Lines:
         self._connection = connection
         self._kept: list[_Kept] = []
         self._ending: dict[bytes, _Kept] = {}
-        self._context: ssl.SSLContext | None = None
+        self._resolver = Resolver()
+        # with what each was made: a ticket is good only beside the certificate that the channel has shown
+        self._made_with: WeakKeyDictionary[Line, ssl.SSLContext | None] = WeakKeyDictionary()
         self._shut_until = 0.0
+        self._offered = ""
         self._closed = False
         self._lock = Lock()
 
@@ -56,7 +78,7 @@ class Lines:
 
     def begin(self, offer: wire.BulkOffer, deadline: Deadline) -> tuple[str, Line]:
         """Shows the offer's ticket; the address of the connection, and the connection. OSError if there is none."""
-        address = offer.address
+        address = self._offered = offer.address
         line = self._kept_one(address)
         if line is None:
             try:
@@ -70,6 +92,25 @@ class Lines:
             line.close()
             raise
         return address, line
+
+    def reserve(self, message: wire.Reserve, deadline: Deadline) -> Reserved | None:
+        """Reserves a put on a connection that is kept, without a call; None if there is none, or it broke.
+
+        What a store reserves on one that breaks it gives up with it. Raises what the store answers instead.
+        """
+        # of the store that was called last: a name may lead to several
+        address = self._offered
+        line = self._kept_one(address)
+        if line is None:
+            return None
+        try:
+            return Reserved(address, line, convert_put.answers(self._reserved(line, message, deadline).answers))
+        except OSError:
+            line.close()
+            return None
+        except BaseException:
+            line.close()
+            raise
 
     def keep(self, address: str, line: Line) -> None:
         """Takes a connection back on which nothing is under way."""
@@ -115,31 +156,43 @@ class Lines:
         for one in kept:
             one.line.close()
 
+    def _reserved(self, line: Line, message: wire.Reserve, deadline: Deadline) -> wire.WriteResponse:
+        timeout_ms = min(max(1, round(deadline.remaining() * 1000)), MOST_MILLISECONDS)
+        request = session_pb2.SessionRequest(timeout_ms=timeout_ms, reserve=message).SerializeToString()
+        if len(request) > MOST_MESSAGE:
+            raise TooLarge(f"a reservation has at most {MOST_MESSAGE} bytes, got {len(request)}; put in several calls")
+        line.send(REQUEST.pack(RESERVE, len(request), b"") + request, deadline)
+        if not line.readable(min(RESERVE_SECONDS, deadline.remaining())):
+            raise TimeoutError("the store did not answer")
+        return answered(line, deadline)
+
     def _kept_one(self, address: str) -> Line | None:
         while True:
             with self._lock:
                 if not self._kept:
                     return None
                 until, where, line = self._kept.pop()
+                same = self._made_with.get(line) is self._connection.tls
             # whatever comes on one that rests is its end
-            if where == address and time.monotonic() < until and not line.readable(0):
+            if same and where == address and time.monotonic() < until and not line.readable(0):
                 return line
             line.close()
 
     def _connected(self, address: str, deadline: Deadline) -> Line:
         host, port = host_of(address) or host_of(self._connection.address), int(address.rpartition(":")[2])
-        credentials = self._connection.credentials
-        if not credentials.tls and not stays_here(f"{host}:{port}"):
+        credentials, tls = self._connection.credentials, self._connection.tls
+        if tls is None and (credentials.tls or not stays_here(f"{host}:{port}")):
             raise ConnectionError(f"the ticket and the blocks would leave this machine without TLS, for {host}")
         seconds = min(CONNECT_SECONDS, deadline.remaining())
         if not seconds:
             raise TimeoutError("the deadline passed")
-        if credentials.tls and self._context is None:
-            self._context = client_context(credentials)
-        connection = socket.create_connection((host, port), seconds)
+        until = Deadline.after(seconds)
+        connection = self._resolver.connect(host, port, until)
         try:
-            until = Deadline.after(seconds)
-            return client_line(connection, STALL_SECONDS, self._context, credentials.server_name or host, until)
+            line = client_line(connection, STALL_SECONDS, tls, credentials.server_name or host, until)
         except BaseException:
             connection.close()
             raise
+        with self._lock:
+            self._made_with[line] = tls
+        return line

@@ -1,6 +1,7 @@
 """The server's side of a put over the bulk path: planes go from the connection into the slots of their blocks."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +9,8 @@ import numpy as np
 from cachestore.block import Buffer
 from cachestore.errors import Aborted, InvalidArgument
 from cachestore.seal import MAX_PLANES
-from cachestore.service import status
 from cachestore.service.auth.identity import Identity
+from cachestore.service.bulk.answers import answer, refuse
 from cachestore.service.bulk.format import (
     ANSWER,
     CODED,
@@ -18,7 +19,6 @@ from cachestore.service.bulk.format import (
     FRAME,
     GO,
     MOST_MESSAGE,
-    NO,
     RAW,
     ROW,
     SUM,
@@ -27,7 +27,6 @@ from cachestore.service.bulk.line import Line
 from cachestore.service.health.stalls import Peer
 from cachestore.service.stream.writing import committed
 from cachestore.store.put import LocalPut
-from cachestore.wire import session_pb2
 from cachestore.wire import store_pb2 as wire
 
 LOOK_SECONDS = 0.5
@@ -36,7 +35,7 @@ LOOK_SECONDS = 0.5
 
 @dataclass(eq=False)
 class Receiving:
-    """A put that `caller` has open; when nothing comes for `stall` seconds its stream is cut, whose end is `peer`."""
+    """A put that `caller` has open over a stream whose end is `peer`: that is cut with whoever stands still here."""
 
     caller: Identity
     put: LocalPut
@@ -47,11 +46,21 @@ class Receiving:
     def run(self, line: Line) -> None:
         """Takes planes and commits until the writer is done; what it raises breaks the line."""
         with self.peer.elsewhere():
-            self._take(line)
+            line.send(ANSWER.pack(GO, 0), self.put.deadline)
+            Planes(self.put, self.stall, self.peer.cut).run(line)
 
-    def _take(self, line: Line) -> None:
+
+@dataclass(eq=False)
+class Planes:
+    """What comes of one put; `silent` is called when nothing does for `stall` seconds."""
+
+    put: LocalPut
+    stall: float
+    silent: Callable[[], object] = lambda: None
+
+    def run(self, line: Line) -> None:
+        """Takes planes and commits until the writer is done; what it raises breaks the line."""
         deadline = self.put.deadline
-        line.send(ANSWER.pack(GO, 0), deadline)
         while True:
             self._await(line)
             word, number, first, planes = FRAME.unpack(line.take(FRAME.size, deadline))
@@ -70,9 +79,10 @@ class Receiving:
         latest = time.monotonic() + self.stall
         while not line.readable(min(LOOK_SECONDS, self.stall)):
             if self.put.over:
+                self.put.deadline.check("writing")
                 raise Aborted("the put is over")
             if time.monotonic() >= latest:
-                self.peer.cut()
+                self.silent()
                 raise Aborted(f"the writer sent nothing for {self.stall:g} s")
 
     def _planes(self, line: Line, block: int, first: int, planes: int, *, coded: bool) -> None:
@@ -94,9 +104,7 @@ class Receiving:
             raise InvalidArgument(f"a commit has at most {MOST_MESSAGE} bytes, got {size}")
         message = wire.Commit.FromString(line.take(size, self.put.deadline))
         try:
-            word, answer = GO, committed(self.put, message, "bulk").SerializeToString()
+            response = committed(self.put, message, "bulk")
         except Exception as error:
-            failed = status.answer(error, "Write")
-            reason = dict(failed.trailers)[status.REASON]
-            word, answer = NO, session_pb2.Failure(reason=reason, text=failed.text).SerializeToString()
-        line.send(ANSWER.pack(word, len(answer)) + answer, self.put.deadline)
+            return refuse(line, error, self.put.deadline)
+        answer(line, response, self.put.deadline)

@@ -1,10 +1,11 @@
 """The port where payloads are fetched and delivered: whoever shows a ticket there gets what was agreed on over gRPC.
 
-A connection stays for further tickets of the same caller. Each has a thread; when there are too many, the one that has
-been idle longest gives way, those that have shown nothing yet first.
+A connection stays for further tickets of the same caller, and for puts that are reserved on it. Each has a thread; when
+there are too many, the one that has been idle longest gives way, those that have shown nothing yet first.
 """
 
 import logging
+import math
 import socket
 import ssl
 import time
@@ -24,11 +25,11 @@ from cachestore.errors import CacheStoreError, ConfigError
 from cachestore.metrics import Counters
 from cachestore.seal import CorruptBlock
 from cachestore.service.auth.identity import Identity, identity_of
-from cachestore.service.auth.shares import Shares
-from cachestore.service.budget import Budget
-from cachestore.service.bulk.format import RELEASE, REQUEST, TICKET
+from cachestore.service.auth.shares import SharedBudget
+from cachestore.service.bulk.format import RELEASE, REQUEST, RESERVE, TICKET
 from cachestore.service.bulk.line import Line, server_line
 from cachestore.service.bulk.receiving import Receiving
+from cachestore.service.bulk.reserving import Admission, Reserving
 from cachestore.service.bulk.sending import Sending
 from cachestore.service.health.stalls import Peer
 from cachestore.service.settings import ServiceSettings
@@ -41,6 +42,9 @@ from cachestore.wire import store_pb2 as wire
 IDLE_SECONDS = 60.0
 """How long a connection is kept for a further ticket."""
 
+KNOWN_SECONDS = 600.0
+"""How long a ticket says who is at the other end: identities are taken away."""
+
 CUT_SECONDS = 2.0
 """How long a connection that was cut may take to notice."""
 
@@ -50,7 +54,7 @@ log = logging.getLogger(__name__)
 
 
 class Transfer(Protocol):
-    """What was agreed on over gRPC, to go over a line."""
+    """What goes over a line."""
 
     @property
     def caller(self) -> Identity:
@@ -89,12 +93,12 @@ class Guest:
 class BulkServer:
     """Listens under `settings`. `context` gives the TLS to use now, if gRPC has it.
 
-    Transfers count in `in_flight`, and in the `share` of calls that their caller may have.
+    Transfers count in `in_flight`, and in the share of calls that their caller may have; `admission` has it.
     """
 
     settings: ServiceSettings
-    in_flight: Budget
-    share: Shares
+    in_flight: SharedBudget
+    admission: Admission
     context: Callable[[], ssl.SSLContext] | None
     counters: Counters = field(default_factory=Counters)
     port: int = field(init=False, default=0)
@@ -143,7 +147,7 @@ class BulkServer:
     def offer_read(self, context: grpc.ServicerContext, store: LocalStore, read: Opened) -> wire.BulkOffer | None:
         """A ticket for the blocks of a read; None unless nobody but the caller can see it on its way."""
         caller = identity_of(context)
-        return self._offer(context, Sending(caller, self.share, store, read.sealed, read.part, read.first))
+        return self._offer(context, Sending(caller, self.admission.share, store, read.sealed, read.part, read.first))
 
     def offer_put(self, context: grpc.ServicerContext, peer: Peer, put: LocalPut) -> wire.BulkOffer | None:
         """A ticket for the planes of a put, likewise. Until it is shown, `peer` has to send something on its stream."""
@@ -221,24 +225,33 @@ class BulkServer:
 
     def _converse(self, guest: Guest, line: Line) -> None:
         last: Transfer | None = None
-        while self._listening and line.readable(IDLE_SECONDS if last else TICKET_SECONDS):
+        wait, known_until = TICKET_SECONDS, math.inf
+        while self._listening and line.readable(max(0.0, min(wait, known_until - time.monotonic()))):
             # what has begun must come whole, and soon
             deadline = Deadline.after(TICKET_SECONDS)
             try:
-                word, count, ticket = REQUEST.unpack(line.take(REQUEST.size, deadline))
+                word, count, shown = REQUEST.unpack(line.take(REQUEST.size, deadline))
             except OSError:
                 # whoever leaves between two transfers breaks none
                 break
             if word == RELEASE and isinstance(last, Sending):
                 last.release(line, count, deadline)
                 continue
-            agreed = self._tickets.redeem(ticket) if word == TICKET else None
-            if agreed is None or not _fits(agreed, line, last):
-                self.counters.add("bulk_refused", reason="ticket")
-                return
-            last = agreed.transfer
+            if word == RESERVE and last is not None:
+                if time.monotonic() >= known_until:
+                    # it asks over gRPC then, and brings another ticket
+                    return
+                last = Reserving(last.caller, count, self.admission)
+            else:
+                agreed = self._tickets.redeem(shown) if word == TICKET else None
+                if agreed is None or not _fits(agreed, line, last):
+                    self.counters.add("bulk_refused", reason="ticket")
+                    return
+                last = agreed.transfer
+                wait = IDLE_SECONDS
+                known_until = time.monotonic() + min(KNOWN_SECONDS, last.caller.expires - time.time())
             self.counters.add("bulk_transfers")
-            with self._working(guest), self.in_flight.hold(last.holds):
+            with self._working(guest), self.in_flight.hold(last.caller, last.holds):
                 last.run(line)
         if last is None:
             self.counters.add("bulk_refused", reason="silent")

@@ -1,7 +1,7 @@
 """The client's side of a put over the bulk path: planes go from where their writer has them onto the connection."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from threading import Lock
 
 import numpy as np
@@ -11,67 +11,51 @@ from cachestore.codecs.base import RAW as RAW_CODEC
 from cachestore.codecs.base import Codec, Encoded
 from cachestore.codecs.planes import encode_plane, slices, starts
 from cachestore.deadline import Deadline
-from cachestore.errors import Unavailable
+from cachestore.errors import CacheStoreError, Unavailable
 from cachestore.seal import checksums
-from cachestore.service.bulk.format import (
-    ANSWER,
-    CODED,
-    COMMIT,
-    DONE,
-    FRAME,
-    GO,
-    MOST_MESSAGE,
-    NO,
-    RAW,
-    ROW,
-    SUM,
-)
+from cachestore.service.bulk.answers import answered
+from cachestore.service.bulk.format import CODED, COMMIT, DONE, FRAME, RAW, ROW, SUM
 from cachestore.service.bulk.line import Line
-from cachestore.service.bulk.lines import Lines
+from cachestore.service.bulk.lines import Lines, Reserved
 from cachestore.service.convert_put import Reservation
-from cachestore.service.status import named
 from cachestore.service.stream.sink import StreamSink
 from cachestore.store.base import PutAnswer
-from cachestore.wire import session_pb2
 from cachestore.wire import store_pb2 as wire
+
+PARTING_SECONDS = 0.1
+"""What it may take to hear why the store ended a put: it has come by then, or it does not."""
 
 
 class BulkSink:
-    """One put whose planes and commits go over a line while its `stream` is open; follows `transport.Sink`."""
+    """One put whose planes and commits go over a line; follows `transport.Sink`.
+
+    If it was reserved over a `stream`, the put is open for as long as that is; else for as long as the line holds.
+    """
 
     def __init__(
-        self, lines: Lines, stream: StreamSink, codec: Codec, reservation: Reservation, deadline: Deadline
+        self,
+        lines: Lines,
+        reserved: Reserved,
+        codec: Codec,
+        reservation: Reservation,
+        deadline: Deadline,
+        stream: StreamSink | None = None,
     ) -> None:
         self._lines = lines
-        self._stream = stream
+        self._address = reserved.address
+        self._line: Line | None = reserved.line
+        self._answers = reserved.answers
         self._codec = codec
         self._reservation = reservation
         self._deadline = deadline
-        self._address = ""
-        self._line: Line | None = None
+        self._stream = stream
         self._places: dict[tuple[int, range], Sequence[slice]] = {}
         # an abort by another thread must not close the connection under a write
         self._using = Lock()
 
-    def open(self, offer: wire.BulkOffer) -> bool:
-        """Shows the ticket, and waits until the store is ready; whether it is. Nothing is lost if it is not."""
-        try:
-            self._address, line = self._lines.begin(offer, self._deadline)
-        except OSError:
-            return False
-        try:
-            ready = line.take(ANSWER.size, self._deadline) == ANSWER.pack(GO, 0)
-        except OSError:
-            ready = False
-        if ready:
-            self._line = line
-        else:
-            line.close()
-        return ready
-
     @property
     def answers(self) -> Sequence[PutAnswer]:
-        return self._stream.answers
+        return self._answers
 
     def write(self, block: int, planes: range, data: Buffer) -> None:
         ids = self._reservation.plans[block].planes
@@ -85,25 +69,21 @@ class BulkSink:
         message = wire.Commit(blocks=blocks, lease_ms=lease_ms).SerializeToString()
         with self._sending() as line:
             line.send(FRAME.pack(COMMIT, len(message), 0, 0) + message, self._deadline)
-            word, size = self._answer(line)
-            answer = line.take(size, self._deadline)
-        if word != GO:
-            failure = session_pb2.Failure.FromString(answer)
-            raise named(failure.reason, failure.text)
-        return wire.WriteResponse.FromString(answer)
+            return self._answer(line)
 
     def abort(self) -> None:
         line, self._line = self._line, None
-        if line is None:
-            self._stream.abort()
-            return
+        given_up = line is not None and self._parted(line)
+        if self._stream is not None:
+            # where the store has nothing more to do it need not be waited for
+            self._stream.abort(wait=not given_up)
+
+    def _parted(self, line: Line) -> bool:
         if self._using.locked():
             # another thread is in the middle of something: that ends now
             line.shut()
         with self._using:
-            given_up = self._given_up(line)
-        # the store has nothing more to do then, and need not be waited for
-        self._stream.abort(wait=not given_up)
+            return self._given_up(line)
 
     def _write_raw(self, block: int, planes: range, data: Buffer, places: Sequence[slice]) -> None:
         sums = np.array(checksums(data, places), dtype=SUM).tobytes()
@@ -145,32 +125,34 @@ class BulkSink:
                 yield line
             except OSError as error:
                 self._line = None
-                line.close()
-                # says why, if it was the store that ended it
-                self._stream.commit((), 0)
+                self._end(line)
                 raise Unavailable(_BROKEN) from error
 
-    def _answer(self, line: Line) -> tuple[bytes, int]:
-        """The word of an answer, which may take as long as the put has, and how much follows."""
+    def _end(self, line: Line) -> None:
+        """Closes a line that broke; raises why, if it was the store that ended the put."""
+        with closing(line), suppress(OSError):
+            if self._stream is None and line.readable(0):
+                answered(line, Deadline.after(PARTING_SECONDS))
+        if self._stream is not None:
+            self._stream.commit((), 0)
+        self._deadline.check("writing")
+
+    def _answer(self, line: Line) -> wire.WriteResponse:
+        """An answer, which may take as long as the put has."""
         if not line.readable(self._deadline.remaining()):
             raise TimeoutError("the deadline passed")
-        word, size = ANSWER.unpack(line.take(ANSWER.size, self._deadline))
-        if word not in (GO, NO) or size > MOST_MESSAGE:
-            raise ConnectionError("the store answered something else")
-        return word, size
+        return answered(line, self._deadline)
 
     def _given_up(self, line: Line) -> bool:
         """Has the store give up what is not committed; whether it has said so. Then the line is free again."""
         try:
             line.send(FRAME.pack(DONE, 0, 0, 0), self._deadline)
-            done = self._answer(line) == (GO, 0)
-        except OSError:
-            done = False
-        if done:
-            self._lines.keep(self._address, line)
-        else:
+            self._answer(line)
+        except (OSError, CacheStoreError):
             line.close()
-        return done
+            return False
+        self._lines.keep(self._address, line)
+        return True
 
 
 _BROKEN = "the bulk connection of this put broke; put its blocks again"

@@ -1,12 +1,13 @@
-"""The transport between nodes: agreed on over gRPC, with the bytes on a connection of their own."""
+"""The transport between nodes: agreed on over gRPC, or with who is known there, on connections of its own."""
 
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
-from cachestore.service.bulk.lines import Lines
+from cachestore.service.bulk.format import ANSWER, GO
+from cachestore.service.bulk.lines import Lines, Reserved
 from cachestore.service.bulk.sink import BulkSink
 from cachestore.service.bulk.source import BulkSource
 from cachestore.service.connection import Connection
-from cachestore.service.convert_put import Reservation
+from cachestore.service.convert_put import Reservation, reserve_message
 from cachestore.service.stream.sink import StreamSink
 from cachestore.service.stream.source import StreamSource, begin
 from cachestore.service.transport import Asked, Sink, Source
@@ -44,13 +45,14 @@ class Bulk:
     def put(self, reservation: Reservation, codec: Codec, deadline: Deadline) -> Sink | None:
         if not self._lines.open:
             return None
+        reserved = self._lines.reserve(reserve_message(reservation), deadline)
+        if reserved is not None:
+            return BulkSink(self._lines, reserved, codec, reservation, deadline)
         stream = StreamSink(self._connection, codec, reservation, self._frame_bytes, deadline)
         offer = stream.open(bulk=True)
-        if offer is None:
-            return stream
-        sink = BulkSink(self._lines, stream, codec, reservation, deadline)
         # whatever keeps the connection from coming about, the stream is there
-        return sink if sink.open(offer) else stream
+        begun = self._begun(offer, stream, deadline) if offer is not None else None
+        return stream if begun is None else BulkSink(self._lines, begun, codec, reservation, deadline, stream)
 
     def release(self, request: wire.ReleaseRequest, timeout: float) -> None:
         deadline = Deadline.after(timeout)
@@ -59,3 +61,18 @@ class Bulk:
 
     def close(self) -> None:
         self._lines.close()
+
+    def _begun(self, offer: wire.BulkOffer, stream: StreamSink, deadline: Deadline) -> Reserved | None:
+        """Shows the ticket, and waits until the store is ready; None if it is not, by which nothing is lost."""
+        try:
+            address, line = self._lines.begin(offer, deadline)
+        except OSError:
+            return None
+        try:
+            ready = line.take(ANSWER.size, deadline) == ANSWER.pack(GO, 0)
+        except OSError:
+            ready = False
+        if ready:
+            return Reserved(address, line, stream.answers)
+        line.close()
+        return None

@@ -37,6 +37,11 @@ class KvEvents:
             raise ConfigError("kv_events.replay needs kv_events.endpoint, which says where the messages go first")
         for field in ("endpoint", "replay"):
             self._check_address(field, getattr(self, field))
+        if self.replay and _place(self.replay) == _place(self.endpoint) and urlsplit(self.replay).port:
+            raise ConfigError(
+                f"kv_events.replay and kv_events.endpoint are both {self.replay}, and only one can listen there; "
+                "choose another port, 0 for a free one, or leave replay out"
+            )
         if not self.namespace:
             raise ConfigError("kv_events.namespace must name the namespace whose blocks are told")
         for field in ("buffer", "backlog"):
@@ -70,6 +75,11 @@ class KvEvents:
                 f"kv_events.{field} = {address!r} is not loopback: whoever reaches the port could follow what is "
                 "cached; use tcp://127.0.0.1:PORT, or allow it with kv_events.insecure = true"
             )
+
+
+def _place(address: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(address)
+    return parts.hostname, parts.port
 
 
 def _is_loopback(host: str) -> bool:

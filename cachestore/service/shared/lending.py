@@ -10,6 +10,7 @@ from cachestore.deadline import Deadline
 from cachestore.errors import Aborted
 from cachestore.index import Entry
 from cachestore.service import carried, convert, convert_put
+from cachestore.service.stream import writing
 from cachestore.store.base import Lease, PutStatus
 from cachestore.store.local import LocalStore
 from cachestore.wire import session_pb2, store_pb2
@@ -19,17 +20,8 @@ class SessionPut:
     """One put of the session `owner`; `lent` has the blocks that the client may be writing, by number."""
 
     def __init__(self, store: LocalStore, request: store_pb2.Reserve, deadline: Deadline, owner: bytes) -> None:
-        asked = convert_put.reservation(request)
         self._store = store
-        self._put = store.put(
-            asked.fingerprint,
-            asked.plans,
-            after=asked.after,
-            durability=asked.durability,
-            ttl=asked.ttl,
-            timeout=deadline.remaining(),
-            owner=owner,
-        )
+        self._put = writing.reserved(store, request, deadline, owner)
         self.lent: dict[int, Entry] = self._put.lend()
         if not self.lent:
             self._put.abort()
@@ -47,6 +39,8 @@ class SessionPut:
         """Publishes what the client laid. The put ends with the last of its blocks."""
         asked = store_pb2.Commit(blocks=message.blocks, lease_ms=message.lease_ms)
         blocks, ttl = convert_put.commit(asked, len(self._put.plans))
+        if ttl:
+            self._store.lease_ttl(ttl)
         try:
             if not self.lent:
                 lease = self._lease(blocks, ttl)

@@ -7,6 +7,7 @@ it is answered.
 
 import math
 import os
+import select
 import socket
 import struct
 import time
@@ -92,6 +93,13 @@ def receive_with_descriptors(
         for descriptor in descriptors:
             os.close(descriptor)
         raise
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether its other end is gone, or this one takes nothing more; whatever was sent before."""
+    look = select.poll()
+    look.register(connection, select.POLLRDHUP)
+    return bool(look.poll(0))
 
 
 def _whole(connection: socket.socket, first: bytes, until: float, most: int = MAX_MESSAGE) -> bytes | None:

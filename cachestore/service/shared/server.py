@@ -18,15 +18,16 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from cachestore.deadline import Deadline
-from cachestore.errors import InvalidArgument, Mismatch, Overloaded, PermissionDenied
+from cachestore.errors import InvalidArgument, Mismatch, Overloaded, PermissionDenied, Unauthenticated
 from cachestore.metrics import Figure
 from cachestore.service import status
+from cachestore.service.auth import tokens
 from cachestore.service.auth.identity import Identity, Role
-from cachestore.service.auth.shares import Shares, shares
+from cachestore.service.auth.shares import SharedBudget, Shares, shares
 from cachestore.service.budget import Budget
 from cachestore.service.health.draining import Drain, draining
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.shared.messages import MOST_DESCRIPTORS, STALL, Garbled, receive, received, send
+from cachestore.service.shared.messages import MOST_DESCRIPTORS, STALL, Garbled, ended, receive, received, send
 from cachestore.service.shared.place import SessionPlace, session_place
 from cachestore.service.shared.session import Session
 from cachestore.service.shared.slabs import SlabNumbers
@@ -67,7 +68,7 @@ class SessionServer:
     settings: ServiceSettings
     calls: Budget
     share: Shares
-    bytes_in_flight: Budget
+    bytes_in_flight: SharedBudget
     drain: Drain
     tickets: Tickets[Agreed] = field(default_factory=Tickets)
     _numbers: SlabNumbers = field(default_factory=SlabNumbers)
@@ -194,7 +195,8 @@ class SessionServer:
             except Overloaded as error:
                 send(connection, _failed(error).SerializeToString())
                 return
-            session = held.enter_context(self._session(Session(store, identity, agreed.writer, self._numbers)))
+            session = Session(store, identity, agreed.writer, self._numbers, partial(self._over, connection))
+            held.enter_context(self._session(session))
             _send(connection, session, wire.SessionAnswer(welcome=wire.Welcome(namespace_id=store.namespace)))
             self._converse(connection, session, identity)
 
@@ -235,10 +237,14 @@ class SessionServer:
                 answer = _failed(error)
             _send(connection, session, answer)
 
+    def _over(self, connection: socket.socket) -> bool:
+        """Whether the server is about to end, or the client has gone."""
+        return self.drain.begun or ended(connection)
+
     @contextmanager
     def _admitted(self, identity: Identity, nbytes: int) -> Iterator[None]:
         """A request of so many bytes, from when it begins to come until it is answered."""
-        with self.share.hold(identity), self.bytes_in_flight.hold(nbytes):
+        with self.share.hold(identity), self.bytes_in_flight.hold(identity, nbytes):
             yield
 
     def _answered(self, session: Session, data: bytes, *, late: bool) -> wire.SessionAnswer:
@@ -253,11 +259,16 @@ class SessionServer:
             request = wire.SessionRequest.FromString(data)
         except DecodeError:
             raise InvalidArgument("the request's bytes are no message of a session") from None
-        if late and request.WhichOneof("message") not in ENDINGS:
+        kind, longest = request.WhichOneof("message"), self.settings.longest_call
+        if late and kind not in ENDINGS:
             raise PermissionDenied("the session's time is over: commit or abort its put, then attach again")
-        if self.drain.begun and request.WhichOneof("message") in BEGINNINGS:
-            raise draining()
-        longest = self.settings.longest_call
+        if kind in BEGINNINGS:
+            if self.drain.begun:
+                raise draining()
+            # a put that is reserved keeps this bound: its commits need none of their own
+            longest = min(longest, session.identity.expires + tokens.SKEW - time.time())
+            if longest <= 0:
+                raise Unauthenticated("what the caller showed expired; show another token, and attach again")
         seconds = min(request.timeout_ms / 1000, longest) if request.timeout_ms else longest
         return session.answer(request, Deadline.after(seconds))
 

@@ -1,7 +1,7 @@
 """The server's side of one shared-memory session: small requests, answered with where the bytes lie."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from cachestore.deadline import Deadline
@@ -31,12 +31,16 @@ METHODS = {
 
 @dataclass(eq=False)
 class Session:
-    """What one client may do and has open. One thread calls it; `close` gives everything back."""
+    """What one client may do and has open. One thread calls it; `close` gives everything back.
+
+    `over` says whether nobody waits any more for what it answers: then it does not wait for blocks either.
+    """
 
     store: LocalStore
     identity: Identity
     writer: bool
     numbers: SlabNumbers
+    over: Callable[[], bool]
     id: bytes = field(default_factory=lambda: os.urandom(16))
     slabs: SessionSlabs = field(init=False)
     _put: SessionPut | None = None
@@ -79,7 +83,7 @@ class Session:
         self.store.tiered.disown(self.store.namespace, self.id)
 
     def _read(self, request: store_pb2.ReadRequest, deadline: Deadline) -> wire.SessionAnswer:
-        opened = reading.opened(self.store, request, deadline)
+        opened = reading.opened(self.store, request, deadline, self.over)
         memory, slots = self.store.tiered.memory.name, list[Slot]()
         with self.store.tiered.index.changed:
             for held in opened.sealed.holding.blocks[opened.first : opened.sealed.count]:

@@ -57,6 +57,8 @@ class SharedSink:
             layout = layouts.get(id(planes)) or layouts.setdefault(id(planes), layout_of(planes))
             slot = place.bytes
             self._open[number] = Laying(layout, slot[layout.start :]), Front(slot, layout.start)
+        # what the store has not answered a commit of: it counts as being written until it hears of it
+        self._lent = set(self._open)
         # an abort gives the memory to others, so it waits for what is being written
         self._writing = RLock()
 
@@ -85,17 +87,20 @@ class SharedSink:
     def commit(self, blocks: Sequence[int], lease_ms: int) -> store_pb2.WriteResponse:
         with self._writing:
             for block in blocks:
+                # also where it is refused: the memory may be another block's by then
                 self._open.pop(block, None)
             commit = session_pb2.SharedCommit(put=self._id, blocks=blocks, lease_ms=lease_ms)
-            return self._asked(session_pb2.SessionRequest(commit=commit)).write
+            answer = self._asked(session_pb2.SessionRequest(commit=commit)).write
+            self._lent.difference_update(blocks)
+            return answer
 
     def abort(self) -> None:
         with self._writing:
-            session, open_ = self._session, bool(self._open)
+            session = self._session
             if session is None:
                 return
             try:
-                if open_:
+                if self._lent:
                     request = session_pb2.SessionRequest(abort=store_pb2.AbortRequest(put=self._id))
                     session.ask(request, max(LATE_SECONDS, min(ABORT_SECONDS, self._deadline.remaining())))
             except (CacheStoreError, Lost):

@@ -36,7 +36,9 @@ class Opened(NamedTuple):
         return self.place.block
 
 
-def opened(store: LocalStore, request: wire.ReadRequest, deadline: Deadline, over: Event | None = None) -> Opened:
+def opened(
+    store: LocalStore, request: wire.ReadRequest, deadline: Deadline, over: Callable[[], bool] | None = None
+) -> Opened:
     """The read that a request asks for, by whichever way its blocks will travel; `over` ends its wait for blocks."""
     chain = convert.chain(request.chain)
     place = convert.place(request.resume, chain) if request.HasField("resume") else convert.Place()
@@ -82,7 +84,7 @@ def read(
     over = Event() if request.wait_ms else None
     if over is not None and not on_end(over.set):
         over.set()
-    sealed, granted, part, place = agreed = opened(store, request, deadline, over)
+    sealed, granted, part, place = agreed = opened(store, request, deadline, over.is_set if over else None)
     with closing(sealed):
         # the bulk path begins with whole blocks
         bulk = offer(agreed) if request.bulk and not place.digest else None

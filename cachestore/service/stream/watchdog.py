@@ -1,30 +1,34 @@
 """Ends what gRPC does not: a stream that is waited for beyond its time.
 
 A call that begins while its server goes away may know neither deadline nor cancelling (seen with grpcio 1.85, once in a
-hundred restarts); closing its channel ends it. So one thread looks whether a message is waited for longer than it may
-be, and has the channel replaced then.
+hundred restarts); closing its channel ends it, and everything else there. So one thread looks whether a message is
+waited for longer than it may be. It cancels that call, and where this ends nothing has the channel replaced.
 """
 
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Condition, Thread, current_thread
 from typing import Any, Self
 
 import grpc
 
 LATE = 0.1
-"""Seconds that gRPC itself has to end a call after its deadline."""
+"""Seconds that gRPC itself has to end a call after its deadline, or to say that it has ended."""
+
+SOON = 0.05
+"""Seconds in which a call that was cancelled should end."""
 
 IDLE = 2.0
 """Seconds for which the thread waits for something to look after."""
 
 
 class Replaced(grpc.RpcError):
-    """A call ended with its channel; `late` says that its own time was over."""
+    """A call was cancelled, or ended with its channel; `late` says that its own time was over."""
 
     def __init__(self, *, late: bool) -> None:
-        super().__init__("its channel was replaced")
+        super().__init__("its time was over" if late else "its channel was replaced")
         self._late = late
 
     def code(self) -> grpc.StatusCode:
@@ -37,13 +41,21 @@ class Replaced(grpc.RpcError):
         return ()
 
 
+@dataclass(eq=False)
+class Wait:
+    """What is waited for until then by the monotonic clock; `cancel` is tried before the channel is replaced."""
+
+    until: float
+    cancel: Callable[[], None] | None
+
+
 class Watchdog:
     """Looks after the streams of one channel; `replace` ends all of them, from a thread of its own."""
 
     def __init__(self, replace: Callable[[], None]) -> None:
         self._replace = replace
         self._changed = Condition()
-        self._waits: dict[object, float] = {}
+        self._waits: set[Wait] = set()
         self._next = math.inf
         self._thread: Thread | None = None
         self.bites = 0
@@ -57,11 +69,11 @@ class Watchdog:
         if thread is not None:
             thread.join()
 
-    def begin(self, until: float) -> object:
-        """Something is waited for, until then by the monotonic clock; what `end` takes."""
-        wait = object()
+    def begin(self, until: float, cancel: Callable[[], None] | None = None) -> Wait:
+        """Something is waited for; what `end` takes."""
+        wait = Wait(until, cancel)
         with self._changed:
-            self._waits[wait] = until
+            self._waits.add(wait)
             if self._thread is None:
                 self._thread = Thread(target=self._look, name="cachestore-watchdog", daemon=True)
                 self._thread.start()
@@ -69,10 +81,10 @@ class Watchdog:
                 self._changed.notify_all()
         return wait
 
-    def end(self, wait: object) -> None:
+    def end(self, wait: Wait) -> None:
         """It came."""
         with self._changed:
-            del self._waits[wait]
+            self._waits.remove(wait)
 
     def ended(self, error: grpc.RpcError, bites: int) -> bool:
         """Whether this is why a call ended that began when there were so many `bites`."""
@@ -82,7 +94,7 @@ class Watchdog:
         own = current_thread()
         while True:
             with self._changed:
-                self._next = min(self._waits.values(), default=math.inf)
+                self._next = min((wait.until for wait in self._waits), default=math.inf)
                 left = self._next - time.monotonic()
                 if left > 0 and self._thread is own:
                     self._changed.wait(left if self._waits else IDLE)
@@ -90,7 +102,15 @@ class Watchdog:
                     self._thread = None
                 if self._thread is not own:
                     return
-            if left <= 0:
+                now = time.monotonic()
+                late = [wait for wait in self._waits if wait.until <= now]
+                cancels = [wait.cancel for wait in late if wait.cancel is not None]
+                bite = len(cancels) < len(late)
+                for wait in late:
+                    wait.until, wait.cancel = now + SOON, None
+            for cancel in cancels:
+                cancel()
+            if bite:
                 self.bites += 1
                 self._replace()
                 # what that ended needs a moment to say so
@@ -106,23 +126,34 @@ class Watched:
         self._until = time.monotonic() + timeout + LATE
         self._patience = patience
         self._bites = watchdog.bites
+        self._expired = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
-        wait = self._watchdog.begin(min(self._until, time.monotonic() + self._patience))
+        now = time.monotonic()
+        silent = now + self._patience
+        # with its time over by now, gRPC has the end of the call at hand and only needs to say so
+        until = max(min(self._until, silent), now + LATE)
+        # a connection that is silent is replaced: another call there would wait as long
+        wait = self._watchdog.begin(until, self._expire if self._until <= silent else None)
         try:
             return next(self._call)
         except grpc.RpcError as error:
-            if self._watchdog.ended(error, self._bites):
-                raise Replaced(late=time.monotonic() > self._until) from error
+            expired = self._expired and error.code() is grpc.StatusCode.CANCELLED
+            if expired or self._watchdog.ended(error, self._bites):
+                raise Replaced(late=expired or time.monotonic() > self._until) from error
             raise
         finally:
             self._watchdog.end(wait)
 
     def cancel(self) -> None:
         """Ends the call; never waits."""
+        self._call.cancel()
+
+    def _expire(self) -> None:
+        self._expired = True
         self._call.cancel()
 
     def add_callback(self, callback: Callable[[], None]) -> bool:

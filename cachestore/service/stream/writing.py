@@ -1,7 +1,8 @@
 """The server's side of a put: one stream that reserves, then brings pieces of planes and commits in any order.
 
 Planes that come whole are copied from their message into the slot of their block, all that follow each other at once;
-one that comes in several pieces is put together first, in memory that counts against the bytes in flight.
+one that comes in several pieces is put together first, in memory that counts against the bytes in flight, and against
+its writer's share of them, from its first piece on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,8 @@ from cachestore.codecs.base import RAW
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.service import carried, convert, convert_put
-from cachestore.service.budget import Budget
+from cachestore.service.auth.identity import Identity
+from cachestore.service.auth.shares import SharedBudget
 from cachestore.service.stream.frames import PlaneFrame
 from cachestore.store.base import BlockPlan, PutStatus
 from cachestore.store.local import LocalStore
@@ -26,7 +28,8 @@ from cachestore.wire import store_pb2 as wire
 def write(
     store: LocalStore,
     requests: Iterator[wire.WriteRequest | PlaneFrame],
-    bytes_in_flight: Budget,
+    bytes_in_flight: SharedBudget,
+    caller: Identity,
     deadline: Deadline,
     offer: Callable[[LocalPut], wire.BulkOffer | None],
 ) -> Iterator[wire.WriteResponse]:
@@ -37,17 +40,9 @@ def write(
     first = next(requests, None)
     if not isinstance(first, wire.WriteRequest) or first.WhichOneof("message") != "reserve":
         raise InvalidArgument("the first message of Write must be `reserve`")
-    asked = convert_put.reservation(first.reserve)
-    put = store.put(
-        asked.fingerprint,
-        asked.plans,
-        after=asked.after,
-        durability=asked.durability,
-        ttl=asked.ttl,
-        timeout=deadline.remaining(),
-    )
+    put = reserved(store, first.reserve, deadline)
     wanted = {answer.block for answer in put.answers if answer.status is PutStatus.WANTED}
-    pieces = _Pieces(put, asked.plans, wanted, bytes_in_flight)
+    pieces = _Pieces(put, put.plans, wanted, bytes_in_flight, caller)
     try:
         with put:
             bulk = offer(put) if first.reserve.bulk and wanted else None
@@ -67,6 +62,20 @@ def write(
         pieces.drop()
 
 
+def reserved(store: LocalStore, message: wire.Reserve, deadline: Deadline, owner: bytes = b"") -> LocalPut:
+    """The put that a Reserve asks for, by whichever way its planes will travel; an `owner` writes from outside."""
+    asked = convert_put.reservation(message)
+    return store.put(
+        asked.fingerprint,
+        asked.plans,
+        after=asked.after,
+        durability=asked.durability,
+        ttl=asked.ttl,
+        timeout=deadline.remaining(),
+        owner=owner,
+    )
+
+
 def committed(put: LocalPut, message: wire.Commit, transport: str) -> wire.WriteResponse:
     """Publishes the blocks that a Commit names, whose planes came by this transport; what became of them."""
     blocks, ttl = convert_put.commit(message, len(put.plans))
@@ -75,6 +84,9 @@ def committed(put: LocalPut, message: wire.Commit, transport: str) -> wire.Write
     messages = convert_put.answer_messages(answers[index] for index in blocks)
     return wire.WriteResponse(put=put.id, answers=messages, lease=convert.lease_message(lease) if lease else None)
 
+
+PARTIAL = 1024
+"""Bytes that a plane of which there are pieces counts for beside its own: what is known of it takes memory too."""
 
 _ROW = np.dtype([("codec", "<u8"), ("stored_bytes", "<u8")])
 
@@ -85,15 +97,21 @@ class _Partial:
     stored: Buffer
     filled: int = 0
 
+    @property
+    def holds(self) -> int:
+        """Bytes that count for it."""
+        return self.stored.nbytes + PARTIAL
+
 
 @dataclass
 class _Pieces:
     """Planes on their way into one put."""
 
     put: LocalPut
-    plans: tuple[BlockPlan, ...]
+    plans: Sequence[BlockPlan]
     wanted: set[int]
-    bytes_in_flight: Budget
+    bytes_in_flight: SharedBudget
+    caller: Identity
     _open: dict[tuple[int, int], _Partial] = field(default_factory=dict)
 
     def take(self, frame: wire.PlaneFrame, data: Buffer) -> None:
@@ -145,7 +163,7 @@ class _Pieces:
     def drop(self) -> None:
         """Gives up what is not whole."""
         while self._open:
-            self.bytes_in_flight.give_back(self._open.popitem()[1].stored.nbytes)
+            self.bytes_in_flight.give_back(self.caller, self._open.popitem()[1].holds)
 
     def _wrong(self, block: int, segment: wire.PlaneFrame.Segment) -> InvalidArgument:
         planes, size = self.plans[block].planes, segment.encoding.stored_bytes
@@ -162,8 +180,11 @@ class _Pieces:
         name, size = (block, segment.plane), segment.encoding.stored_bytes
         partial = self._open.get(name)
         if partial is None:
-            self.bytes_in_flight.take(size)
-            partial = self._open[name] = _Partial(segment.encoding, np.empty(size, dtype=np.uint8))
+            self.bytes_in_flight.take(self.caller, size + PARTIAL)
+            # a copy: to keep the message's own would keep all of the message
+            encoding = wire.Encoding()
+            encoding.CopyFrom(segment.encoding)
+            partial = self._open[name] = _Partial(encoding, np.empty(size, dtype=np.uint8))
         if partial.encoding != segment.encoding or partial.filled != segment.offset:
             raise InvalidArgument(
                 f"segment of block {block}, plane {segment.plane}: pieces of a plane must come in order and agree on "
@@ -174,7 +195,7 @@ class _Pieces:
         if partial.filled == size:
             self._land(block, segment.plane, [partial.encoding], partial.stored)
             del self._open[name]
-            self.bytes_in_flight.give_back(size)
+            self.bytes_in_flight.give_back(self.caller, partial.holds)
 
     def _land(self, block: int, first: int, encodings: Sequence[wire.Encoding], data: Buffer) -> None:
         """Lays planes that are whole, their stored bytes one behind the other in `data`."""

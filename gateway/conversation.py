@@ -1,0 +1,77 @@
+"""The choices of one request, generated at the same time, as one stream of what each token adds."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from gateway.gateway import Gateway
+from gateway.keys import Asker
+from gateway.prompts import Asked
+from gateway.text import Choice, Piece
+
+AT_ONCE = 8
+"""Choices of one request that are generated at the same time: more of them would be refused as more requests are."""
+
+
+@dataclass(eq=False)
+class Conversation:
+    """`choices`, asked for by `asker`."""
+
+    gateway: Gateway
+    asker: Asker
+    asked: list[Asked]
+    choices: list[Choice] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.choices = [Choice(self.gateway.served, each) for each in self.asked]
+
+    def done(self, begun: float) -> None:
+        """Counts it as answered; it came in at `begun` of the monotonic clock."""
+        add = self.gateway.counters.add
+        add("requests_done")
+        add("prompt_tokens", sum(len(choice.asked.tokens) for choice in self.choices))
+        add("cached_tokens", sum(choice.cached for choice in self.choices))
+        add("generated_tokens", sum(choice.count for choice in self.choices))
+        self.gateway.counters.took("request", time.monotonic() - begun)
+
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
+        """Which choice, and what is added to it. The first failure of one ends them all."""
+        settings = self.gateway.settings
+        tenant, until = self.gateway.keys.token(self.asker), time.monotonic() + settings.request_timeout
+        made = [self.gateway.generating.pieces(choice, self.asker, tenant, until) for choice in self.choices]
+        if len(made) == 1:
+            async with aclosing(made[0]) as one:
+                async for piece in one:
+                    yield 0, piece
+            return
+        queue: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue(1)
+
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def feed(index: int) -> None:
+            try:
+                async with places, aclosing(made[index]) as one:
+                    async for piece in one:
+                        await queue.put((index, piece))
+            except Exception as error:
+                await queue.put((index, error))
+            else:
+                await queue.put((index, None))
+
+        tasks = [asyncio.create_task(feed(index)) for index in range(len(made))]
+        try:
+            left = len(tasks)
+            while left:
+                index, added = await queue.get()
+                if isinstance(added, Exception):
+                    raise added
+                if added is None:
+                    left -= 1
+                else:
+                    yield index, added
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

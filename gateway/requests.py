@@ -1,0 +1,167 @@
+"""The bodies of requests, field by field as OpenAI describes them (platform.openai.com/docs/api-reference).
+
+What would change the answer and is not known here is refused by name; what says something about the request and
+nothing about the answer (`user`, `metadata`, ...) is taken and ignored. `top_k`, `min_p` and `stop_token_ids` are
+extensions that other servers have too.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MOST_CHOICES = 16
+MOST_STOPS = 16
+LONGEST_STOP = 256
+MOST_TOP_LOGPROBS = 20
+MOST_STOP_TOKENS = 128
+
+Ignored = Any
+"""Says nothing about the answer."""
+
+
+def _only(*neutral: object) -> AfterValidator:
+    """For a field that is known, and of which only these values ask for what is done here."""
+
+    def check(value: object) -> object:
+        if value is not None and value not in neutral:
+            only = f"only {' or '.join(map(repr, neutral))} is" if neutral else "this is not"
+            raise ValueError(f"{only} supported here")
+        return value
+
+    return AfterValidator(check)
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(min_length=1)]
+
+
+class StreamOptions(BaseModel):
+    """`include_usage` asks for one more chunk at the end, with the usage alone."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool = False
+    include_obfuscation: Ignored = None
+
+
+class Generation(BaseModel):
+    """What both kinds of request have."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    model: str
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MOST_STOP_TOKENS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    frequency_penalty: Annotated[Any, _only(0, 0.0)] = None
+    presence_penalty: Annotated[Any, _only(0, 0.0)] = None
+    logit_bias: Annotated[Any, _only({})] = None
+    metadata: Ignored = None
+    prompt_cache_key: Ignored = None
+    safety_identifier: Ignored = None
+    service_tier: Ignored = None
+    store: Annotated[Any, _only(False)] = None
+    user: Ignored = None
+
+    @model_validator(mode="after")
+    def _options_need_stream(self) -> "Generation":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream = true")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def told(self) -> int | None:
+        """How many of the likeliest tokens are told beside each one; None if not even its own chance is."""
+        raise NotImplementedError
+
+
+class CompletionRequest(Generation):
+    """POST /v1/completions."""
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_CHOICES)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    best_of: Annotated[Any, _only(1)] = None
+    echo: Annotated[Any, _only(False)] = None
+    suffix: Annotated[Any, _only("")] = None
+
+    @property
+    def told(self) -> int | None:
+        return self.logprobs
+
+
+class TextPart(BaseModel):
+    """A piece of a message. Only text has one here."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+    refusal: Annotated[Any, _only()] = None
+    annotations: Annotated[Any, _only([])] = None
+    audio: Annotated[Any, _only()] = None
+    function_call: Annotated[Any, _only()] = None
+    tool_calls: Annotated[Any, _only([])] = None
+
+    def plain(self) -> dict[str, str]:
+        """As chat templates take it."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        # templates know the older name of the role
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": content} | ({"name": self.name} if self.name else {})
+
+
+class ChatRequest(Generation):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    response_format: Annotated[Any, _only({"type": "text"})] = None
+    modalities: Annotated[Any, _only(["text"])] = None
+    tools: Annotated[Any, _only([])] = None
+    tool_choice: Annotated[Any, _only("none", "auto")] = None
+    parallel_tool_calls: Ignored = None
+
+    @model_validator(mode="after")
+    def _top_needs_logprobs(self) -> "ChatRequest":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs = true")
+        return self
+
+    @property
+    def told(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None

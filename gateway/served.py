@@ -1,0 +1,65 @@
+"""What the gateway knows of the model: how to make tokens of text and keys of tokens, and how many it takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from cachestore.block import BlockSpec
+from cachestore.engine.settings import EngineSettings
+from cachestore.errors import ConfigError
+
+UNLIMITED = 1 << 31
+"""Tokens a model takes that states no limit."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model called `name`. `ends` are the tokens with which an answer of it ends by itself."""
+
+    name: str
+    tokenizer: Any
+    spec: BlockSpec
+    max_tokens: int
+    vocabulary: int
+    ends: frozenset[int]
+
+    @classmethod
+    def load(cls, settings: EngineSettings, name: str = "") -> Self:
+        """Reads configuration and tokenizer, no weights. ConfigError or UnsupportedModel if they cannot be used."""
+        # transformers takes seconds to import, and only a gateway that opens needs it
+        from transformers import GenerationConfig
+
+        from cachestore.engine.layers import text_config
+        from cachestore.engine.model import model_config, model_spec, tokenizer
+        from cachestore.engine.rotary import longrope_switch
+
+        config = model_config(settings)
+        text = text_config(config)
+        try:
+            ends = GenerationConfig.from_pretrained(settings.model, revision=settings.revision or None).eos_token_id
+        except OSError:
+            ends = getattr(text, "eos_token_id", None)
+        words = tokenizer(settings)
+        if not getattr(words, "is_fast", False):
+            raise ConfigError(f"engine.model: {settings.model!r} has no fast tokenizer (tokenizer.json)")
+        # the first call settles what is not thread-safe in it
+        words.encode("")
+        return cls(
+            name or Path(settings.model).name,
+            words,
+            model_spec(settings, config),
+            longrope_switch(text) or int(getattr(text, "max_position_embeddings", None) or UNLIMITED),
+            int(text.vocab_size),
+            frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends]),
+        )
+
+    def text(self, tokens: list[int]) -> str:
+        """What tokens read, without the model's own signs."""
+        # not by way of transformers, which tidies spaces up: then longer text need not begin with the shorter one
+        read: str = self.tokenizer.backend_tokenizer.decode(tokens, skip_special_tokens=True)
+        return read
+
+    def sign(self, token: int) -> str:
+        """What one token reads by itself, also one of the model's own signs."""
+        read: str = self.tokenizer.backend_tokenizer.decode([token], skip_special_tokens=False)
+        return read

@@ -1,0 +1,235 @@
+"""The official client against a gateway process, real workers and a real store."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from tests.gateway.conftest import MODEL, Served
+
+BEGINNING = "Once upon a time there was a store of caches, "
+
+
+def test_models(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).owned_by == "cachestore"
+
+
+@pytest.mark.parametrize("prompt", [BEGINNING, list(BEGINNING.encode())])
+def test_a_stream_says_what_the_whole_says(client: OpenAI, prompt: Any) -> None:
+    asked: dict[str, Any] = dict(model=MODEL, prompt=prompt, max_tokens=24, temperature=0)
+    if not isinstance(prompt, str):
+        # of the test's model tokens are bytes, in the order of its alphabet
+        asked["prompt"] = [token % 256 for token in prompt]
+    whole = client.completions.create(**asked)
+    chunks = list(client.completions.create(**asked, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == whole.choices[0].finish_reason == "length"
+    assert all(chunk.id == chunks[0].id and chunk.usage is None for chunk in chunks)
+    assert whole.usage is not None
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (len(prompt), 24)
+
+
+def test_a_chat_goes_on_from_what_is_stored(client: OpenAI) -> None:
+    messages: list[Any] = [
+        {"role": "system", "content": "You are a store of caches. " * 3},
+        {"role": "user", "content": [{"type": "text", "text": "Who "}, {"type": "text", "text": "are you?"}]},
+    ]
+    first = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=20, temperature=0)
+    assert first.choices[0].message.role == "assistant" and first.choices[0].finish_reason == "length"
+    assert first.usage is not None and first.usage.prompt_tokens_details is not None
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    messages += [
+        {"role": "assistant", "content": first.choices[0].message.content},
+        {"role": "user", "content": "And who else?"},
+    ]
+    stream = client.chat.completions.create(
+        model=MODEL, messages=messages, max_completion_tokens=12, temperature=0, stream=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    chunks = list(stream)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].choices == [] and chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 12
+    assert chunks[-1].usage.prompt_tokens_details is not None
+    cached = chunks[-1].usage.prompt_tokens_details.cached_tokens
+    # what was made of the first prompt is stored, whole blocks of it
+    assert cached is not None and first.usage.prompt_tokens - 16 <= cached <= chunks[-1].usage.prompt_tokens
+
+
+def test_choices_and_lists_of_prompts(client: OpenAI) -> None:
+    answer = client.completions.create(
+        model=MODEL, prompt=[BEGINNING, BEGINNING + "b"], n=2, max_tokens=6, temperature=1, seed=7
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert answer.usage is not None and answer.usage.prompt_tokens == 2 * len(BEGINNING) + 1
+    assert answer.usage.completion_tokens == 24
+    texts = [choice.text for choice in answer.choices]
+    assert texts[0] != texts[1]
+    alone = client.completions.create(model=MODEL, prompt=BEGINNING, max_tokens=6, temperature=1, seed=8)
+    assert alone.choices[0].text == texts[1], "choice i has the seed s + i"
+    streamed = ["", ""]
+    for chunk in client.completions.create(
+        model=MODEL, prompt=BEGINNING, n=2, max_tokens=6, temperature=1, seed=7, stream=True
+    ):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == texts[:2]
+
+
+def test_a_stop_string_cuts_exactly(client: OpenAI) -> None:
+    asked: dict[str, Any] = dict(model=MODEL, prompt=BEGINNING, temperature=0)
+    text = client.completions.create(**asked, max_tokens=40).choices[0].text
+    stop = next(text[at : at + 3] for at in range(8, len(text) - 3) if "�" not in text[at : at + 3])
+    expected = text[: text.index(stop)]
+    answer = client.completions.create(**asked, max_tokens=40, stop=[stop, "never said"])
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == (expected, "stop")
+    chunks = list(client.completions.create(**asked, max_tokens=40, stop=stop, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == expected
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def refused(served: Served, path: str, **changes: Any) -> dict[str, Any]:
+    """The error object of a request that is otherwise in order; what is changed to `...` is left out."""
+    usual: dict[str, Any] = {"model": MODEL, "max_tokens": 4}
+    usual |= {"prompt": "x"} if path == "completions" else {"messages": [{"role": "user", "content": "x"}]}
+    body = {name: value for name, value in {**usual, **changes}.items() if value is not ...}
+    answer = httpx.post(f"{served.url}/v1/{path}", json=body, timeout=30)
+    assert 400 <= answer.status_code < 500, answer.text
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and error["message"]
+    return {**error, "status": answer.status_code}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "param"),
+    [
+        ({"model": "another"}, 404, "model"),
+        ({"model": 5}, 400, "model"),
+        ({"model": ...}, 400, "model"),
+        ({"prompt": ...}, 400, "prompt"),
+        ({"prompt": ""}, 400, "prompt"),
+        ({"prompt": []}, 400, "prompt"),
+        ({"prompt": [300]}, 400, "prompt"),
+        ({"prompt": [-1]}, 400, "prompt[0]"),
+        ({"prompt": {"a": 1}}, 400, "prompt"),
+        ({"prompt": "x" * 2000}, 400, "prompt"),
+        ({"max_tokens": 2000}, 400, "max_tokens"),
+        ({"max_tokens": 0}, 400, "max_tokens"),
+        ({"max_tokens": "5"}, 400, "max_tokens"),
+        ({"temperature": -1}, 400, "temperature"),
+        ({"temperature": 2.5}, 400, "temperature"),
+        ({"temperature": "hot"}, 400, "temperature"),
+        ({"top_p": 1.5}, 400, "top_p"),
+        ({"n": 0}, 400, "n"),
+        ({"n": 1000}, 400, "n"),
+        ({"seed": 1 << 70}, 400, "seed"),
+        ({"stop": ""}, 400, "stop"),
+        ({"stop": ["a"] * 99}, 400, "stop"),
+        ({"stop": 5}, 400, "stop"),
+        ({"stop_token_ids": [9999]}, 400, "stop_token_ids"),
+        ({"frequency_penalty": 0.5}, 400, "frequency_penalty"),
+        ({"logit_bias": {"5": 1}}, 400, "logit_bias"),
+        ({"best_of": 3}, 400, "best_of"),
+        ({"echo": True}, 400, "echo"),
+        ({"stream_options": {"include_usage": True}}, 400, None),
+        ({"stream": "yes"}, 400, "stream"),
+        ({"temperatur": 1}, 400, "temperatur"),
+    ],
+)
+def test_completions_that_cannot_be_meant(served: Served, changes: Any, status: int, param: str | None) -> None:
+    error = refused(served, "completions", **changes)
+    assert (error["status"], error["param"], error["type"]) == (status, param, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": ...}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"role": "pope", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, None),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"top_logprobs": 3}, None),
+        ({"chat_template": "{{ 7 * 7 }}"}, "chat_template"),
+    ],
+)
+def test_chats_that_cannot_be_meant(served: Served, changes: Any, param: str | None) -> None:
+    error = refused(served, "chat/completions", **changes)
+    assert error["status"] == 400 and (param is None or error["param"] == param)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[1]", 400),
+        (b"null", 400),
+        (b'{"model": "\xff\xfe", "prompt": "x"}', 400),
+        (b'{"model": "tiny-bytes", "prompt": "\\ud800"}', 400),
+        (b"[" * 100_000, 400),
+        (b'{"prompt": "' + b"x" * (5 << 20) + b'"}', 413),
+    ],
+)
+def test_bodies_that_are_no_request(served: Served, client: OpenAI, body: bytes, status: int) -> None:
+    answer = httpx.post(f"{served.url}/v1/completions", content=body, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
+    assert client.completions.create(model=MODEL, prompt="x", max_tokens=1).choices
+
+
+def test_a_body_without_a_length_is_bounded_too(served: Served) -> None:
+    answer = httpx.post(f"{served.url}/v1/completions", content=(b"x" * 65536 for _ in range(100)), timeout=30)
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/completions", 405), ("POST", "/v2/x", 404)])
+def test_places_that_are_not_there(served: Served, method: str, path: str, status: int) -> None:
+    answer = httpx.request(method, served.url + path)
+    assert answer.status_code == status and answer.json()["error"]["message"]
+
+
+def test_harmless_fields_are_taken(client: OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "developer", "content": "x"}, {"role": "user", "content": "y", "name": "bo"}],
+        max_tokens=2, user="u", metadata={"a": "b"}, store=False, frequency_penalty=0, presence_penalty=0.0, n=1,
+        response_format={"type": "text"}, seed=-5, top_p=0,
+    )  # fmt: skip
+    assert answer.choices
+
+
+def test_whoever_leaves_ends_the_generation(served: Served, wait_until: Callable[..., None]) -> None:
+    def under_way() -> float:
+        return figure(served, "requests_under_way")
+
+    for stream in (True, False):
+        left = figure(served, "requests_left_total")
+        body = {"model": MODEL, "prompt": "x" * 40, "max_tokens": 900, "temperature": 0, "stream": stream}
+        with httpx.Client(timeout=httpx.Timeout(30, read=0.2)) as one:
+            try:
+                with one.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
+                    next(answer.iter_bytes())
+            except httpx.ReadTimeout:
+                assert not stream
+        wait_until(lambda left=left: figure(served, "requests_left_total") == left + 1)
+        wait_until(lambda: not under_way())
+        wait_until(lambda: not any(member.queue for member in served.store.members("decode")[1]))
+
+
+def figure(served: Served, name: str) -> float:
+    """One of the gateway's figures, over all labels."""
+    lines = httpx.get(f"{served.url}/metrics").text.splitlines()
+    found = [line for line in lines if line.split("{")[0].split(" ")[0] == f"cachestore_gateway_{name}"]
+    return sum(float(line.rpartition(" ")[2]) for line in found)
+
+
+def test_the_sums_hold(served: Served) -> None:
+    ends = ("requests_done_total", "requests_failed_total", "requests_left_total", "requests_under_way")
+    assert figure(served, "requests_total") == sum(figure(served, name) for name in ends) > 0
+    assert json.loads(httpx.get(f"{served.url}/health").text) == {"status": "ok"}
