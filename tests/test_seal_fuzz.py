@@ -224,7 +224,7 @@ def fuzz(seeds: Iterator[int], until: float) -> dict[str, int]:
     return ends
 
 
-ENDS = {"passed", "truncated", "foreign", "header", "identity", "checksum", "codec", "epoch"}
+ENDS = {"passed", "truncated", "foreign", "header", "identity", "fingerprint", "checksum", "codec", "epoch"}
 OPENED = {f"open {end}" for end in ("passed", "truncated", "foreign", "header", "identity", "plain", "epoch", "tag")}
 
 

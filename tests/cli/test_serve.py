@@ -1,5 +1,6 @@
 """`cachestore serve`."""
 
+import contextlib
 import ctypes
 import signal
 from collections.abc import Callable
@@ -28,7 +29,11 @@ def test_a_signal_that_another_thread_takes_ends_it_too(serve: Callable[..., Any
     """The kernel may give it to any thread, and then it wakes nobody who waits for a lock."""
     serving = serve()
     pid = serving.process.pid
-    threads = {int(task.name): (task / "comm").read_text() for task in Path(f"/proc/{pid}/task").iterdir()}
+    threads = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # it may be over by now
+        with contextlib.suppress(OSError):
+            threads[int(task.name)] = (task / "comm").read_text()
     for thread, name in threads.items():
         # those of Python: others may keep signals out
         if thread != pid and name == threads[pid]:
