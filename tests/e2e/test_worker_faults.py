@@ -14,6 +14,8 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.members import Member
 from prefill_worker.client import PrefillClient
 
+pytestmark = pytest.mark.slow
+
 LONG = 6000
 
 

@@ -42,6 +42,9 @@ DAMAGES: dict[str, Make] = {
     "spliced": lambda at, chance, other: SpliceAt(DOWN, at, other=other[at // 2 :][:1000]),
 }
 
+LATE_TO_ACT = ("dropped", "duplicated")
+"""Those after which a call waits for its deadline."""
+
 
 def damaged_reads(wired: Wire, name: str, times: int, timeout: float, seed: int) -> None:
     """Reads over connections whose bytes are damaged once, at a random place."""
@@ -72,7 +75,9 @@ def damaged_reads(wired: Wire, name: str, times: int, timeout: float, seed: int)
     assert reading(wired.store, keys) == 4
 
 
-@pytest.mark.parametrize("name", list(DAMAGES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LATE_TO_ACT else name for name in DAMAGES]
+)
 def test_n7_damaged_answers_are_misses_or_errors(wired: Wire, name: str) -> None:
     damaged_reads(wired, name, 6, 0.4, 7)
 

@@ -15,6 +15,8 @@ from cachestore.service.auth.tokens import digest_of, load_private, new_token, s
 from cachestore.service.client import RemoteStore
 from tests.gateway.conftest import MODEL, Served
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "A document that several tenants happen to have, word for word the same. "
 
 

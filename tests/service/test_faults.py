@@ -91,6 +91,7 @@ def test_a_frozen_server_does_not_hold_a_call(process: Callable[..., Any]) -> No
         answers_again(store)
 
 
+@pytest.mark.slow
 def test_a_server_that_freezes_amid_reading_and_writing(process: Callable[..., Any]) -> None:
     server = process()
     keys, blocks = random_prompt(LARGE, 12)

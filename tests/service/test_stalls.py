@@ -77,6 +77,7 @@ def test_a_writer_that_sends_nothing_is_cut_off_and_its_memory_freed(
         assert {answer.status.value for answer in put_blocks(remote, keys.fingerprint, blocks)} == {"stored"}
 
 
+@pytest.mark.slow
 def test_whoever_goes_on_slowly_is_not_cut_off(server: CacheStoreServer) -> None:
     keys, blocks = random_prompt(LARGE, 6)
     with (

@@ -215,7 +215,7 @@ def test_where_nobody_has_room_a_block_is_not_kept(on_disk: Callable[..., Tiered
     store.release(lease)
 
 
-@pytest.mark.parametrize("ttl", [None, 3600.0])
+@pytest.mark.parametrize("ttl", [None, pytest.param(3600.0, marks=pytest.mark.slow)])
 def test_a_durable_put_over_a_block_that_would_end_soon_lives_as_long_as_it_says(
     on_disk: Callable[..., TieredStore], ttl: float | None
 ) -> None:
