@@ -5,6 +5,7 @@ nothing about the answer (`user`, `metadata`, ...) is taken and ignored. `top_k`
 extensions that other servers have too.
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -44,7 +45,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: Ignored = None
 
 
-class Generation(BaseModel):
+class Generation(BaseModel, ABC):
     """What both kinds of request have."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
@@ -88,9 +89,9 @@ class Generation(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
+    @abstractmethod
     def told(self) -> int | None:
         """How many of the likeliest tokens are told beside each one; None if not even its own chance is."""
-        raise NotImplementedError
 
 
 class CompletionRequest(Generation):

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
 from cachestore.block import BlockSpec
@@ -18,7 +17,8 @@ from cachestore.engine.model import first_line, model_config, model_spec
 from cachestore.engine.rotary import longrope_switch
 from cachestore.engine.sequence import Sequence
 from cachestore.engine.settings import EngineSettings
-from cachestore.errors import ConfigError, InvalidArgument, Mismatch, UnsupportedModel
+from cachestore.engine.weights import end_tokens, load, prepare
+from cachestore.errors import InvalidArgument, Mismatch, UnsupportedModel
 
 UNLIMITED = 1 << 31
 """Tokens a model takes that states no limit."""
@@ -65,14 +65,7 @@ class HfEngine:
     def open(self) -> None:
         """Loads the model. ConfigError if it or the device is not there, UnsupportedModel if its KV has no name."""
         settings = self.settings
-        device = torch.device(settings.device)
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(
-                f"engine.device = {settings.device!r}, but this machine has {torch.cuda.device_count()} CUDA devices; "
-                "use 'cpu' or a smaller index"
-            )
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        prepare(settings)
         config = model_config(settings)
         text = text_config(config)
         switch = longrope_switch(text)
@@ -80,9 +73,8 @@ class HfEngine:
         self._layers = tuple(slot is not None for slot in stored(config))
         self.max_tokens = switch or int(getattr(text, "max_position_embeddings", None) or UNLIMITED)
         self.vocabulary = int(text.vocab_size)
-        self._model = self._load(config, device)
-        ends = self._model.generation_config.eos_token_id
-        self.eos_tokens = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        self._model = load(settings, config)
+        self.eos_tokens = end_tokens(self._model)
         try:
             self._probe()
         except BaseException:
@@ -124,25 +116,6 @@ class HfEngine:
             max_tokens=self.max_tokens,
         )
         return sequence, buffers
-
-    def _load(self, config: Any, device: torch.device) -> Any:
-        settings = self.settings
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                settings.model,
-                config=config,
-                revision=settings.revision or None,
-                dtype=getattr(torch, settings.dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"engine.model: {settings.model!r} has no *.safetensors weights that can be read"
-            ) from error
-        except ValueError as error:
-            raise UnsupportedModel(f"{settings.model!r} is no causal language model: {first_line(error)}") from error
-        return model.eval().requires_grad_(False).to(device)
 
     def _probe(self) -> None:
         """Computes one token and compares the KV made with the KV the spec names."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 
 from cachestore.block import BlockSpec, Half
 from cachestore.engine.attention import ATTENTION, Layer, OnSlot, Step
@@ -17,7 +17,8 @@ from cachestore.engine.page_memory import PageMemory
 from cachestore.engine.ragged import Batch, Row
 from cachestore.engine.rotary import longrope_switch
 from cachestore.engine.settings import EngineSettings
-from cachestore.errors import ConfigError, InvalidArgument, Mismatch, UnsupportedModel
+from cachestore.engine.weights import end_tokens, load, prepare
+from cachestore.errors import InvalidArgument, Mismatch, UnsupportedModel
 
 UNLIMITED = 1 << 31
 """Tokens a model takes that states no limit."""
@@ -77,14 +78,8 @@ class PagedModel:
 
     def open(self) -> None:
         """Loads the model. ConfigError if it or the device is not there, UnsupportedModel if pages cannot serve it."""
-        settings, device = self.settings, self.device
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(
-                f"engine.device = {settings.device!r}, but this machine has {torch.cuda.device_count()} CUDA devices; "
-                "use 'cpu' or a smaller index"
-            )
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        settings = self.settings
+        prepare(settings)
         config = model_config(settings)
         text = text_config(config)
         switch = longrope_switch(text)
@@ -92,9 +87,8 @@ class PagedModel:
         self._layers = layers_of(config)
         self.max_tokens = switch or int(getattr(text, "max_position_embeddings", None) or UNLIMITED)
         self.vocabulary = int(text.vocab_size)
-        model = self._load(config)
-        ends = model.generation_config.eos_token_id
-        self.eos_tokens = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        model = load(settings, config)
+        self.eos_tokens = end_tokens(model)
         self._adopt(model)
 
     def close(self) -> None:
@@ -118,25 +112,6 @@ class PagedModel:
             )
             logits: Tensor = answer.logits[0].float()
             return logits
-
-    def _load(self, config: Any) -> Any:
-        settings = self.settings
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                settings.model,
-                config=config,
-                revision=settings.revision or None,
-                dtype=getattr(torch, settings.dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"engine.model: {settings.model!r} has no *.safetensors weights that can be read"
-            ) from error
-        except ValueError as error:
-            raise UnsupportedModel(f"{settings.model!r} is no causal language model: {first_line(error)}") from error
-        return model.eval().requires_grad_(False).to(self.device)
 
     def _adopt(self, model: Any) -> None:
         """Sets the attention function, and compares a ragged batch with the model's own computation."""

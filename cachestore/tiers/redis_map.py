@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -58,7 +59,7 @@ class OneServer:
 
 
 @dataclass(eq=False)
-class _Looked:
+class _Looked(ABC):
     """Nodes that are looked up by asking any of several `guides`, and kept while they stay where they are."""
 
     guides: tuple[Address, ...]
@@ -114,8 +115,9 @@ class _Looked:
     def _order(self) -> Iterable[Address]:
         return random.sample(self.guides, len(self.guides))
 
+    @abstractmethod
     def _learn(self, guide: Address, connection: Connection) -> None:
-        raise NotImplementedError
+        """Takes the nodes there are from what this guide says."""
 
     def _keep(self, addresses: Iterable[Address]) -> None:
         known = {address: self._nodes.get(address) or self.node(address) for address in addresses}

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from cachestore.config import build
 from cachestore.errors import ConfigError
@@ -50,7 +51,6 @@ def test_settings_reach_the_slabs() -> None:
 
 @pytest.mark.gpu
 def test_memory_is_pinned_where_a_device_copies_from_it() -> None:
-    torch = pytest.importorskip("torch")
     slab = Slab(bytes(32), 8 * MIB)
     assert torch.from_numpy(slab.bytes).is_pinned()
     slab.close()

@@ -20,14 +20,14 @@ from google.protobuf.message import DecodeError
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, Mismatch, Overloaded, PermissionDenied, Unauthenticated
 from cachestore.metrics import Figure
-from cachestore.service import status
 from cachestore.service.auth import tokens
 from cachestore.service.auth.identity import Identity, Role
 from cachestore.service.auth.shares import SharedBudget, Shares, shares
 from cachestore.service.budget import Budget
 from cachestore.service.health.draining import Drain, draining
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.shared.messages import MOST_DESCRIPTORS, STALL, Garbled, ended, receive, received, send
+from cachestore.service.shared.answers import failed, send_answer
+from cachestore.service.shared.messages import STALL, Garbled, ended, receive, received, send
 from cachestore.service.shared.place import SessionPlace, session_place
 from cachestore.service.shared.session import Session
 from cachestore.service.shared.slabs import SlabNumbers
@@ -193,11 +193,11 @@ class SessionServer:
             try:
                 held.enter_context(self._seats.hold(identity))
             except Overloaded as error:
-                send(connection, _failed(error).SerializeToString())
+                send(connection, failed(error).SerializeToString())
                 return
             session = Session(store, identity, agreed.writer, self._numbers, partial(self._over, connection))
             held.enter_context(self._session(session))
-            _send(connection, session, wire.SessionAnswer(welcome=wire.Welcome(namespace_id=store.namespace)))
+            send_answer(connection, session, wire.SessionAnswer(welcome=wire.Welcome(namespace_id=store.namespace)))
             self._converse(connection, session, identity)
 
     @contextmanager
@@ -234,8 +234,8 @@ class SessionServer:
                         return
                     answer = self._answered(session, data, late=late)
             except Overloaded as error:
-                answer = _failed(error)
-            _send(connection, session, answer)
+                answer = failed(error)
+            send_answer(connection, session, answer)
 
     def _over(self, connection: socket.socket) -> bool:
         """Whether the server is about to end, or the client has gone."""
@@ -252,7 +252,7 @@ class SessionServer:
             with self.calls.hold(1):
                 return self._answer(session, data, late=late)
         except Exception as error:
-            return _failed(error)
+            return failed(error)
 
     def _answer(self, session: Session, data: bytes, *, late: bool) -> wire.SessionAnswer:
         try:
@@ -271,31 +271,3 @@ class SessionServer:
                 raise Unauthenticated("what the caller showed expired; show another token, and attach again")
         seconds = min(request.timeout_ms / 1000, longest) if request.timeout_ms else longest
         return session.answer(request, Deadline.after(seconds))
-
-
-def _failed(error: Exception) -> wire.SessionAnswer:
-    answer = status.answer(error, "session")
-    reason = dict(answer.trailers)[status.REASON]
-    return wire.SessionAnswer(failure=wire.Failure(reason=reason, text=answer.text))
-
-
-def _send(connection: socket.socket, session: Session, answer: wire.SessionAnswer) -> None:
-    """Sends an answer, with the slabs that it speaks of; if they are many, the first in messages of their own."""
-    with session.store.tiered.index.changed:
-        # under the lock no slab is given up: its descriptor could be another file's by then
-        try:
-            news = session.slabs.news()
-        except OSError as error:
-            log.warning("a session ends: its memory cannot be passed on (%s)", error.strerror)
-            raise
-    answer.gone.extend(session.slabs.gone())
-    last = max(0, len(news) - 1) // MOST_DESCRIPTORS * MOST_DESCRIPTORS
-    try:
-        for start in range(0, last + 1, MOST_DESCRIPTORS):
-            some = news[start : start + MOST_DESCRIPTORS]
-            message = answer if start == last else wire.SessionAnswer()
-            message.slabs.extend(one.message for one in some)
-            send(connection, message.SerializeToString(), [one.descriptor for one in some])
-    finally:
-        for one in news:
-            os.close(one.descriptor)
