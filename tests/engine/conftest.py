@@ -22,7 +22,11 @@ from transformers import (
 )
 
 from cachestore.engine.hf import HfEngine
+from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.settings import EngineSettings
+from cachestore.store.compose import compose
+from cachestore.store.tiered import TieredStore
+from tests.engine.batches import Directory, opened
 
 SHAPE: dict[str, Any] = dict(
     vocab_size=97,
@@ -126,3 +130,22 @@ def open_engine(model_dir: Callable[[str], Path]) -> Iterator[Callable[..., HfEn
     yield make
     for engine in opened:
         engine.close()
+
+
+@pytest.fixture(scope="module")
+def model(model_dir: Directory) -> Iterator[PagedModel]:
+    model = opened(model_dir("llama"))
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def tiered(tmp_path: Path) -> Iterator[TieredStore]:
+    tiers = [
+        {"name": "cpu", "capacity": "1MiB"},
+        {"name": "disk", "path": str(tmp_path / "disk"), "capacity": "64MiB"},
+    ]
+    with compose({"tiers": tiers}) as store:
+        yield store
+        store.settle()
+        store.check()
