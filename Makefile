@@ -38,6 +38,7 @@ mutations: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/wire.py
+	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/first_light.py
 
 # What benchmarks compare us with, in an environment of its own: benchmarks/wire.py --peers, benchmarks/store.py --peers.

@@ -13,7 +13,7 @@ from cachestore.deadline import Deadline
 from cachestore.index import Name
 from cachestore.seal import header_bytes
 from cachestore.store.inspection import opened
-from cachestore.store.reading import FIRST_FETCH, decoded
+from cachestore.store.reading import decoded
 from cachestore.testing.sealed import sealed_block
 from cachestore.tiers.base import ColdTier
 
@@ -24,7 +24,9 @@ NAMESPACE = b"n" * 32
 PATIENCE = 60.0
 """Seconds that a call may take at most: a tier that gives up early would measure nothing."""
 
-BATCH = FIRST_FETCH
+BATCH = 8
+"""Blocks that a tier is asked for at once."""
+
 GIGABYTE = 1e9
 
 

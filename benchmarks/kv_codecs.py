@@ -28,8 +28,9 @@ from cachestore.codecs import create
 from cachestore.codecs.base import Codec
 from cachestore.codecs.grouped import widened
 from cachestore.codecs.lossy import codec_for, settled
-from cachestore.engine.hf import HfEngine
 from cachestore.engine.model import model_spec, tokenizer
+from cachestore.engine.paged_model import PagedModel
+from cachestore.engine.runner import Runner
 from cachestore.engine.settings import EngineSettings
 
 NEEDLE = Path(__file__).resolve().parent.parent / "examples" / "needle"
@@ -68,14 +69,22 @@ def model_planes(model: str, tokens: int, plane_bytes: int) -> Planes:
     slots = model_spec(settings).slots
     narrowest = min(2 * slot.kv_heads * min(slot.key_dim, slot.value_dim or slot.key_dim) for slot in slots)
     size = -(-plane_bytes // narrowest)
-    engine = HfEngine(replace(settings, block_tokens=size, chunk_tokens=size))
+    engine = PagedModel(replace(settings, block_tokens=size))
     engine.open()
     text = "\n".join(path.read_text() for path in sorted((NEEDLE / "documents").glob("*.txt")))
     ids = tokenizer(settings).encode(text)[: min(max(tokens, size), engine.max_tokens)]
-    sequence = engine.sequence()
-    sequence.prefill(ids)
-    blocks = (sequence.block(index, bytes(32)) for index in range(sequence.position // size))
-    return Planes(engine.spec, [pair for block in blocks for pair in zip(block.planes, block.data, strict=True)])
+    runner = Runner(engine, -(-len(ids) // size))
+    sequence = runner.start(ids)
+    runner.step([(sequence, len(ids))])
+    planes = engine.spec.planes()
+    return Planes(
+        engine.spec,
+        [
+            (plane, runner.memory.planes(page, number, number + 1))
+            for page in sequence.pages[: len(ids) // size]
+            for number, plane in enumerate(planes)
+        ],
+    )
 
 
 def normal_planes(spec: BlockSpec) -> Planes:

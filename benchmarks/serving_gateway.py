@@ -1,24 +1,21 @@
-"""How much time does the gateway add to a request, beyond what Ray Serve and FastAPI take by themselves?
+"""The row of `serving.py` about the gateway: what does it add to what Ray Serve and FastAPI take by themselves?
 
 Two applications run under one Ray Serve, in the same run: the gateway, before a decode worker that answers at once, and
 a bare FastAPI echo. Requests alternate between them over connections that stay open, so that whatever else the machine
 does falls on both alike. The row is the median time of a completion less the median time of the echo. The worker here
 is a stand-in that computes nothing, so what is measured is the gateway and one hop of gRPC, and no model; what a call
 to the stand-in takes without the gateway is reported beside.
-
-    python benchmarks/serving_gateway.py [--quick] [--json]
 """
 
 import statistics
 import time
-from argparse import ArgumentParser
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import httpx
@@ -38,6 +35,9 @@ from cachestore.store.compose import compose
 from cachestore.wire import worker_pb2 as wire
 from cachestore.wire.worker_pb2_grpc import DecodeWorkerServicer, add_DecodeWorkerServicer_to_server
 from decode_worker.client import DecodeClient
+
+if TYPE_CHECKING:
+    from serving import Options
 
 BAR, REACH = 3.0, 1.5
 TOKENS = 8
@@ -126,11 +126,8 @@ def timed(client: httpx.Client, path: str, body: dict[str, Any]) -> float:
     return 1000 * (time.perf_counter() - begun)
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer requests")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
+def measure(report: Report, options: "Options") -> None:
+    """Row `serving.gateway_ms`, and what it is the difference of."""
     rounds = 100 if options.quick else 1000
     engine = EngineSettings(str(MODEL))
     settings = ClusterSettings(prefill=0, decode=0)
@@ -152,14 +149,8 @@ def main() -> None:
                     echo.append(took[1])
         serve.shutdown()
         alone = asked(store)
-    report = Report("The gateway's own time per request")
     ours, theirs = statistics.median(gateway), statistics.median(echo)
     report.add("serving.gateway_ms", ours - theirs, "ms", "lower", bar=BAR, reach=REACH)
     report.add("serving.gateway_request_ms", ours, "ms", "lower")
     report.add("serving.echo_request_ms", theirs, "ms", "lower")
     report.add("serving.gateway_stand_in_ms", alone, "ms", "lower")
-    report.print(options.json)
-
-
-if __name__ == "__main__":
-    main()

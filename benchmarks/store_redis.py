@@ -156,7 +156,7 @@ def measure_beside_lmcache(report: Report, options: Options) -> None:
 
         def ours() -> None:
             for start in range(0, CHUNKS, BATCH):
-                read(tier, range(start, start + BATCH), target[start : start + BATCH])
+                read(tier, range(start, min(start + BATCH, CHUNKS)), target[start : start + BATCH])
 
         def theirs() -> None:
             clock.seconds.setdefault("lmcache", []).append(retrieve())

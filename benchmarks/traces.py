@@ -82,7 +82,7 @@ def oneoff(random: Random) -> Iterator[Request]:
     for user in range(3600):
         at += random.expovariate(1)
         if user % 3:
-            yield Request(at, [("scan", user, number) for number in range(int(between(random, 15, 0.7)))])
+            yield Request(at, [("scan", user, number) for number in range(max(1, int(between(random, 15, 0.7))))])
         else:
             yield from talk(random, user, at, [("system", 0)], turns(random, 6), 60)
 

@@ -19,6 +19,7 @@ PUT_OUTCOMES = (
     "put_in_progress",
     "put_kept_first",
     "put_not_kept",
+    "put_refused",
     "put_failed",
     "put_aborted",
     "put_open",

@@ -1,12 +1,14 @@
 """A whole configuration, checked before anything starts.
 
-Sections are folders: `[[tiers]]`, `[codecs]`, `[eviction]` and `[store]` describe the store, the others are one frozen
-dataclass each. What is built here is thrown away; every part builds what it needs from the same tables.
+Sections are folders: `[[tiers]]`, `[codecs]`, `[eviction]` and `[store]` describe the store, `[scheduling]` a policy
+and what predicts for it; the others are one frozen dataclass each. What is checked here is thrown away; every part
+builds what it needs from the same tables.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cachestore.codecs import CODECS
@@ -14,10 +16,16 @@ from cachestore.config import Table, build, build_named, check_keys, read
 from cachestore.errors import ConfigError
 from cachestore.eviction import EVICTIONS
 from cachestore.registry import Catalogue
+from cachestore.scheduling import PREDICTORS, SCHEDULINGS
+from cachestore.scheduling.compose import DEFAULT, DEFAULT_PREDICTOR
+from cachestore.scheduling.compose import compose as compose_scheduling
 from cachestore.sealing import SealingSettings
 from cachestore.service.settings import located
 from cachestore.store.compose import DEFAULT_TIERS, SECTIONS, compose
 from cachestore.tiers import TIERS
+
+if TYPE_CHECKING:
+    from cachestore.engine.batch_settings import BatchSettings
 
 OTHERS = Catalogue(
     "sections",
@@ -25,6 +33,7 @@ OTHERS = Catalogue(
         "service": "cachestore.service.settings:ServiceSettings",
         "kv_events": "cachestore.service.events.kv_events:KvEvents",
         "engine": "cachestore.engine.settings:EngineSettings",
+        "batch": "cachestore.engine.batch_settings:BatchSettings",
         "cluster": "cachestore.cluster.settings:ClusterSettings",
         "prefill_worker": "prefill_worker.settings:PrefillSettings",
         "decode_worker": "decode_worker.settings:DecodeSettings",
@@ -36,6 +45,9 @@ SECRETS = ("password", "sentinel_password")
 
 WORKERS = ("prefill_worker", "decode_worker")
 """Sections of those that listen too: whether they may where they say depends on what `service` knows of callers."""
+
+SCHEDULING = "scheduling"
+"""The section that `batch` takes as a table of its own."""
 
 NEEDED_BY_WORKERS = "engine"
 """The one section without defaults: only the user knows the model."""
@@ -54,9 +66,10 @@ def load(path: Path | None) -> dict[str, Any]:
 
 def check(tables: Table) -> None:
     """ConfigError for the first thing in the tables that could not work."""
-    check_keys([*SECTIONS, *OTHERS.places], tables, "")
+    check_keys([*SECTIONS, *OTHERS.places, SCHEDULING], tables, "")
     compose(tables)
-    built = {name: build(OTHERS.load(name), tables[name], name) for name in OTHERS.places if name in tables}
+    batch(tables)
+    built = {name: _built(name, tables) for name in OTHERS.places if name in tables}
     for name in WORKERS:
         if name in built:
             built[name].service(built.get("service") or OTHERS.load("service")())
@@ -75,14 +88,34 @@ def shown(tables: Table) -> dict[str, Any]:
         filled["sealing"] = asdict(build(SealingSettings, tables["sealing"], "sealing"))
     for name in OTHERS.places:
         if name in tables or name != NEEDED_BY_WORKERS:
-            filled[name] = asdict(build(OTHERS.load(name), tables.get(name, {}), name))
+            filled[name] = asdict(_built(name, tables))
+    policy = filled["batch"].pop(SCHEDULING)
+    predictor = _filled(PREDICTORS, policy.pop("predictor", DEFAULT_PREDICTOR))
+    filled[SCHEDULING] = _filled(SCHEDULINGS, policy) | {"predictor": predictor}
     return filled
+
+
+def batch(tables: Table) -> "BatchSettings":
+    """What the sections `[batch]` and `[scheduling]` say; ConfigError for what could not work."""
+    table, policy = tables.get("batch", {}), tables.get(SCHEDULING, DEFAULT)
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"batch must be a table, got {table!r}")
+    if SCHEDULING in table:
+        raise ConfigError("batch.scheduling is a section of its own: write [scheduling]")
+    compose_scheduling(policy)
+    settings: BatchSettings = build(OTHERS.load("batch"), {**table, SCHEDULING: policy}, "batch")
+    return settings
 
 
 def require_engine(tables: Table) -> None:
     """ConfigError unless the tables name a model."""
     if NEEDED_BY_WORKERS not in tables:
         raise ConfigError('no model is named: write [engine] with model = "directory or hub id"')
+
+
+def _built(name: str, tables: Table) -> Any:
+    """A section of `OTHERS`, with its defaults if it is not there."""
+    return batch(tables) if name == "batch" else build(OTHERS.load(name), tables.get(name, {}), name)
 
 
 def _filled(catalogue: Catalogue, table: Table) -> dict[str, Any]:

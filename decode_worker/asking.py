@@ -1,72 +1,83 @@
-"""A handoff from one prefill worker after the other, or from none."""
+"""A prefill by one worker after the other, or by none."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
 
-from cachestore.errors import CacheStoreError, Mismatch
-from cachestore.hashing import Chain, fingerprint
+from cachestore.errors import CacheStoreError, DeadlineExceeded
+from cachestore.hashing import Chain
 from cachestore.metrics import Counters
 from cachestore.service.auth.identity import Identity
+from cachestore.service.members import Member
 from decode_worker.choosing import Place, PrefillWorkers, place
+from decode_worker.handed import Handed
+from decode_worker.request import Request
 from decode_worker.settings import DecodeSettings
 from prefill_worker.call import Call
 from prefill_worker.handoff import Handoff
-from prefill_worker.prompt import Prompt
-
-if TYPE_CHECKING:
-    from cachestore.engine.hf import HfEngine
-
-
-class Handed(NamedTuple):
-    """A handoff and the name of the worker that made it."""
-
-    handoff: Handoff
-    by: str
 
 
 @dataclass(eq=False)
 class Asking:
-    """Asks prefill workers on behalf of `engine`; `refuse` frees a handoff that does not fit."""
+    """Has prompts of a model with this `vocabulary` computed; `release` ends a lease, for a caller in a store.
 
-    engine: "HfEngine"
+    `counters`: handoffs that began, and fallback_prefill by reason, which are those that ended in another way than with
+    a handoff: the next worker was asked, or the prompt computed here.
+    """
+
     workers: PrefillWorkers
+    vocabulary: int
+    release: Callable[[Identity, Handoff, str], None]
     settings: DecodeSettings
     counters: Counters
-    refuse: Callable[[Handoff, Identity], None]
 
-    def ask(self, prompt: Prompt, expected: Chain, call: Call) -> Handed | None:
-        """A handoff of `prompt`, whose full blocks are `expected`; None if no worker gave one in time.
+    def ask(self, request: Request, keys: Chain, call: Call) -> Handed | None:
+        """A prefill of a prompt, whose full blocks are `keys`, that has begun; None if no worker began one in time.
 
-        A failure is counted, and the next worker is asked. Aborted or DeadlineExceeded if `call` is over.
+        Aborted or DeadlineExceeded if `call` is over.
         """
         tried: set[Place] = set()
-        spec = fingerprint(self.engine.spec)
-        while len(tried) < self.settings.prefill_attempts:
+        while len(tried) < self.settings.prefill_attempts and not call.finished:
             call.check("choosing a prefill worker")
-            member = self.workers.best(spec, tried)
+            member = self.workers.best(keys.fingerprint, tried)
             if member is None:
                 break
             tried.add(place(member))
-            # the rest of the time is for computing it here, should this worker not answer
-            timeout = max(min(self.settings.prefill_timeout, call.deadline.remaining() / 2), 1e-3)
             try:
-                with self.workers.asking(member) as client:
-                    handoff = client.prefill(prompt, spec, timeout=timeout, call=call)
-                self._check(handoff, expected, prompt, call.caller)
+                handed = self._asked(member, request, keys, call)
             except CacheStoreError as error:
-                call.check("waiting for a prefill worker")
-                self.workers.failed(member)
-                self.counters.add("fallback_prefill", reason=error.reason)
+                self._failed(member, error)
                 continue
-            self.counters.add("handoffs")
-            return Handed(handoff, member.name)
+            # the rest of the time is for computing it here, should this worker not begin
+            within = min(self.settings.prefill_begin, call.deadline.remaining() / 2)
+            with call.ending(handed.leave, handed.leave):
+                if handed.begun(within):
+                    self.counters.add("handoffs")
+                    return handed
+            late = not handed.heard
+            handed.leave()
+            if call.finished:
+                break
+            call.check("waiting for a prefill worker")
+            if late:
+                self._failed(member, DeadlineExceeded(f"{member.name} did not begin within {within:g} s"))
         return None
 
-    def _check(self, handoff: Handoff, expected: Chain, prompt: Prompt, caller: Identity) -> None:
-        spec = self.engine.spec
-        try:
-            handoff.check(expected, len(prompt.tokens), spec.block_tokens, self.engine.vocabulary)
-        except Mismatch:
-            self.refuse(handoff, caller)
-            raise
+    def _asked(self, member: Member, request: Request, keys: Chain, call: Call) -> Handed:
+        with ExitStack() as held:
+            client = held.enter_context(self.workers.asking(member))
+            prefilling = client.prefill(
+                request.prompt, keys.fingerprint, timeout=max(call.deadline.remaining(), 1e-3),
+                logprobs=request.logprobs, tenant=call.caller.tenant, silence=self.settings.silence,
+            )  # fmt: skip
+            handed = Handed(
+                member.name, prefilling, len(keys), self.vocabulary, partial(self._failed, member),
+                partial(self.release, call.caller), held.pop_all(),
+            )  # fmt: skip
+        handed.open()
+        return handed
+
+    def _failed(self, member: Member, error: CacheStoreError) -> None:
+        self.workers.failed(member)
+        self.counters.add("fallback_prefill", reason=error.reason)

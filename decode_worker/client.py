@@ -2,55 +2,34 @@
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self
-
-import grpc
 
 from cachestore.engine.sampling import Sampling
-from cachestore.errors import Aborted
+from cachestore.service.stream.watchdog import Watched
 from cachestore.wire.worker_pb2_grpc import DecodeWorkerStub
 from decode_worker.request import Request, Usage, answer, request_message
 from prefill_worker.connection import WorkerConnection
 from prefill_worker.prompt import CacheUse, Prompt
-from prefill_worker.worker_client import WorkerClient
+from prefill_worker.token import Token
+from prefill_worker.worker_client import Answers, WorkerClient
 
 GENERATE_TIMEOUT = 300.0
 
 
-class Answer:
-    """The token ids of one request as they come; `usage` is there behind the last one. Leaving the context cancels."""
+class Answer(Answers[Token | Usage]):
+    """The token ids of one request as they come; `tokens` are those so far, `usage` is there behind the last one."""
 
-    def __init__(self, connection: WorkerConnection, call: Any, request_id: str) -> None:
-        self._connection = connection
-        self._call = call
-        self._cancelled = False
-        self.request_id = request_id
+    def __init__(self, connection: WorkerConnection, call: Watched, request_id: str) -> None:
+        super().__init__(connection, "Generate", call, answer, request_id)
+        self.tokens: list[Token] = []
         self.usage: Usage | None = None
 
     def __iter__(self) -> Iterator[int]:
-        with self._connection.errors("Generate"):
-            try:
-                for message in self._call:
-                    what = answer(message)
-                    if isinstance(what, Usage):
-                        self.usage = what
-                    else:
-                        yield what.id
-            except grpc.RpcError:
-                if not self._cancelled:
-                    raise
-                raise Aborted("the request was cancelled here") from None
-
-    def cancel(self) -> None:
-        """Ends the request; the worker stops with its next step. Does nothing behind the end."""
-        self._cancelled = True
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.cancel()
+        for what in self.received():
+            if isinstance(what, Usage):
+                self.usage = what
+            else:
+                self.tokens.append(what)
+                yield what.id
 
 
 class DecodeClient(WorkerClient):
@@ -66,6 +45,7 @@ class DecodeClient(WorkerClient):
         max_tokens: int,
         sampling: Sampling | None = None,
         stop_tokens: Iterable[int] = (),
+        logprobs: int | None = None,
         cache: CacheUse = CacheUse.READ_AND_WRITE,
         salts: Sequence[bytes] = (),
         request_id: str = "",
@@ -78,7 +58,5 @@ class DecodeClient(WorkerClient):
         """
         prompt = Prompt(tokens, sampling or Sampling(), cache, tuple(salts))
         request_id = request_id or secrets.token_hex(16)
-        message = request_message(Request(prompt, max_tokens, frozenset(stop_tokens)), request_id)
-        with self._connection.errors("Generate"):
-            call = self._connection.stub.Generate(message, timeout=timeout, metadata=self._connection.metadata(tenant))
-        return Answer(self._connection, call, request_id)
+        message = request_message(Request(prompt, max_tokens, frozenset(stop_tokens), logprobs), request_id)
+        return Answer(self._connection, self._connection.stream("Generate", message, timeout, tenant), request_id)

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 from cachestore.errors import InvalidArgument
 from cachestore.service import convert
 from cachestore.wire import worker_pb2 as wire
-from prefill_worker.handoff import Reuse, reuse, reuse_message
-from prefill_worker.prompt import Prompt, prompt, prompt_fields
+from prefill_worker.prompt import Prompt, check_logprobs, prompt, prompt_fields
+from prefill_worker.token import Reuse, Token, reuse, reuse_message, token, token_message
 
 if TYPE_CHECKING:
-    from cachestore.engine.hf import HfEngine
+    from cachestore.engine.paged_model import PagedModel
 
-STOP, LENGTH = "stop", "length"
 LOCAL = "local"
 MOST_STOP_TOKENS = 256
-MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
@@ -30,32 +28,16 @@ class Request:
     stop_tokens: frozenset[int] = frozenset()
     logprobs: int | None = None
 
-    def check(self, engine: "HfEngine") -> None:
-        """InvalidArgument, naming the field, for what this engine cannot do."""
-        self.prompt.check(engine)
+    def check(self, model: "PagedModel") -> None:
+        """InvalidArgument, naming the field, for what this model cannot do."""
+        self.prompt.check(model)
         if self.max_tokens < 1:
             raise InvalidArgument("max_tokens must be at least 1")
-        if (self.logprobs or 0) > MOST_LOGPROBS:
-            raise InvalidArgument(f"logprobs must be at most {MOST_LOGPROBS}, got {self.logprobs}")
+        check_logprobs(self.logprobs)
         if len(self.stop_tokens) > MOST_STOP_TOKENS:
             raise InvalidArgument(f"stop_tokens must be at most {MOST_STOP_TOKENS}, got {len(self.stop_tokens)}")
-        if not all(0 <= token < engine.vocabulary for token in self.stop_tokens):
-            raise InvalidArgument(f"stop_tokens must lie in 0 .. {engine.vocabulary - 1}")
-
-
-@dataclass(frozen=True)
-class Token:
-    """One generated token and its place among them, from 0. With the first one comes `reuse`, as in the usage.
-
-    Where the request asked for it, `logprob` is the natural logarithm of its probability and `top` that of the
-    likeliest tokens by token, before sampling changed them.
-    """
-
-    id: int
-    index: int
-    reuse: Reuse | None = None
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
+        if not all(0 <= token < model.vocabulary for token in self.stop_tokens):
+            raise InvalidArgument(f"stop_tokens must lie in 0 .. {model.vocabulary - 1}")
 
 
 @dataclass(frozen=True)
@@ -63,8 +45,8 @@ class Usage:
     """How a generation went; it comes behind the last token.
 
     `reuse` says how the prompt's KV came about where it was first made, `prefilled_by` where that was: a prefill
-    worker's name or "local". Of a handoff, `loaded_tokens` came from the store, the other prompt tokens were computed
-    again here. `first_token_ms` runs from the request's arrival. `finish` is "stop" or "length".
+    worker's name or "local". Of a handoff, `loaded_tokens` came from the store, the others were in pages here or were
+    computed again. `first_token_ms` runs from the request's arrival. `finish` is "stop" or "length".
     """
 
     prompt_tokens: int
@@ -96,7 +78,7 @@ def request_message(value: Request, request_id: str) -> wire.GenerateRequest:
 def answer(message: wire.GenerateResponse) -> Token | Usage:
     """One message of the answer."""
     if message.WhichOneof("message") == "token":
-        return _token(message.token)
+        return token(message.token)
     usage = message.usage
     return Usage(
         usage.prompt_tokens, usage.generated_tokens, reuse(usage.reuse), convert.name(usage.finish, "finish"),
@@ -107,25 +89,10 @@ def answer(message: wire.GenerateResponse) -> Token | Usage:
 def answer_message(value: Token | Usage) -> wire.GenerateResponse:
     """The other way."""
     if isinstance(value, Token):
-        return wire.GenerateResponse(token=_token_message(value))
+        return wire.GenerateResponse(token=token_message(value))
     usage = wire.Usage(
         prompt_tokens=value.prompt_tokens, generated_tokens=value.generated_tokens, reuse=reuse_message(value.reuse),
         finish=value.finish, prefilled_by=value.prefilled_by, first_token_ms=value.first_token_ms,
         loaded_tokens=value.loaded_tokens,
     )  # fmt: skip
     return wire.GenerateResponse(usage=usage)
-
-
-def _token(message: wire.Token) -> Token:
-    return Token(
-        message.id, message.index, reuse(message.reuse) if message.HasField("reuse") else None,
-        message.logprob if message.HasField("logprob") else None,
-        tuple((each.id, each.logprob) for each in message.top),
-    )  # fmt: skip
-
-
-def _token_message(value: Token) -> wire.Token:
-    return wire.Token(
-        id=value.id, index=value.index, reuse=None if value.reuse is None else reuse_message(value.reuse),
-        logprob=value.logprob, top=[wire.TopLogprob(id=token, logprob=chance) for token, chance in value.top],
-    )  # fmt: skip

@@ -13,6 +13,8 @@ from cachestore.config import read
 from cachestore.errors import CacheStoreError
 from gateway.app import create_app
 from gateway.gateway import Gateway
+from gateway.settings import GatewaySettings
+from gateway.tls import GatewayTls
 
 BAD_CONFIGURATION = 2
 
@@ -20,11 +22,15 @@ BAD_CONFIGURATION = 2
 class _Server(uvicorn.Server):
     """Says where it listens, in the first line that is printed, as the workers do."""
 
+    def __init__(self, config: uvicorn.Config, settings: GatewaySettings) -> None:
+        super().__init__(config)
+        self._settings = settings
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            print(f"gateway at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+            port = self.servers[0].sockets[0].getsockname()[1]
+            print(f"gateway at {self._settings.url(port)}", flush=True)
 
 
 def main(
@@ -36,6 +42,9 @@ def main(
     try:
         gateway = Gateway.of(read(config), store)
         gateway.keys.open()
+        tls = GatewayTls(gateway.settings)
+        if gateway.settings.tls:
+            tls.open()
     except CacheStoreError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(BAD_CONFIGURATION) from error
@@ -44,7 +53,9 @@ def main(
         uvicorn.Config(
             create_app(gateway), host=settings.host, port=settings.port, log_config=None, access_log=False,
             timeout_graceful_shutdown=5, server_header=False,
-        )
+            ssl_context_factory=(lambda *_: tls.context()) if settings.tls else None,
+        ),
+        settings,
     )  # fmt: skip
     server.run()
     raise typer.Exit(0 if server.started else 1)

@@ -75,8 +75,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     @app.get("/health")
     async def health() -> Response:
         well = bool(gateway.workers.all())
-        body = {"status": "ok"} if well else {"status": "no decode worker of this model is there"}
-        return JSONResponse(body, 200 if well else 503)
+        status = "ok" if well else "no decode worker of this model is there"
+        return JSONResponse({"status": status, "requests": gateway.under_way}, 200 if well else 503)
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
@@ -105,7 +105,7 @@ async def _answer(gateway: Gateway, request: Request, kind: type[CompletionReque
         try:
             asker = _asker(gateway, request)
             held.enter_context(gateway.place())
-            asked = kind.model_validate_json(await _body(request, gateway.settings.body_limit))
+            asked = kind.of(await _body(request, gateway.settings.body_limit))
             conversation = Conversation(gateway, asker, await prompts.asked(gateway.served, asked))
             form = (Chats if kind is ChatRequest else Completions)(gateway.served.name)
             pieces, each = conversation.pieces(), asked.n or 1

@@ -16,6 +16,9 @@ _log = logging.getLogger(__name__)
 
 INVALID, SERVER = "invalid_request_error", "server_error"
 
+UNKNOWN = "unknown_field"
+"""The type of a validation error for a field that is not known; its context holds the `name`."""
+
 _STATUS: dict[type[CacheStoreError], tuple[int, str, str]] = {
     errors.TooLarge: (400, INVALID, "context_length_exceeded"),
     errors.InvalidArgument: (400, INVALID, "invalid_value"),
@@ -70,13 +73,14 @@ def api_error(error: BaseException) -> ApiError:
 
 def _of_validation(error: ValidationError) -> ApiError:
     # of a union every member complains; the first one of the deepest is what was probably meant
-    first = max(error.errors(include_url=False), key=lambda each: len(_place(each["loc"])))
-    param = _param(_place(first["loc"]))
+    found = error.errors(include_url=False, include_input=False)
+    first = max(found, key=lambda each: len(_place(each["loc"])))
+    place = _place(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is no JSON: {message}", code="invalid_json")
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"{param} is not supported here", param=param, code="unsupported_parameter")
+    if first["type"] == UNKNOWN:
+        param = _param((*place, first["ctx"]["name"]))
+        return ApiError(400, f"{param} {message}", param=param, code="unsupported_parameter")
+    param = _param(place)
     if first["type"] == "missing":
         return ApiError(400, f"{param} is missing", param=param, code="missing_required_parameter")
     code = "invalid_type" if first["type"].endswith("_type") else "invalid_value"
@@ -88,7 +92,7 @@ def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return tuple(each for each in loc if isinstance(each, int) or (each.isidentifier() and each not in _MEMBERS))
 
 
-_MEMBERS = frozenset({"str", "int", "float", "bool", "none", "TextPart"})
+_MEMBERS = frozenset({"str", "int", "float", "bool", "none", "TextPart", "text", "texts", "tokens", "many"})
 
 
 def _param(place: tuple[int | str, ...]) -> str:

@@ -10,7 +10,6 @@ from typing import Any, Self
 from cachestore.config import build, build_named
 from cachestore.engine.settings import EngineSettings
 from cachestore.errors import Overloaded
-from cachestore.hashing import fingerprint
 from cachestore.metrics import Counters, Figure
 from gateway.errors import ApiError
 from gateway.generating import Generating
@@ -48,12 +47,15 @@ class Gateway:
         return cls(settings, served, stores)
 
     def __post_init__(self) -> None:
-        spec = fingerprint(self.served.spec)
+        spec = self.served.fingerprint
         self.keys = Keys(self.settings)
-        self.workers = Workers(self.stores, spec, self.settings.refresh, self.settings.rest)
+        settings = self.settings
+        self.workers = Workers(self.stores, spec, settings.refresh, settings.rest, settings.stall)
         self.prefixes = Prefixes(spec)
-        routing = build_named(ROUTINGS, self.settings.routing, "gateway.routing")
-        self.generating = Generating(self.served, self.workers, self.prefixes, routing, self.counters)
+        routing = build_named(ROUTINGS, settings.routing, "gateway.routing")
+        self.generating = Generating(
+            self.served, self.workers, self.prefixes, routing, self.counters, patience=settings.stall
+        )
 
     async def open(self) -> None:
         """Reads the keys and looks for workers, which need not be there yet. ConfigError for files it cannot use."""

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import TemplateError
 
@@ -22,19 +23,16 @@ LONG = 8192
 
 @dataclass(frozen=True)
 class Asked:
-    """One sequence to generate behind `tokens`; `logprobs` as in `Generation.told`."""
+    """One sequence to generate behind `tokens`; `logprobs` as in `Generation.told`.
+
+    Without `cache` nothing stored is used for it, and nothing of it is stored.
+    """
 
     tokens: Sequence[int]
     sampling: wire.Sampling
     stop: Stop
     logprobs: int | None
-
-    def message(self, request_id: str) -> wire.GenerateRequest:
-        """What a decode worker is sent."""
-        return wire.GenerateRequest(
-            request_id=request_id, tokens=self.tokens, sampling=self.sampling, max_tokens=self.stop.max_tokens,
-            stop_tokens=sorted(self.stop.tokens), logprobs=self.logprobs,
-        )  # fmt: skip
+    cache: bool = True
 
 
 async def asked(served: Served, request: CompletionRequest | ChatRequest) -> list[Asked]:
@@ -53,7 +51,8 @@ async def asked(served: Served, request: CompletionRequest | ChatRequest) -> lis
     found: list[Asked] = []
     for tokens in prompts:
         stop = Stop(_most(served, request, len(tokens), param), _ends(served, request), request.stops)
-        found += [Asked(tokens, sampling, stop, request.told) for sampling in _samplings(request)]
+        cached = request.cache is not False
+        found += [Asked(tokens, sampling, stop, request.told, cached) for sampling in _samplings(request)]
     return found
 
 
@@ -68,10 +67,10 @@ def _tokens(served: Served, request: CompletionRequest | ChatRequest) -> list[li
         return [_chat(served, request)]
     given = request.prompt
     if isinstance(given, str):
-        return [_encoded(served, given)]
+        return [served.tokens(given)]
     if isinstance(given[0], int):
         return [_checked(served, given)]
-    return [_encoded(served, each) if isinstance(each, str) else _checked(served, each) for each in given]
+    return [served.tokens(each) if isinstance(each, str) else _checked(served, each) for each in given]
 
 
 def _chat(served: Served, request: ChatRequest) -> list[int]:
@@ -81,17 +80,14 @@ def _chat(served: Served, request: ChatRequest) -> list[int]:
         text = served.tokenizer.apply_chat_template(
             [message.plain() for message in request.messages], tokenize=False, add_generation_prompt=True
         )
-    except TemplateError as error:
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # a template is a program of the model's, which these messages bring to its end
         raise invalid(f"the model's chat template refuses these messages: {error}", "messages") from error
     # the template writes the signs of beginnings itself
-    return list(served.tokenizer.encode(text, add_special_tokens=False))
+    return served.tokens(text, signs=False)
 
 
-def _encoded(served: Served, text: str) -> list[int]:
-    return list(served.tokenizer.encode(text))
-
-
-def _checked(served: Served, tokens: list[int]) -> list[int]:
+def _checked(served: Served, tokens: list[Any]) -> list[int]:
     if max(tokens) >= served.vocabulary:
         raise invalid(f"prompt: token ids must lie in 0 .. {served.vocabulary - 1}", "prompt")
     return tokens

@@ -2,15 +2,21 @@
 
 What would change the answer and is not known here is refused by name; what says something about the request and
 nothing about the answer (`user`, `metadata`, ...) is taken and ignored. `top_k`, `min_p` and `stop_token_ids` are
-extensions that other servers have too.
+extensions that other servers have too. `cache` is one of ours: with `false` nothing is reused, and nothing stored.
 """
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError, from_json
+
+from gateway.errors import UNKNOWN, ApiError
 
 MOST_CHOICES = 16
+MOST_MESSAGES = 8192
+MOST_PARTS = 1024
 MOST_STOPS = 16
 LONGEST_STOP = 256
 MOST_TOP_LOGPROBS = 20
@@ -32,23 +38,56 @@ def _only(*neutral: object) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _token_ids(tokens: list[Any]) -> list[int]:
+    # item by item it takes half a second for a million of them, in which nobody else is answered
+    if set(map(type, tokens)) != {int} or min(tokens) < 0 or max(tokens) >= 1 << 32:
+        raise ValueError("token ids must be whole numbers from 0 on")
+    return tokens
+
+
+def _form(prompt: object) -> str:
+    """Which of its forms a prompt has: only that one is tried."""
+    if isinstance(prompt, str):
+        return "text"
+    first = prompt[0] if isinstance(prompt, list) and prompt else ""
+    return "texts" if isinstance(first, str) else "many" if isinstance(first, list) else "tokens"
+
+
 StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(min_length=1)]
+TokenIds = Annotated[list[Any], Field(min_length=1), AfterValidator(_token_ids)]
+Several = Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], Several, Tag("texts")]
+    | Annotated[TokenIds, Tag("tokens")]
+    | Annotated[list[TokenIds], Several, Tag("many")],
+    Discriminator(_form),
+]
 
 
-class StreamOptions(BaseModel):
+class Known(BaseModel):
+    """An object of which every field is known. The first wrong thing is told, and the rest not looked for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_is_known(cls, given: object) -> object:
+        for name in given if isinstance(given, Mapping) else ():
+            if name not in cls.model_fields:
+                raise PydanticCustomError(UNKNOWN, "is not supported here", {"name": name})
+        return given
+
+
+class StreamOptions(Known):
     """`include_usage` asks for one more chunk at the end, with the usage alone."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
     include_obfuscation: Ignored = None
 
 
-class Generation(BaseModel, ABC):
+class Generation(Known, ABC):
     """What both kinds of request have."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
     model: str
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -58,19 +97,36 @@ class Generation(BaseModel, ABC):
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = None
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MOST_STOP_TOKENS)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
+    stop_token_ids: (
+        Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MOST_STOP_TOKENS, fail_fast=True)] | None
+    ) = None
+    cache: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     frequency_penalty: Annotated[Any, _only(0, 0.0)] = None
     presence_penalty: Annotated[Any, _only(0, 0.0)] = None
     logit_bias: Annotated[Any, _only({})] = None
     metadata: Ignored = None
+    prediction: Ignored = None
     prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
+    prompt_cache_retention: Ignored = None
     safety_identifier: Ignored = None
     service_tier: Ignored = None
     store: Annotated[Any, _only(False)] = None
     user: Ignored = None
+
+    @classmethod
+    def of(cls, body: bytes) -> Self:
+        """The request in this body. ApiError for what is no JSON object, ValidationError for another one."""
+        try:
+            given = from_json(body)
+        except ValueError as error:
+            raise ApiError(400, f"the body is no JSON: {error}", code="invalid_json") from None
+        if not isinstance(given, dict):
+            raise ApiError(400, "the body must be a JSON object", code="invalid_type")
+        return cls.model_validate(given)
 
     @model_validator(mode="after")
     def _options_need_stream(self) -> "Generation":
@@ -97,12 +153,7 @@ class Generation(BaseModel, ABC):
 class CompletionRequest(Generation):
     """POST /v1/completions."""
 
-    prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES)]
-        | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_CHOICES)]
-    )
+    prompt: Prompt
     logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     best_of: Annotated[Any, _only(1)] = None
     echo: Annotated[Any, _only(False)] = None
@@ -113,22 +164,18 @@ class CompletionRequest(Generation):
         return self.logprobs
 
 
-class TextPart(BaseModel):
+class TextPart(Known):
     """A piece of a message. Only text has one here."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
+class Message(Known):
     """One message of a conversation."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)]
     name: str | None = None
     refusal: Annotated[Any, _only()] = None
     annotations: Annotated[Any, _only([])] = None
@@ -147,7 +194,7 @@ class Message(BaseModel):
 class ChatRequest(Generation):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
@@ -156,6 +203,13 @@ class ChatRequest(Generation):
     tools: Annotated[Any, _only([])] = None
     tool_choice: Annotated[Any, _only("none", "auto")] = None
     parallel_tool_calls: Ignored = None
+    functions: Annotated[Any, _only([])] = None
+    function_call: Annotated[Any, _only("none", "auto")] = None
+    reasoning_effort: Annotated[Any, _only("none")] = None
+    verbosity: Annotated[Any, _only("medium")] = None
+    moderation: Annotated[Any, _only()] = None
+    audio: Annotated[Any, _only()] = None
+    web_search_options: Annotated[Any, _only()] = None
 
     @model_validator(mode="after")
     def _top_needs_logprobs(self) -> "ChatRequest":

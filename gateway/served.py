@@ -1,12 +1,15 @@
 """What the gateway knows of the model: how to make tokens of text and keys of tokens, and how many it takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from cachestore.block import BlockSpec
 from cachestore.engine.settings import EngineSettings
 from cachestore.errors import ConfigError
+from cachestore.hashing import Chain, extend, fingerprint
 
 UNLIMITED = 1 << 31
 """Tokens a model takes that states no limit."""
@@ -42,7 +45,7 @@ class Served:
         words = tokenizer(settings)
         if not getattr(words, "is_fast", False):
             raise ConfigError(f"engine.model: {settings.model!r} has no fast tokenizer (tokenizer.json)")
-        # the first call settles what is not thread-safe in it
+        # the first call settles what is not thread-safe in it, and that nothing is cut off or filled up
         words.encode("")
         return cls(
             name or Path(settings.model).name,
@@ -52,6 +55,21 @@ class Served:
             int(text.vocab_size),
             frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends]),
         )
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """Of the spec; asking for it takes as long as a prompt's keys."""
+        return fingerprint(self.spec)
+
+    def keys(self, tokens: Sequence[int]) -> Chain:
+        """The keys of the full blocks of `tokens`."""
+        return extend(self.spec, Chain(self.fingerprint, ()), tokens)
+
+    def tokens(self, text: str, *, signs: bool = True) -> list[int]:
+        """The tokens of a text; with the model's own `signs` of a beginning or an end, where it has them."""
+        # not by way of transformers, which takes as long again
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=signs).ids
+        return ids
 
     def text(self, tokens: list[int]) -> str:
         """What tokens read, without the model's own signs."""

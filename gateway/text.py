@@ -39,7 +39,10 @@ class Piece(NamedTuple):
 
 @dataclass(eq=False)
 class Choice:
-    """The text of one sequence. `count` tokens were made, and `cached` of its prompt's were not computed for it."""
+    """The text of one sequence. `count` tokens were made, and `cached` of its prompt's were not computed for it.
+
+    Its tokens may come from several workers, one behind the other.
+    """
 
     served: Served
     asked: Asked
@@ -56,6 +59,20 @@ class Choice:
         return self._stopping.finish is not None
 
     @property
+    def tokens(self) -> list[int]:
+        """The prompt and what was made of it."""
+        return [*self.asked.tokens, *self._stopping.tokens]
+
+    def message(self, request_id: str) -> wire.GenerateRequest:
+        """What a worker is sent that is to make the rest."""
+        asked = self.asked
+        return wire.GenerateRequest(
+            request_id=request_id, tokens=self.tokens, sampling=asked.sampling,
+            max_tokens=asked.stop.max_tokens - len(self._stopping.tokens), stop_tokens=sorted(asked.stop.tokens),
+            logprobs=asked.logprobs, cache=wire.READ_AND_WRITE if asked.cache else wire.OFF,
+        )  # fmt: skip
+
+    @property
     def ended_there(self) -> bool:
         """Whether the worker ends it too, by itself: it knows tokens, and nothing of stop strings."""
         stop, tokens = self.asked.stop, self._stopping.tokens
@@ -63,9 +80,10 @@ class Choice:
 
     def add(self, token: wire.Token) -> Piece:
         """Takes the next token. ApiError if the worker tells no probabilities and they were asked for."""
-        self.count += 1
-        if token.HasField("reuse"):
+        if not self.count and token.HasField("reuse"):
+            # whoever goes on in the middle reuses what was made here, too
             self.cached = sum(token.reuse.reused_tokens.values())
+        self.count += 1
         text = self._stopping.add(token.id)
         return Piece(text, self._told(token), self._stopping.finish or "")
 

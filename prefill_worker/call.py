@@ -1,4 +1,4 @@
-"""One request while it is worked on: until when, and whether anybody still wants it."""
+"""One request while it is worked on: until when, for whom, and whether anybody still wants it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,43 +14,49 @@ Hook = Callable[[], object]
 
 @dataclass(eq=False)
 class Call:
-    """Whoever works on it calls `check` between steps; anybody may abort it. `caller` is whom it is for."""
+    """Anybody may abort it, or finish it: then it ends well with what there is. `caller` is whom it is for."""
 
     deadline: Deadline
     caller: Identity = LOCAL
-    _aborted: bool = False
-    _hooks: list[Hook] = field(default_factory=list)
+    aborted: bool = False
+    finished: bool = False
+    _hooks: list[tuple[Hook, Hook]] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
-    @property
-    def aborted(self) -> bool:
-        """Whether nobody wants the answer any more."""
-        return self._aborted
-
     def abort(self) -> None:
-        """Gives the request up: the next `check` raises, and what it waits for elsewhere is cancelled now."""
+        """Gives the request up: the next `check` raises, and what works on it is told."""
         with self._lock:
-            self._aborted = True
-            hooks = list(self._hooks)
+            self.aborted = True
+            hooks = [abort for abort, _ in self._hooks]
+        for hook in hooks:
+            hook()
+
+    def finish(self) -> None:
+        """Ends the request as if its stop had come."""
+        with self._lock:
+            self.finished = True
+            hooks = [finish for _, finish in self._hooks]
         for hook in hooks:
             hook()
 
     def check(self, doing: str) -> None:
         """Raises Aborted or DeadlineExceeded, saying what was being done, once there is a reason to stop."""
-        if self._aborted:
+        if self.aborted:
             raise Aborted(f"the request was given up while {doing}")
         self.deadline.check(doing)
 
     @contextmanager
-    def cancelling(self, hook: Hook) -> Iterator[None]:
-        """Calls `hook` if the request is given up inside the context, or was before."""
+    def ending(self, abort: Hook, finish: Hook) -> Iterator[None]:
+        """Calls one of these if the request is given up or finished inside the context, or was before."""
+        hooks = abort, finish
         with self._lock:
-            self._hooks.append(hook)
-            late = self._aborted
+            self._hooks.append(hooks)
         try:
-            if late:
-                hook()
+            if self.aborted:
+                abort()
+            elif self.finished:
+                finish()
             yield
         finally:
             with self._lock:
-                self._hooks.remove(hook)
+                self._hooks.remove(hooks)

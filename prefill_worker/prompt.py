@@ -1,5 +1,6 @@
 """What is asked of a model, as workers speak of it, and the checks on it."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -7,23 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cachestore.block import BlockSpec
 from cachestore.engine.sampling import Sampling
 from cachestore.errors import InvalidArgument, TooLarge
-from cachestore.hashing import Chain, chain
+from cachestore.hashing import Chain, Extras, chain
 from cachestore.service.words import Words
 from cachestore.wire import worker_pb2 as wire
 
 if TYPE_CHECKING:
-    from cachestore.engine.hf import HfEngine
+    from cachestore.engine.paged_model import PagedModel
 
 MOST_SALTS = 16
 LONGEST_SALT = 256
+SALT_BYTES = 16
+MOST_LOGPROBS = 20
 
 
 class CacheUse(StrEnum):
     """Whether a request may use the store.
 
-    With OFF nothing is looked up and nothing is stored, not even for a handoff: the decode worker computes the prompt.
+    With OFF nothing is looked up and nothing is stored, not even for a handoff: the decode worker computes the prompt,
+    and its own pages serve nobody else.
     """
 
     READ_AND_WRITE = "read_and_write"
@@ -42,22 +47,34 @@ class Prompt:
     cache: CacheUse = CacheUse.READ_AND_WRITE
     salts: tuple[bytes, ...] = ()
 
-    def check(self, engine: "HfEngine") -> None:
-        """InvalidArgument, naming the field, for what this engine cannot compute."""
+    def check(self, model: "PagedModel") -> None:
+        """InvalidArgument, naming the field, for what this model cannot compute."""
         if not self.tokens:
             raise InvalidArgument("tokens must not be empty")
-        if len(self.tokens) > engine.max_tokens:
-            raise TooLarge(f"tokens: the prompt has {len(self.tokens)} tokens, the model takes {engine.max_tokens}")
+        if len(self.tokens) > model.max_tokens:
+            raise TooLarge(f"tokens: the prompt has {len(self.tokens)} tokens, the model takes {model.max_tokens}")
         ids = np.asarray(self.tokens, dtype=np.int64)
-        foreign = (ids < 0) | (ids >= engine.vocabulary)
+        foreign = (ids < 0) | (ids >= model.vocabulary)
         if foreign.any():
-            raise InvalidArgument(f"tokens[{int(foreign.argmax())}] must lie in 0 .. {engine.vocabulary - 1}")
+            raise InvalidArgument(f"tokens[{int(foreign.argmax())}] must lie in 0 .. {model.vocabulary - 1}")
         if len(self.salts) > MOST_SALTS or not all(1 <= len(salt) <= LONGEST_SALT for salt in self.salts):
             raise InvalidArgument(f"salts must be at most {MOST_SALTS} values of 1 to {LONGEST_SALT} bytes")
 
-    def chain(self, engine: "HfEngine", tokens: Sequence[int]) -> Chain:
-        """The keys of the full blocks of `tokens`, this prompt's or those that grew from it."""
-        return chain(engine.spec, tokens, {0: self.salts})
+    @property
+    def extras(self) -> Extras:
+        """What its keys hold besides tokens; with OFF nobody else's keys are alike, here neither."""
+        own = (secrets.token_bytes(SALT_BYTES),) if self.cache is CacheUse.OFF else ()
+        return {0: (*self.salts, *own)}
+
+    def chain(self, spec: BlockSpec) -> Chain:
+        """The keys of its full blocks in the store."""
+        return chain(spec, self.tokens, {0: self.salts})
+
+
+def check_logprobs(count: int | None) -> None:
+    """InvalidArgument for more of the likeliest tokens than are told beside one."""
+    if (count or 0) > MOST_LOGPROBS:
+        raise InvalidArgument(f"logprobs must be at most {MOST_LOGPROBS}, got {count}")
 
 
 def prompt(message: Any) -> Prompt:

@@ -55,12 +55,15 @@ class Running:
                 raise Overloaded(f"{self.limit} requests wait or run here already; try again later or elsewhere")
             self._calls[request_id] = call
 
-    def abort(self, request_id: str) -> bool:
-        """Gives a request up; whether it was there."""
+    def abort(self, request_id: str, *, finish: bool = False) -> bool:
+        """Gives a request up, or finishes it; whether it was there."""
         call = self._calls.get(request_id)
         if call is None:
             return False
-        call.abort()
+        if finish:
+            call.finish()
+        else:
+            call.abort()
         return True
 
     def drain(self, timeout: float) -> bool:

@@ -71,9 +71,14 @@ class Serving:
         self._stalls.open()
         server.start()
         self._exposure.open()
-        for name in ("", self._service):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self.tell(healthy=True)
         self._server = server
+
+    def tell(self, healthy: bool) -> None:
+        """Whoever asks for health hears this from now on."""
+        status = health_pb2.HealthCheckResponse
+        for name in ("", self._service):
+            self._health.set(name, status.SERVING if healthy else status.NOT_SERVING)
 
     def close(self, grace: float) -> None:
         """Says NOT_SERVING, gives running calls `grace` seconds to end, cancels the rest. Closing twice is allowed."""

@@ -18,7 +18,7 @@ def run(*arguments: str, script: str = "store.py") -> subprocess.CompletedProces
     """A benchmark, that of the store if no other is named, in a process of its own without data and without peers."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("CACHESTORE_")}
     command = [sys.executable, str(BENCHMARKS / script), "--quick", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=outside, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, env=outside, timeout=300)
 
 
 def report(*arguments: str, script: str = "store.py") -> dict[str, Any]:
@@ -59,7 +59,7 @@ def test_the_rows_of_a_trace(tmp_path: Path) -> None:
     assert list(found["skipped"]) == ["replay.gap_10000"]
 
 
-@pytest.mark.parametrize("script", ["store.py", "wire.py"])
+@pytest.mark.parametrize("script", ["store.py", "wire.py", "serving.py"])
 def test_a_row_that_nobody_knows_is_refused(script: str) -> None:
     done = run("--rows", "nothing", script=script)
     assert done.returncode == 2 and f"{script.removesuffix('.py')}." in done.stderr
@@ -96,3 +96,48 @@ def test_peers_that_are_not_there_are_skipped(tmp_path: Path) -> None:
     found = report("--rows", "wire.lmcache_server", "--peers", str(tmp_path), script="wire.py")
     (why,) = found["skipped"].values()
     assert "bench-peers" in why or "unshare" in why
+
+
+def test_the_serving_loop_beside_generate() -> None:
+    found = report("--rows", "serving.mixed", script="serving.py")
+    rows = {row["id"]: row for row in found["rows"]}
+    assert (rows["serving.mixed"]["bar"], rows["serving.mixed"]["reach"]) == (1.2, 1.8)
+    # rates may be what they like here, tokens may not
+    assert rows["serving.mixed"]["value"] > 0 and rows["serving.mixed.same"]["value"] == 1
+
+
+def test_a_handoff_between_processes_that_end_with_the_benchmark() -> None:
+    found = report("--rows", "serving.disaggregated", script="serving.py")
+    (row,) = (row for row in found["rows"] if row["id"] == "serving.disaggregated")
+    assert row["value"] > 0 and row["better"] == "lower" and row["reach"] < row["bar"]
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"cachestore-bench-" in read(path)]
+    assert not left
+
+
+def read(path: Path) -> bytes:
+    """A file's bytes; none if it is gone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_conversations_compute_nothing_twice(tmp_path: Path) -> None:
+    question = "What is the code of the ship? "
+    texts = [f"{number} {question * 20}" for number in range(3)]
+    entries = [{"input": text + more, "output_length": 9} for text in texts for more in ("", "an answer. " * 30)]
+    (tmp_path / "sharegpt.json").write_text(json.dumps(entries))
+    found = report("--rows", "serving.recompute", "--data", str(tmp_path), script="serving.py")
+    rows = {row["id"]: row["value"] for row in found["rows"]}
+    assert rows["serving.recompute.turns"] == 6 and rows["serving.recompute.reused"] > 0
+    assert 1 <= rows["serving.recompute"] <= 1.05
+
+
+def test_without_conversations_their_row_is_skipped_and_says_so() -> None:
+    assert "--data" in report("--rows", "serving.recompute", script="serving.py")["skipped"]["serving.recompute"]
+
+
+def test_a_row_of_serving_that_fails_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sharegpt.json").write_text("[{}]")
+    done = run("--rows", "serving.recompute", "--data", str(tmp_path), script="serving.py")
+    assert done.returncode == 1 and "failed: serving.recompute" in done.stderr

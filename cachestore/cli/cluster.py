@@ -148,9 +148,10 @@ def _end_background() -> int:
         return 0
     with suppress(ProcessLookupError):
         os.kill(found["pid"], signal.SIGTERM)
-    until = time.monotonic() + STOP_SECONDS
+    patience = STOP_SECONDS + found.get("drain", 0.0)
+    until = time.monotonic() + patience
     while supervisor.running() is not None:
         if time.monotonic() > until:
-            raise Unavailable(f"process {found['pid']} has not ended after {STOP_SECONDS:g} s")
+            raise Unavailable(f"process {found['pid']} has not ended after {patience:g} s")
         time.sleep(0.05)
     return len(found["stores"])

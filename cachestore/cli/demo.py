@@ -1,4 +1,4 @@
-"""`cachestore demo`: the whole path on real input."""
+"""`cachestore demo`: the whole system on real input."""
 
 import os
 from collections.abc import Sequence
@@ -9,15 +9,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cachestore.cli.figures import as_tables
-from cachestore.cli.output import Json, console, error_console, print_json
+from cachestore.cli.figures import sums
+from cachestore.cli.output import Json, console, error_console, print_json, table
 from cachestore.demo import documents
 
 if TYPE_CHECKING:
     from cachestore.demo.asking import Asked
+    from cachestore.demo.run import Report
 
-WIDE = 110
-NUMBERS = ("prompt", "reused", "1st token")
+COLUMNS = {"about": 12, "asked": 7, "prompt": 9, "reused": 8, "": 6, "1st token": 10, "right": 7}
+"""Titles and widths."""
 
 
 def demo(
@@ -25,25 +26,41 @@ def demo(
     prompts: Annotated[Path | None, typer.Option(help="Your own documents and questions, as JSON.")] = None,
     json: Json = False,
 ) -> None:
-    """Ray, store, embedded Redis and workers answer questions about documents they prefilled once. Two minutes."""
+    """Ray, store, embedded Redis, workers and gateway, and eight users who ask about documents. One minute."""
     from cachestore.demo.run import run
 
     chosen = documents.from_file(prompts) if prompts is not None else documents.needle_documents()
     name = model or str(documents.needle() / "model")
-    report = run(name, chosen, _Quiet() if json else _Rows(console.width))
+    report = run(name, chosen, _Quiet() if json else _Rows())
     if json:
         print_json(report.as_json())
         return
-    for made in as_tables(report.figures):
-        console.print(made)
-    console.print("[bold]in short[/]")
-    for key, value in report.as_json().items():
-        console.print(Text(f"  {key}: {value}"))
+    console.print(_figures(report))
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command()(demo)
+
+
+def _figures(report: "Report") -> Table:
+    """What it came to."""
+    told = report.as_json()
+    hits = ", ".join(f"{count:,} from {tier}" for tier, count in told["hits_by_tier"].items())
+    rows = {
+        "answers": f"{told['questions']:,} questions by {told['users']} users, {len(report.cached) + 1} times",
+        "with the cache and without": "identical" if told["identical_tokens"] else "DIFFERENT",
+        "prompt tokens reused": f"{told['tokens_reused']:,} of {told['prompt_tokens']:,} ({told['reused_share']:.0%})",
+        "first token, median": f"{told['ttft_warm_ms_p50']:,.0f} ms with, {told['ttft_cold_ms_p50']:,.0f} ms without",
+        "blocks read": hits,
+        "blocks asked for and offered": "all accounted for" if all(sums(report.figures).values()) else "NOT all found",
+        "killed": f"{told['killed_worker']}; {told['moved_requests']} requests were done elsewhere",
+    }
+    made = table("in figures", "", "")
+    made.show_header = False
+    for name, value in rows.items():
+        made.add_row(name, Text(value))
+    return made
 
 
 class _Quiet:
@@ -56,7 +73,7 @@ class _Quiet:
     def scene(self, title: str) -> None:
         self.tell(title)
 
-    def row(self, asked: "Asked") -> None:
+    def row(self, asked: Sequence["Asked"]) -> None:
         pass
 
     def say(self, text: str) -> None:
@@ -64,51 +81,37 @@ class _Quiet:
 
 
 class _Rows:
-    """A title for each scene, and a row for each answer as it comes; also where nobody can redraw what is printed."""
-
-    def __init__(self, width: int) -> None:
-        wide = width >= WIDE
-        fixed = {"document": 8, "prompt": 6, "reused": 6, "from": 6, "1st token": 9, "answer": 16 if wide else 8, "": 5}
-        if wide:
-            fixed["prefilled by"] = 20
-        rest = width - sum(fixed.values()) - len(fixed)
-        self._widths = {"document": fixed.pop("document"), "question": max(rest, 8), **fixed}
-        self._headed = False
+    """A title for each scene, and a row for the answers about a document; nothing is redrawn."""
 
     def tell(self, text: str) -> None:
         console.print(Text(f"{text} …", "dim"))
 
     def scene(self, title: str) -> None:
         console.print(Text(f"\n{title}", "bold"))
-        self._headed = False
+        self._print([Text(name, "dim") for name in COLUMNS])
 
-    def row(self, asked: "Asked") -> None:
-        if not self._headed:
-            self._print([Text(name, "bold") for name in self._widths])
-            self._headed = True
-        mark = {True: Text("right", "green"), False: Text("wrong", "red"), None: Text()}[asked.right]
-        room = self._widths["question"]
-        question = asked.question.removeprefix("Question: ")
-        cells = [
-            Text(asked.document),
-            # questions tend to differ at their end
-            Text(question if len(question) <= room else f"…{question[1 - room :]}"),
-            Text(f"{asked.prompt_tokens}"),
-            Text(f"{sum(asked.reused.values())}"),
-            Text(", ".join(asked.reused)),
-            Text(f"{asked.first_token_ms:,.0f} ms"),
-            Text(" ".join(asked.answer.split())),
-            mark,
-            Text(asked.prefilled_by),
-        ]
-        self._print(cells[: len(self._widths)])
+    def row(self, asked: Sequence["Asked"]) -> None:
+        from cachestore.demo.asking import first_token_ms
+
+        prompt, reused = (sum(getattr(one, name) for one in asked) for name in ("prompt_tokens", "reused"))
+        about = sorted({one.document for one in asked})
+        known = [one.right for one in asked if one.right is not None]
+        self._print([
+            Text(about[0] if len(about) == 1 else f"{len(about)} documents"),
+            Text(f"{len(asked)}"),
+            Text(f"{prompt:,}"),
+            Text(f"{reused:,}"),
+            Text(f"{100 * reused / prompt:.0f} %", "green" if reused else "dim"),
+            Text(f"{first_token_ms(asked):,.0f} ms"),
+            Text(f"{sum(known)}/{len(known)}" if known else "", "green" if all(known) else "red"),
+        ])  # fmt: skip
 
     def say(self, text: str) -> None:
         console.print(Text(f"→ {text}", "bold"))
 
     def _print(self, cells: Sequence[Text]) -> None:
         line = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
-        for name, width in self._widths.items():
-            line.add_column(width=width, no_wrap=True, justify="right" if name in NUMBERS else "left")
+        for name, width in COLUMNS.items():
+            line.add_column(width=width, no_wrap=True, justify="left" if name == "about" else "right")
         line.add_row(*cells)
         console.print(line)

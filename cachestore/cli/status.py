@@ -1,23 +1,23 @@
 """`cachestore status`: which stores, workers and gateway are there, and how busy they are."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Annotated
-from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
 
 import typer
 from rich.text import Text
 
 from cachestore.cli.health import SERVING, statuses
 from cachestore.cli.output import DEFAULT_ADDRESS, Json, Timeout, console, print_json, table
-from cachestore.cluster import supervisor
+from cachestore.cluster import gateway_health, supervisor
 from cachestore.errors import CacheStoreError
 from cachestore.service.client import RemoteStore
+from cachestore.service.members import Member
 
 
 @dataclass(frozen=True)
 class Part:
-    """One process of the cluster. `queue` counts requests waiting or running there; the others have none."""
+    """One process of the cluster. `queue` counts requests waiting or running there; a store has none."""
 
     role: str
     name: str
@@ -39,7 +39,8 @@ def status(
     stores = {"": address} if address else found.get("stores") or {"": DEFAULT_ADDRESS}
     parts = [part for node, at in stores.items() for part in _beside(node, at, timeout)]
     if found.get("gateway") and not address:
-        parts.append(Part("gateway", "gateway", found["gateway"], "", None, _gateway(found["gateway"], timeout)))
+        said, requests = gateway_health.health(found["gateway"], found.get("gateway_cert", ""), timeout)
+        parts.append(Part("gateway", "gateway", found["gateway"], "", requests, said))
     well = all(part.health == SERVING for part in parts)
     if json:
         print_json({"ok": well, "parts": [asdict(part) for part in parts]})
@@ -66,17 +67,15 @@ def _beside(node: str, address: str, timeout: float) -> list[Part]:
             _, members = store.members(timeout=timeout)
         except CacheStoreError as error:
             return [Part("store", "store", address, node[:12], None, error.reason)]
-    # a member of the map said a moment ago that it is there
-    workers = [Part(each.role, each.name, each.address, each.node, each.queue, SERVING) for each in members]
+    with ThreadPoolExecutor(max(1, len(members))) as asking:
+        workers = list(asking.map(lambda each: _health(each, timeout), members))
     return [Part("store", "store", address, node[:12], None, health), *workers]
 
 
-def _gateway(url: str, timeout: float) -> str:
+def _health(member: Member, timeout: float) -> Part:
+    """A worker of the map, which said a moment ago that it is there, and what it says now."""
     try:
-        with urlopen(f"{url}/health", timeout=timeout):
-            return SERVING
-    except HTTPError as error:
-        error.close()
-        return f"HTTP {error.code}"
-    except (URLError, OSError):
-        return "unavailable"
+        health = statuses(member.address, timeout, every=False)[""]
+    except CacheStoreError as error:
+        health = error.reason
+    return Part(member.role, member.name, member.address, member.node, member.queue, health)

@@ -36,10 +36,15 @@ def up(runtime: Runtime, tables: Mapping[str, Any], tell: Tell = lambda _: None)
     tell(f"starting the store on {len(nodes)} node{'s' * (len(nodes) > 1)}")
     try:
         deployment = Deployment(stores.start(ray, tables, nodes, settings), gateways.start_proxy(tables))
+        if deployment.gateway:
+            # it comes up beside the workers, and knows them once they are there
+            gateways.begin_gateway(tables, settings, deployment.stores.values(), tell)
         workers.add_workers(tables, settings, tell)
         workers.await_workers(deployment.stores.values(), settings.replicas(), settings.start_timeout)
         if deployment.gateway:
-            gateways.add_gateway(tables, settings, deployment.stores.values(), tell)
+            gateways.await_gateway(settings)
+            if settings.decode:
+                gateways.await_ready(deployment.gateway, tables, settings)
     except BaseException:
         if not before:
             down(runtime)
@@ -49,5 +54,5 @@ def up(runtime: Runtime, tables: Mapping[str, Any], tell: Tell = lambda _: None)
 
 def down(runtime: Runtime) -> int:
     """Takes gateway, workers and stores down; how many stores there were."""
-    workers.remove_workers()
+    workers.remove_workers(runtime.settings.drain)
     return stores.stop(runtime.ray)

@@ -6,6 +6,7 @@ from typing import Any
 
 from cachestore.cluster.host import actor_name, open_many_files
 from cachestore.cluster.runtime import NAMESPACE
+from cachestore.cluster.scaling import QUEUE
 from cachestore.errors import Unavailable
 from cachestore.registry import Catalogue
 from cachestore.service.allocation import keep_freed_memory
@@ -28,12 +29,16 @@ def stay_on_loopback(node_address: str) -> None:
 
 
 class Replica:
-    """Opens the worker of a role beside the store of its node, and closes it when Serve lets the replica go."""
+    """Opens the worker of a role beside the store of its node, and closes it when Serve lets the replica go.
 
-    def __init__(self, role: str, tables: Mapping[str, Any]) -> None:
+    The worker leaves the cluster map then, and its requests have `drain` seconds to end.
+    """
+
+    def __init__(self, role: str, tables: Mapping[str, Any], drain: float) -> None:
         import ray
         from ray import serve
 
+        self._drain = drain
         open_many_files()
         keep_freed_memory()
         stay_on_loopback(ray.util.get_node_ip_address())
@@ -48,8 +53,12 @@ class Replica:
         if not self._server.address:
             raise Unavailable("the worker is not serving")
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Serve, for the policy that scales."""
+        return {QUEUE: float(self._server.queue)}
+
     def __del__(self) -> None:
         # Serve calls this when it stops a replica; a constructor that failed has no server
         server = getattr(self, "_server", None)
         if server is not None:
-            server.close(1.0)
+            server.close(self._drain)

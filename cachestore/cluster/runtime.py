@@ -83,7 +83,7 @@ class Runtime:
 
     def _own(self) -> dict[str, Any]:
         """The arguments that start a Ray of our own."""
-        workers = sum(self.settings.replicas().values())
+        workers = sum(self.settings.most().values())
         return {
             # what Ray counts are promises, not cores: a trial on a small machine still gets all its workers
             "num_cpus": max(os.cpu_count() or 1, round(workers * self.settings.num_cpus + 0.5)),

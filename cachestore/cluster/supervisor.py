@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cachestore.cluster.deploy import Deployment, down, up
+from cachestore.cluster.gateway_health import certificate
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.settings import ClusterSettings
 from cachestore.cluster.workers import Tell
@@ -86,7 +87,7 @@ def main() -> None:
     tables = json.load(sys.stdin)
     code = 0
     try:
-        with _noted() as update:
+        with _noted(_said(tables)) as update:
 
             def ready(deployment: Deployment) -> None:
                 update(deployment)
@@ -107,9 +108,15 @@ def main() -> None:
     os._exit(code)
 
 
+def _said(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """How long requests have to end, for who takes it down; the gateway's certificate, for who asks how it is."""
+    drain = build(ClusterSettings, tables.get("cluster", {}), "cluster").drain
+    return {"drain": drain, "gateway_cert": certificate(tables)}
+
+
 @contextmanager
-def _noted() -> Iterator[Callable[[Deployment], None]]:
-    """Leaves a note while the context lasts; the function inside says what is up. One at a time."""
+def _noted(said: Mapping[str, Any]) -> Iterator[Callable[[Deployment], None]]:
+    """Leaves a note with what is `said` while the context lasts; the function inside says what is up. One at a time."""
     place = note()
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -128,7 +135,7 @@ def _noted() -> Iterator[Callable[[Deployment], None]]:
         draft = place.with_suffix(".new")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             found = {"pid": os.getpid(), "stores": dict(deployment.stores), "gateway": deployment.gateway}
-            json.dump(found, file)
+            json.dump({**found, **said}, file)
         draft.replace(place)
 
     update(Deployment({}))

@@ -1,4 +1,4 @@
-"""The workers of a cluster, placed, restarted and counted by Ray Serve; requests go straight to their gRPC ports."""
+"""The workers of a cluster, placed, restarted and scaled by Ray Serve; requests go straight to their gRPC ports."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -8,6 +8,7 @@ from typing import Any
 from cachestore.cluster.causes import cause
 from cachestore.cluster.replica import Replica
 from cachestore.cluster.runtime import Runtime
+from cachestore.cluster.scaling import autoscaling
 from cachestore.cluster.settings import ClusterSettings
 from cachestore.errors import CacheStoreError, Unavailable
 from cachestore.service.client import RemoteStore
@@ -16,7 +17,11 @@ Tell = Callable[[str], None]
 
 APPLICATION = "cachestore"
 POLL_SECONDS = 0.1
+CLOSE_SECONDS = 10.0
+"""How long a worker may take to close what is its own, once its requests have ended or were given up."""
+
 STOP_SECONDS = 20.0
+"""How long Serve may take for a replica, beyond what the replica takes."""
 
 
 def add_workers(tables: Mapping[str, Any], settings: ClusterSettings, tell: Tell, application: str = "") -> None:
@@ -29,7 +34,7 @@ def add_workers(tables: Mapping[str, Any], settings: ClusterSettings, tell: Tell
         if replicas:
             tell(f"starting {replicas} {role} worker{'s' * (replicas > 1)}")
             names[role] = f"{application or APPLICATION}-{role}"
-            target = _deployment(serve, role, replicas, settings).bind(role, dict(tables))
+            target = _deployment(serve, role, settings).bind(role, dict(tables), settings.drain)
             targets.append(serve.RunTarget(target, name=names[role], route_prefix=None))
     if not targets:
         return
@@ -39,7 +44,7 @@ def add_workers(tables: Mapping[str, Any], settings: ClusterSettings, tell: Tell
         serve.run_many(targets, wait_for_applications_running=False)
         _await_running(serve, names, settings)
     except BaseException:
-        _delete(serve, set(names.values()))
+        _delete(serve, set(names.values()), settings.drain)
         raise
 
 
@@ -60,13 +65,13 @@ def await_workers(stores: Iterable[str], wanted: Mapping[str, int], timeout: flo
         time.sleep(POLL_SECONDS)
 
 
-def remove_workers() -> None:
-    """Takes all workers down, and Serve with them unless it serves others."""
+def remove_workers(drain: float) -> None:
+    """Takes all workers down, and Serve with them unless it serves others. Requests have `drain` seconds to end."""
     from ray import serve
 
     applications = set(serve.status().applications)
     ours = {name for name in applications if name.startswith(APPLICATION)}
-    _delete(serve, ours)
+    _delete(serve, ours, drain)
     if ours == applications:
         serve.shutdown()
 
@@ -80,14 +85,15 @@ def kill_worker(runtime: Runtime, application: str, role: str, name: str) -> Non
         raise Unavailable(f"{name} is not there to be killed") from error
 
 
-def _deployment(serve: Any, role: str, replicas: int, settings: ClusterSettings) -> Any:
+def _deployment(serve: Any, role: str, settings: ClusterSettings) -> Any:
+    scaled = autoscaling(settings, role)
     return serve.deployment(
         name=role,
-        num_replicas=replicas,
+        **({"num_replicas": settings.replicas()[role]} if scaled is None else {"autoscaling_config": scaled}),
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         health_check_period_s=2,
         health_check_timeout_s=10,
-        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_timeout_s=settings.drain + CLOSE_SECONDS,
         graceful_shutdown_wait_loop_s=POLL_SECONDS,
     )(Replica)
 
@@ -115,11 +121,11 @@ def _await_running(serve: Any, names: Mapping[str, str], settings: ClusterSettin
         time.sleep(POLL_SECONDS)
 
 
-def _delete(serve: Any, names: set[str]) -> None:
+def _delete(serve: Any, names: set[str], drain: float) -> None:
     # all at once: one after the other takes a round of Serve's control loop each
     for name in names:
         serve.delete(name, _blocking=False)
-    until = time.monotonic() + STOP_SECONDS
+    until = time.monotonic() + drain + CLOSE_SECONDS + STOP_SECONDS
     while names & set(serve.status().applications) and time.monotonic() < until:
         time.sleep(POLL_SECONDS)
 

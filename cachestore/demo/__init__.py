@@ -1,8 +1,7 @@
-"""The whole path on real input: documents prefilled once, questions answered from the store.
+"""The whole system on real input: users ask about documents, which are computed once.
 
 documents   what is asked
-larger      a model of random weights, large enough for first-token times to mean something
-asking      one question, and what it took
-scenes      the parts of the demo, each with its verdict
+asking      one question to the gateway, and what it took
+scenes      what happens while users ask, each scene with its verdict
 run         the scenes in order, on a cluster of our own
 """

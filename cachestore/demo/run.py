@@ -1,27 +1,22 @@
 """The scenes in order, on a Ray of our own: what `cachestore demo` shows and reports."""
 
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cachestore.cluster.deploy import down, up
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.settings import ClusterSettings
-from cachestore.cluster.workers import APPLICATION, add_workers, await_workers
-from cachestore.demo import larger, scenes
-from cachestore.demo.asking import Asked, Asker, accuracy
+from cachestore.demo import scenes
+from cachestore.demo.asking import Asked, Asker, accuracy, first_token_ms, same_text
 from cachestore.demo.documents import Document
 from cachestore.engine.model import model_spec, tokenizer
 from cachestore.engine.settings import EngineSettings
-from cachestore.hashing import fingerprint
 from cachestore.metrics import Figure, total
 from cachestore.service.client import RemoteStore
-from prefill_worker.prompt import CacheUse
 
-LARGER = f"{APPLICATION}-larger"
-SPARE = 64
+PAGES = 80
+"""Blocks of KV that a worker itself holds: not enough for all documents that ship, so that it needs the store."""
 
 
 class Watcher(Protocol):
@@ -33,8 +28,8 @@ class Watcher(Protocol):
     def scene(self, title: str) -> None:
         """A new part begins; rows that follow belong to it."""
 
-    def row(self, asked: Asked) -> None:
-        """One question was answered."""
+    def row(self, asked: Sequence[Asked]) -> None:
+        """These questions were answered."""
 
     def say(self, text: str) -> None:
         """What a part showed."""
@@ -42,96 +37,70 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Report:
-    """What the demo found. `warm` and `cold` are the same questions with the cache on and off.
+    """What the demo found. All runs are of the same questions: `first` while nothing was stored, `warm` behind it,
+    `cold` with the cache off, `redis` with the memory tier emptied, `killed` while a worker was lost."""
 
-    `killed` is None if no request was long enough for its worker to be killed under it.
-    """
-
-    documents: Sequence[Document]
+    first: Sequence[Asked]
     warm: Sequence[Asked]
     cold: Sequence[Asked]
-    redis: Asked
-    killed: scenes.Killed | None
-    first_tokens: scenes.FirstTokens
+    redis: Sequence[Asked]
+    redis_blocks: int
+    killed: scenes.Killed
     figures: Sequence[Figure]
+
+    @property
+    def cached(self) -> tuple[Sequence[Asked], ...]:
+        """The runs with the cache on."""
+        return self.first, self.warm, self.redis, self.killed.asked
 
     def as_json(self) -> dict[str, Any]:
         """One object for programs."""
-        have = list(self.figures)
-        everywhere = [
-            scenes.same_tokens(self.warm, self.cold),
-            self.redis.tokens == self.cold[0].tokens,
-            self.first_tokens.identical,
-        ]
-        others = [self.redis]
-        if self.killed is not None:
-            everywhere.append(self.killed.asked.tokens == self._first_answer(self.killed.document))
-            others.append(self.killed.asked)
+        have, cached = list(self.figures), self.cached
         tiers = sorted({figure.label("tier") for figure in have if figure.name == "read_hits"})
+        prompts = sum(one.prompt_tokens for run in cached for one in run)
+        reused = sum(one.reused for run in cached for one in run)
         return {
-            "identical_tokens": all(everywhere),
+            "users": scenes.USERS,
+            "questions": len(self.warm),
+            "identical_tokens": all(same_text(run, self.cold) for run in cached),
             "accuracy_warm": accuracy(self.warm),
             "accuracy_cold": accuracy(self.cold),
-            "questions": len(self.warm),
-            "ttft_cold_ms_p50": round(self.first_tokens.cold_ms, 1),
-            "ttft_warm_ms_p50": round(self.first_tokens.warm_ms, 1),
-            "ttft_model_parameters": self.first_tokens.parameters,
-            "tokens_reused": sum(sum(one.reused.values()) for one in (*self.warm, *others)),
-            "hits_by_tier": {tier: total(have, "read_hits", tier=tier, purpose="reuse") for tier in tiers},
-            "redis_tokens_reused": self.redis.reused.get("redis", 0),
-            "killed_worker": self.killed and self.killed.worker,
-            "right_after_kill": self.killed and self.killed.asked.right,
+            "prompt_tokens": prompts,
+            "tokens_reused": reused,
+            "reused_share": round(reused / prompts, 3),
+            "ttft_cold_ms_p50": round(first_token_ms(self.cold), 1),
+            "ttft_warm_ms_p50": round(first_token_ms(self.warm), 1),
+            "hits_by_tier": {tier: total(have, "read_hits", tier=tier) for tier in tiers},
+            "redis_blocks_read": self.redis_blocks,
+            "killed_worker": self.killed.worker,
+            "moved_requests": self.killed.moved,
+            "accuracy_after_kill": accuracy(self.killed.asked),
         }
-
-    def _first_answer(self, document: Document) -> tuple[int, ...]:
-        """What the first question about this document was answered without the cache."""
-        before = self.documents[: self.documents.index(document)]
-        return self.cold[sum(len(one.questions) for one in before)].tokens
 
 
 def run(model: str, documents: Sequence[Document], watcher: Watcher) -> Report:
     """Starts everything, plays every scene and takes everything down."""
     engine: dict[str, Any] = {"model": model, "threads": 1}
     # what cannot work is said before anything starts
-    spec = fingerprint(model_spec(EngineSettings(**engine)))
-    tokens = tokenizer(EngineSettings(**engine))
-    longest = _longest(tokens, documents)
+    size = model_spec(EngineSettings(**engine)).block_tokens
+    longest = _longest(tokenizer(EngineSettings(**engine)), documents)
     tables = {
         "tiers": [{"name": "cpu", "capacity": "1GiB"}, {"name": "redis", "url": "embedded", "capacity": "512MiB"}],
         "service": {"port": 0},
         "engine": engine,
-        # a worker that answers nothing is not waited for long: there are two
-        "decode_worker": {"prefill_timeout": "20s"},
+        "batch": {"pages": max(PAGES, 4 * longest // size)},
+        "gateway": {"port": 0},
     }
-    settings = ClusterSettings(prefill=2, decode=2, num_cpus=1.0)
-    small = replace(settings, prefill=1, decode=1, num_cpus=0.0)
-    with tempfile.TemporaryDirectory(prefix="cachestore-demo-") as folder:
-        watcher.tell("starting Ray")
-        with Runtime(settings) as runtime:
-            try:
-                deployment = up(runtime, tables, watcher.tell)
-                with RemoteStore(deployment.store) as store:
-                    asker = Asker(store, deployment.store, spec, tokens)
-                    warm, cold, redis = _reuse(asker, store, documents, watcher)
-                    killed = _kill(runtime, asker, store, documents, watcher)
-                    watcher.scene("time to first token")
-                    watcher.tell("making a larger model of random weights")
-                    parameters = larger.make(model, Path(folder), max(longest + SPARE, 4096))
-                    bigger = {**engine, "model": folder}
-                    other = fingerprint(model_spec(EngineSettings(**bigger)))
-                    add_workers({**tables, "engine": bigger}, small, watcher.tell, LARGER)
-                    await_workers(deployment.stores.values(), small.replicas(), settings.start_timeout, other)
-                    asker = Asker(store, deployment.store, other, tokens, 2)
-                    times = scenes.first_tokens(asker, documents[0], parameters)
-                    watcher.say(
-                        f"random-weight model of {parameters / 1e6:.0f} M parameters: first token after "
-                        f"{times.cold_ms:,.0f} ms without the cache, {times.warm_ms:,.0f} ms with it"
-                    )
-                    figures = store.stats()
-            finally:
-                watcher.tell("stopping")
-                down(runtime)
-    return Report(documents, warm, cold, redis, killed, times, figures)
+    settings = ClusterSettings(prefill=1, decode=2, drain=2.0)
+    watcher.tell("starting Ray")
+    with Runtime(settings) as runtime:
+        try:
+            deployment = up(runtime, tables, watcher.tell)
+            with RemoteStore(deployment.store) as store:
+                return _played(runtime, Asker(deployment.gateway), store, documents, watcher)
+        finally:
+            watcher.tell("stopping")
+            down(runtime)
 
 
 def _longest(tokenizer: Any, documents: Sequence[Document]) -> int:
@@ -140,29 +109,27 @@ def _longest(tokenizer: Any, documents: Sequence[Document]) -> int:
     return max(len(tokenizer.encode(text)) for text in texts)
 
 
-def _reuse(
-    asker: Asker, store: RemoteStore, documents: Sequence[Document], watcher: Watcher
-) -> tuple[list[Asked], list[Asked], Asked]:
-    watcher.scene("documents prefilled once, questions answered from the store")
-    warm = scenes.ask_all(asker, documents, CacheUse.READ_AND_WRITE, watcher.row)
-    watcher.scene("the same questions with the cache off")
-    cold = scenes.ask_all(asker, documents, CacheUse.OFF, watcher.row)
-    same = "identical" if scenes.same_tokens(warm, cold) else "DIFFERENT"
-    watcher.say(f"{same} tokens for {len(warm)} questions, with the cache and without")
-    watcher.scene("the cpu tier emptied")
-    redis = scenes.from_redis(asker, store, documents[0], watcher.row)
-    watcher.say(f"{redis.reused.get('redis', 0)} tokens came back from Redis")
-    return warm, cold, redis
-
-
-def _kill(
+def _played(
     runtime: Runtime, asker: Asker, store: RemoteStore, documents: Sequence[Document], watcher: Watcher
-) -> scenes.Killed | None:
-    watcher.scene("a prefill worker killed in mid-request")
-    killed = scenes.kill_prefill(runtime, APPLICATION, asker, store, documents)
-    if killed is None:
-        watcher.say("every request was over before its worker could be killed; longer documents give it time")
-        return None
-    watcher.row(killed.asked)
-    watcher.say(f"{killed.worker} was killed; the prompt was prefilled by {killed.asked.prefilled_by}")
-    return killed
+) -> Report:
+    watcher.say(f"OpenAI's interface is at {asker.url}/v1, and eight users begin to ask")
+    watcher.scene("nothing is stored: each document is computed once")
+    first = scenes.ask_all(asker, documents, watcher.row)
+    watcher.scene("everybody asks again")
+    warm = scenes.ask_all(asker, documents, watcher.row)
+    watcher.scene("the same questions with the cache off")
+    cold = scenes.ask_all(asker, documents, watcher.row, cache=False)
+    watcher.say(f"{_compared(warm, cold)} with the cache and without")
+    watcher.scene("the store's memory is emptied")
+    redis, blocks = scenes.from_redis(asker, store, documents, watcher.row)
+    watcher.say(f"{_compared(redis, cold)}; {blocks} blocks came back from Redis")
+    watcher.scene("everything is forgotten, and a decode worker is killed while it generates")
+    killed = scenes.kill_decode(runtime, asker, store, documents, watcher.row)
+    watcher.say(
+        f"{_compared(killed.asked, cold)}; {killed.worker} took {killed.moved} requests with it, done elsewhere"
+    )
+    return Report(first, warm, cold, redis, blocks, killed, store.stats())
+
+
+def _compared(asked: Sequence[Asked], cold: Sequence[Asked]) -> str:
+    return f"{'identical' if same_text(asked, cold) else 'DIFFERENT'} answers to {len(asked)} questions"

@@ -1,139 +1,100 @@
-"""The parts of the demo. Each asks through real workers, and says what came of it."""
+"""What happens while users ask. Each scene asks every question of every document, eight users at a time."""
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cachestore.cluster.runtime import Runtime
-from cachestore.cluster.workers import await_workers, kill_worker
+from cachestore.cluster.workers import APPLICATION, kill_worker
 from cachestore.demo.asking import Asked, Asker
-from cachestore.demo.documents import Document, Question
+from cachestore.demo.documents import Document
 from cachestore.errors import CacheStoreError
+from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
-from prefill_worker.client import PrefillClient
-from prefill_worker.prompt import CacheUse
+from cachestore.service.members import Member
+from decode_worker.client import DecodeClient
 
-Show = Callable[[Asked], None]
+USERS = 8
+"""How many ask at the same time."""
 
 SETTLE_SECONDS = 20.0
-KILL_SECONDS = 30.0
-MOST_KILLS = 3
+
+Show = Callable[[Sequence[Asked]], None]
+"""Is shown the answers about one document."""
 
 
-def ask_all(asker: Asker, documents: Sequence[Document], cache: CacheUse, show: Show) -> list[Asked]:
-    """Every question of every document in turn."""
-    asked = []
-    for document in documents:
-        for question in document.questions:
-            one = asker.ask(document, question, cache)
-            show(one)
-            asked.append(one)
+def ask_all(asker: Asker, documents: Sequence[Document], show: Show, *, cache: bool = True) -> list[Asked]:
+    """Every question, one document behind the other."""
+    asked: list[Asked] = []
+    with _users() as users:
+        for document in documents:
+            futures = [users.submit(asker.ask, document, question, cache=cache) for question in document.questions]
+            answers = [future.result() for future in futures]
+            show(answers)
+            asked += answers
     return asked
 
 
-def same_tokens(first: Sequence[Asked], second: Sequence[Asked]) -> bool:
-    """Whether both runs of the same questions gave the same tokens."""
-    return [one.tokens for one in first] == [one.tokens for one in second]
-
-
-def from_redis(asker: Asker, store: RemoteStore, document: Document, show: Show) -> Asked:
-    """Empties the cpu tier and asks again: the blocks come back from Redis."""
+def from_redis(asker: Asker, store: RemoteStore, documents: Sequence[Document], show: Show) -> tuple[list[Asked], int]:
+    """Empties the cpu tier and asks again; the answers, and how many blocks came back from Redis."""
     _await_copies(store)
     store.clear("cpu")
-    one = asker.ask(document, document.questions[0])
-    show(one)
-    return one
+    before = total(store.stats(), "read_hits", tier="redis")
+    asked = ask_all(asker, documents, show)
+    return asked, total(store.stats(), "read_hits", tier="redis") - before
 
 
 @dataclass(frozen=True)
 class Killed:
-    """A request whose prefill worker was killed under it."""
+    """What was asked while a worker was killed that was generating, which `moved` so many requests elsewhere."""
 
     worker: str
-    document: Document
-    asked: Asked
+    asked: Sequence[Asked]
+    moved: int
 
 
-def kill_prefill(
-    runtime: Runtime, application: str, asker: Asker, store: RemoteStore, documents: Sequence[Document]
-) -> Killed | None:
-    """Asks about documents that are nowhere stored, and kills the worker that is just prefilling one.
-
-    None if every request was over too soon. A worker that was killed behind its work says so itself: it is then the
-    one that has prefilled the prompt, and the kill does not count.
-    """
-    until = time.monotonic() + KILL_SECONDS
-    kills = 0
-    for document in (*documents, *documents):
-        if kills == MOST_KILLS or time.monotonic() > until:
-            break
-        await_workers([asker.store_address], {"prefill": 2}, KILL_SECONDS, asker.fingerprint)
-        store.clear()
-        worker, asked = _ask_and_kill(runtime, application, asker, store, document)
-        if worker and asked.prefilled_by != worker:
-            return Killed(worker, document, asked)
-        if worker:
-            kills += 1
-            _await_gone(store, worker)
-    return None
-
-
-def _ask_and_kill(
-    runtime: Runtime, application: str, asker: Asker, store: RemoteStore, document: Document
-) -> tuple[str, Asked]:
-    """The name of the worker that was seen at work and killed, empty if none was, and the answer."""
-    with ExitStack() as stack:
-        watched = [
-            (member.name, stack.enter_context(PrefillClient(member.address)))
-            for member in store.members("prefill")[1]
-            if member.fingerprint == asker.fingerprint
+def kill_decode(
+    runtime: Runtime, asker: Asker, store: RemoteStore, documents: Sequence[Document], show: Show
+) -> Killed:
+    """Forgets all blocks, and kills a decode worker while eight users wait for it to compute them again."""
+    store.clear()
+    before = asker.figure("worker_failures_total")
+    with _users() as users:
+        futures = [
+            users.submit(asker.ask, document, question) for document in documents for question in document.questions
         ]
-        answer = stack.enter_context(ThreadPoolExecutor(1)).submit(asker.ask, document, document.questions[0])
-        while not answer.done():
-            for name, client in watched:
-                if _busy(client):
-                    kill_worker(runtime, f"{application}-prefill", "prefill", name)
-                    return name, answer.result()
-        return "", answer.result()
+        worker = _kill_busy(runtime, store, futures)
+        asked = [future.result() for future in futures]
+    show(asked)
+    return Killed(worker, asked, asker.figure("worker_failures_total") - before)
 
 
-@dataclass(frozen=True)
-class FirstTokens:
-    """Median milliseconds to the first token, without the cache and with it, of the same prompts."""
-
-    parameters: int
-    cold_ms: float
-    warm_ms: float
-    identical: bool
-
-
-def first_tokens(asker: Asker, document: Document, parameters: int, rounds: int = 3) -> FirstTokens:
-    """Asks the same questions with the cache off and on, in turn."""
-    asker.ask(document, document.questions[0])
-    cold, warm = [], []
-    for number in range(rounds):
-        question: Question = document.questions[number % len(document.questions)]
-        cold.append(asker.ask(document, question, CacheUse.OFF))
-        warm.append(asker.ask(document, question))
-    medians = [statistics.median(one.first_token_ms for one in asked) for asked in (cold, warm)]
-    return FirstTokens(parameters, medians[0], medians[1], same_tokens(cold, warm))
-
-
-def _busy(client: PrefillClient) -> bool:
+@contextmanager
+def _users() -> Iterator[ThreadPoolExecutor]:
+    """Eight threads; what they have not begun is not begun when something fails."""
+    users = ThreadPoolExecutor(USERS)
     try:
-        return any(figure.name == "queue" and figure.value for figure in client.stats(timeout=1.0))
+        yield users
+    finally:
+        users.shutdown(cancel_futures=True)
+
+
+def _kill_busy(runtime: Runtime, store: RemoteStore, futures: Sequence["Future[Asked]"]) -> str:
+    """Kills the decode worker with the most to do, once the first question is answered; its name."""
+    wait(futures, return_when=FIRST_COMPLETED)
+    victim = max(store.members("decode")[1], key=_queue)
+    kill_worker(runtime, f"{APPLICATION}-decode", "decode", victim.name)
+    return victim.name
+
+
+def _queue(worker: Member) -> int:
+    try:
+        with DecodeClient(worker.address) as client:
+            return total(client.stats(timeout=1.0), "queue")
     except CacheStoreError:
-        return False
-
-
-def _await_gone(store: RemoteStore, worker: str) -> None:
-    """Waits until the cluster map has forgotten a worker that was killed."""
-    until = time.monotonic() + KILL_SECONDS
-    while any(member.name == worker for member in store.members("prefill")[1]) and time.monotonic() < until:
-        time.sleep(0.05)
+        return 0
 
 
 def _await_copies(store: RemoteStore) -> None:
@@ -141,8 +102,6 @@ def _await_copies(store: RemoteStore) -> None:
     until = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < until:
         figures = store.stats()
-        stored = sum(figure.value for figure in figures if figure.name == "put_stored")
-        copied = sum(f.value for f in figures if f.name == "tier_added" and f.label("tier") == "redis")
-        if copied >= stored:
+        if total(figures, "tier_added", tier="redis") >= total(figures, "put_stored"):
             return
         time.sleep(0.05)

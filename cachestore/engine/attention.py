@@ -103,26 +103,29 @@ AttentionInterface.register(ATTENTION, attend)
 def _write(paged: Step, slot: int, key: Tensor, value: Tensor) -> None:
     """Puts the KV of the batch's tokens in their pages."""
     which, pages, places = paged.batch.written
-    for half, new in ((Half.K, key), (Half.V, value)):
-        held = paged.memory.half(slot, half)
-        rows = new[0].transpose(0, 1)
-        if rows.shape[1] != held.shape[1] or rows.shape[2] != held.shape[3] or rows.dtype != held.dtype:
+    memory, shape = paged.memory, paged.memory.spec.slots[slot]
+    for half, new, dim in ((Half.K, key, shape.key_dim), (Half.V, value, shape.value_dim)):
+        if (new.shape[1], new.shape[3], new.dtype) != (shape.kv_heads, dim, memory.dtype):
             raise Mismatch(
-                f"slot {slot}: {half.name} is {tuple(rows.shape[1:])} {rows.dtype}, but its pages are "
-                f"{held.shape[1], held.shape[3]} {held.dtype}"
+                f"slot {slot}: {half.name} is {new.shape[1], new.shape[3]} {new.dtype}, but its pages are "
+                f"{shape.kv_heads, dim} {memory.dtype}"
             )
+    views = memory.heads(slot)
+    fresh = (key[0], value[0]) if len(views) == 2 else (torch.cat((key[0], value[0])),)
+    for held, heads in zip(views, fresh, strict=True):
+        rows = heads.transpose(0, 1)
         held[pages, :, places] = rows if which is None else rows[which]
 
 
 def _gather(memory: PageMemory, slot: int, scope: Scope) -> tuple[Tensor, Tensor]:
     """K and V of all that the scope sees: [sequences, kv_heads, keys, dim]."""
-    halves = []
-    for half in (Half.K, Half.V):
-        place = memory.place(slot, half)
-        rows = memory.gather(slot, half, scope.index(place, memory.page_rows))
+    found = []
+    for place in memory.places(slot):
+        rows = memory.gather(place, scope.index(place, memory.page_rows))
         whole = rows.view(scope.table.shape[0], place.heads, -1, place.dim)
-        halves.append(whole[:, :, scope.low : scope.high])
-    return halves[0], halves[1]
+        found.append(whole[:, :, scope.low : scope.high])
+    keys, values = found if len(found) == 2 else found[0].chunk(2, 1)
+    return keys, values
 
 
 def _seen(

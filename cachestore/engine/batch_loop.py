@@ -5,6 +5,7 @@ on with whatever can go on.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import fields
 from itertools import count
 from threading import Condition, Thread
@@ -18,7 +19,7 @@ from cachestore.engine.batch_stream import BatchStream
 from cachestore.engine.batch_turn import BatchTurn
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.runner import Runner, memory_pages
-from cachestore.errors import CacheStoreError, ConfigError, InvalidArgument, Overloaded, TooLarge, Unavailable
+from cachestore.errors import CacheStoreError, ConfigError, Overloaded, TooLarge, Unavailable
 from cachestore.hashing import namespace_id
 from cachestore.metrics import Counters, Figure
 
@@ -45,6 +46,8 @@ class BatchLoop:
         self._inbox: deque[BatchSequence] = deque()
         self._done: deque[Then] = deque()
         self._woken = False
+        self.turns = 0
+        """How many it made. They go on for as long as it has requests, unless it hangs."""
         self._open = False
         self._numbers = count()
         self._thread = Thread(target=self._run, name="engine-loop", daemon=True)
@@ -84,6 +87,10 @@ class BatchLoop:
         self.counters.add("requests")
         return live.stream
 
+    def cached(self, namespace: str, keys: Sequence[bytes]) -> int:
+        """How many leading blocks of a chain the engine's pages have now. Changes nothing; any thread may ask."""
+        return self._runner.pool.match(namespace_id(namespace), keys)
+
     def figures(self) -> list[Figure]:
         """Every figure counted, and how things are now: waiting, running, pages, how wrong predictions were."""
         pool, turn = self._runner.pool, self._turn
@@ -101,18 +108,17 @@ class BatchLoop:
 
     def _live(self, request: BatchRequest) -> BatchSequence:
         """All that can be done for a request outside the loop."""
-        vocabulary = self._runner.model.vocabulary
         sequence = self._runner.start(
             request.tokens, namespace=namespace_id(request.namespace), extras=request.extras, reuse=False
         )
-        if request.first_token is not None and not 0 <= request.first_token < vocabulary:
-            raise InvalidArgument(f"first_token must lie in 0 .. {vocabulary - 1}, got {request.first_token}")
         room = self._longest - len(request.tokens)
         if room < 0:
             raise TooLarge(f"tokens: the prompt has {len(request.tokens)} tokens, the engine holds {self._longest}")
         sequence.chain()
         # the last token of all needs no KV, so one more fits
         longest = min(request.stop.max_tokens, room + 1)
+        if request.first is not None:
+            request.first.listen(self._wake)
         return BatchSequence(next(self._numbers), request, BatchStream(request.deadline, self._wake), sequence, longest)
 
     def _wake(self) -> None:
@@ -138,12 +144,13 @@ class BatchLoop:
         """Until there is something to do; whether the loop goes on."""
         with self._changed:
             if self._open and not (stepped or self._woken or self._inbox):
-                idle = not self._turn.waiting and not self._turn.running
+                idle = not (self._turn.waiting or self._turn.running or self._turn.settling)
                 self._changed.wait(None if idle else LOOK)
             self._woken = False
             return self._open
 
     def _once(self) -> bool:
+        self.turns += 1
         while self._done:
             self._done.popleft()()
         while self._inbox:
@@ -158,3 +165,4 @@ class BatchLoop:
         self._stores.close()
         while self._done:
             self._done.popleft()()
+        self._turn.settle()

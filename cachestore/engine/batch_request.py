@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cachestore.deadline import Deadline
+from cachestore.engine.first_token import FirstToken
 from cachestore.engine.sampling import Sampling
 from cachestore.engine.stopping import Finish, Stop
 from cachestore.errors import InvalidArgument
@@ -26,9 +27,10 @@ class BatchRequest:
 
     `store`, of the tenant called `namespace`, is read for `purpose`, with `wait` seconds for blocks that are being
     written; then all of them are fetched, without weighing it against computing. None: only the engine's own pages.
-    With `by_slot`, blocks of the prompt go to the store slot by slot while they are computed, for a reader that waits.
-    With `settle`, the usage comes only after all puts of the request ended. `first_token` is the first token, if
-    another engine drew it already.
+    With `by_slot`, blocks of the prompt go to the store slot by slot while they are computed, for a reader that waits;
+    then there is progress among the answers. With `settle`, the usage comes only after all puts of the request ended.
+    `first` is for the first token, if another engine computes the prompt and draws it: while that is to be expected,
+    it is drawn here only if blocks of the prompt had to be computed here.
     """
 
     tokens: Sequence[int]
@@ -46,7 +48,7 @@ class BatchRequest:
     wait: float = 0.0
     by_slot: bool = False
     settle: bool = False
-    first_token: int | None = None
+    first: FirstToken | None = None
 
     def __post_init__(self) -> None:
         if self.stop.strings and self.decode is None:
@@ -63,7 +65,8 @@ class BatchRequest:
 class BatchToken:
     """One generated token, its place among them, and the text that may be shown since the one before.
 
-    With `logprobs`, the logarithm of its probability and of the likeliest tokens' by token.
+    With `logprobs`, the logarithm of its probability and of the likeliest tokens' by token. The first one says what the
+    usage will say of where the prompt came from, unless another engine told it.
     """
 
     id: int
@@ -71,12 +74,25 @@ class BatchToken:
     text: str = ""
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    computed_tokens: int = 0
+    reused: Mapping[str, int] = field(default_factory=dict)
+
+
+class BatchProgress(NamedTuple):
+    """How far a prompt is: the KV of `computed` of its tokens is here.
+
+    From `begun` on the put of its full blocks is open, or they are stored: whoever wants them can wait for them.
+    """
+
+    computed: int
+    begun: bool
 
 
 class BatchUsage(NamedTuple):
     """How a request went; it comes behind the last token.
 
-    prompt_tokens = computed_tokens + those `reused` over all tiers, as each came first. What came again after the
+    prompt_tokens = computed_tokens + those `reused` over all tiers, as each came first, unless it was finished before
+    its first token. What came again after the
     `preempted` times that it made room for others is counted by the loop alone. `first_token_ms` runs from `submit`.
     """
 

@@ -45,14 +45,16 @@ class BatchStore:
         self._size = runner.spec.block_tokens
         self._reads = Background(settings.io_threads, "engine-read", done)
         self._puts = Background(settings.io_threads, "engine-put", done)
+        # what waits for computation, here or elsewhere, must not keep others from a thread
+        self._waits = Background(settings.max_batch, "engine-wait", done)
         self._breakers: WeakKeyDictionary[Store, Breaker] = WeakKeyDictionary()
         self._held = 0
         """References that puts have to pages."""
 
     def close(self) -> None:
         """Waits for what is under way."""
-        self._reads.close()
-        self._puts.close()
+        for threads in (self._reads, self._puts, self._waits):
+            threads.close()
 
     def reuse(self, live: BatchSequence) -> None:
         """Takes the blocks that the engine's pages have, as far as they go on from what the sequence has."""
@@ -63,30 +65,37 @@ class BatchStore:
             live.stored = max(live.stored, live.sequence.named)
 
     def fetch(self, live: BatchSequence) -> bool:
-        """Begins to read the blocks that follow, if there is anything to ask for; whether it did."""
+        """Begins to read the blocks that follow, if there is anything to ask for; whether that comes first.
+
+        With too few pages it comes once there are enough: puts under way hold those that the policy counts on.
+        """
         request, sequence = live.request, live.sequence
         first, behind = divmod(sequence.computed, self._size)
         if request.store is None or behind:
             return False
-        segments, end = None, len(sequence.chain())
-        if live.later is not None:
-            ahead = [run._replace(first=max(run.first, first)) for run in live.later if run.end > first]
-            if not ahead or ahead[0].first > first:
-                live.later = ahead
-                return False
-            segments, end, live.later = ahead[:1], ahead[0].end, ahead[1:]
-        if first >= end or end - first > self._runner.pool.available or not self._breaker(request.store).allows():
-            live.later = live.later or []
+        wait, segments, end = 0.0, None, len(sequence.chain())
+        if live.later is None and request.wait and not live.preempted:
+            # nobody else writes what is generated here
+            wait, end = request.wait, live.prompt_tokens // self._size
+        elif live.later is not None:
+            live.later = [run._replace(first=max(run.first, first)) for run in live.later if run.end > first]
+            segments = live.later[:1]
+            end = live.later[0].end if live.later and live.later[0].first == first else first
+        if first < end and end - first > self._runner.pool.available:
+            return True
+        live.later = live.later or []
+        if first >= end or not self._breaker(request.store).allows():
             return False
+        live.later = live.later[1:]
         self._counters.add("fetches")
         into = self._runner.reserve(sequence, end - first)
         job = Fetch(
-            request.store, sequence.chain(), first, into, self.fetching, lambda: not live.ended,
-            self._within(live, self._settings.store_timeout + request.wait), request.purpose,
-            request.wait if live.later is None and not live.preempted else 0.0, segments,
+            request.store, sequence.chain().first(end), first, into, self.fetching, lambda: not live.ended,
+            self._within(live, self._settings.store_timeout + wait), request.purpose, wait,
+            lambda: live.waits, segments,
         )  # fmt: skip
         live.fetching = True
-        self._reads.run(job.run, partial(self._came, live, job))
+        (self._waits if wait else self._reads).run(job.run, partial(self._came, live, job))
         return True
 
     def follow(self, plan: Sequence[Share]) -> Callable[[int], None] | None:
@@ -164,13 +173,16 @@ class BatchStore:
         """A put that follows the prompt slot by slot, once: what comes after a preemption is put block by block."""
         request, sequence = live.request, live.sequence
         first, whole = sequence.computed // self._size, live.prompt_tokens // self._size
-        if not request.by_slot or request.store is None or live.followed or first >= whole:
+        if not request.by_slot or request.store is None or live.followed:
             return
         live.followed = True
+        if first >= whole:
+            live.begin()
+            return
         keys, deadline = sequence.chain().first(whole), self._within(live, float("inf"))
-        live.slot_put = put = SlotPut(request.store, keys, first, self._runner.memory, deadline)
+        live.slot_put = put = SlotPut(request.store, keys, first, self._runner.memory, deadline, live.begin)
         live.puts += 1
-        self._puts.run(put.run, partial(self._followed, live, put, whole - first))
+        self._waits.run(put.run, partial(self._followed, live, put, whole - first))
 
     def _end(self, live: BatchSequence) -> None:
         if live.slot_put is not None:
@@ -198,8 +210,6 @@ class BatchStore:
             for status in result:
                 self._counters.add("put_blocks", status=status.value)
         live.puts -= 1
-        if live.owed is not None and not live.puts:
-            live.stream.give(live.owed)
 
     def _breaker(self, store: Store) -> Breaker:
         return self._breakers.setdefault(store, Breaker())

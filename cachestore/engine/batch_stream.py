@@ -5,23 +5,26 @@ from queue import Empty, SimpleQueue
 from typing import Self
 
 from cachestore.deadline import Deadline
-from cachestore.engine.batch_request import BatchToken, BatchUsage
+from cachestore.engine.batch_request import BatchProgress, BatchToken, BatchUsage
 from cachestore.errors import CacheStoreError, DeadlineExceeded
 
 GRACE = 0.2
 """Seconds the loop has to say itself that the deadline is over."""
 
-Answer = BatchToken | BatchUsage
+Answer = BatchProgress | BatchToken | BatchUsage
 
 
 class BatchStream:
     """Iterates over tokens and then the usage; raises the error that ended the request instead.
 
-    One thread iterates; any may `abort`. Leaving it as a context aborts what has not ended.
+    Of a request `by_slot` there is progress between them, as soon as its put is open, and then twice a second while the
+    loop makes turns. One thread iterates; any may `abort` or `finish`. Leaving it as a context aborts what has not
+    ended.
     """
 
     def __init__(self, deadline: Deadline, wake: Callable[[], None]) -> None:
         self.aborted = False
+        self.finished = False
         self._deadline = deadline
         self._wake = wake
         self._ended = False
@@ -37,6 +40,12 @@ class BatchStream:
             self.aborted = True
             self._wake()
 
+    def finish(self) -> None:
+        """The request ends before the next step, as if its stop had come: with its usage, what it made is put."""
+        if not self.finished:
+            self.finished = True
+            self._wake()
+
     def __iter__(self) -> Iterator[Answer]:
         return self
 
@@ -49,7 +58,7 @@ class BatchStream:
             self._ended = True
             self.abort()
             raise DeadlineExceeded("the deadline passed in the middle of a step") from None
-        self._ended = not isinstance(item, BatchToken)
+        self._ended = isinstance(item, BatchUsage | CacheStoreError)
         if isinstance(item, CacheStoreError):
             raise item
         return item

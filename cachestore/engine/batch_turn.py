@@ -11,7 +11,7 @@ from cachestore.engine.drawing import Drawn, draw
 from cachestore.engine.page_pool import Name
 from cachestore.engine.runner import Runner
 from cachestore.engine.stopping import Finish
-from cachestore.errors import CacheStoreError, TooLarge
+from cachestore.errors import CacheStoreError, InvalidArgument, TooLarge
 from cachestore.metrics import Counters
 from cachestore.scheduling.compose import compose
 from cachestore.scheduling.predictor import PredictionErrors
@@ -29,6 +29,7 @@ class BatchTurn:
         scheduling, prediction = compose(settings.scheduling)
         self.waiting: dict[Hashable, BatchSequence] = {}
         self.running: dict[Hashable, BatchSequence] = {}
+        self.settling: dict[Hashable, BatchSequence] = {}
         self.errors = PredictionErrors()
         self._runner = runner
         self._settings = settings
@@ -42,22 +43,26 @@ class BatchTurn:
         """A new request."""
         self.waiting[live.number] = live
         live.guessed = live.predicted = self._predictor.predict(live.asked)
-        if live.request.first_token is not None:
-            self._take(live, Drawn(live.request.first_token))
-        if not live.ended:
-            self._queue.add(live.demand(self._settings.chunk_tokens))
+        self._queue.add(live.demand(self._settings.chunk_tokens))
 
     def turn(self) -> bool:
         """Does one step, if any sequence can go on now; whether it did."""
         for live in self._all():
-            error = live.over()
-            if error is not None:
-                self.end(live, error)
+            self._look(live)
+        self.settle()
         self._schedule()
         plan = self._plan()
         if plan:
             self._step(plan)
         return bool(plan)
+
+    def settle(self) -> None:
+        """The usage of those that ended and whose puts have ended too."""
+        for live in [*self.settling.values()]:
+            live.progress()
+            if live.owed is not None and not live.puts:
+                live.stream.give(live.owed)
+                del self.settling[live.number]
 
     def end_all(self, error: CacheStoreError) -> None:
         """Every sequence ends with this error."""
@@ -82,8 +87,32 @@ class BatchTurn:
         usage = live.usage(how)
         if live.request.settle and live.puts:
             live.owed = usage
+            self.settling[live.number] = live
         else:
             live.stream.give(usage)
+
+    def _look(self, live: BatchSequence) -> None:
+        """What became of a sequence since the last turn, outside of it."""
+        error = live.over()
+        if error is not None:
+            self.end(live, error)
+        elif live.stream.finished:
+            self.end(live, Finish.STOP)
+        elif live.told is not None:
+            self._tell(live, live.told)
+        else:
+            live.progress()
+
+    def _tell(self, live: BatchSequence, told: Drawn) -> None:
+        """Another engine drew its first token."""
+        vocabulary = self._runner.model.vocabulary
+        if not 0 <= told.token < vocabulary:
+            self.end(live, InvalidArgument(f"first: a token must lie in 0 .. {vocabulary - 1}, got {told.token}"))
+            return
+        self._take(live, told)
+        if live.number in self.waiting:
+            self._queue.remove(live.number)
+            self._queue.add(live.demand(self._settings.chunk_tokens))
 
     def _all(self) -> list[BatchSequence]:
         return [*self.waiting.values(), *self.running.values()]
@@ -122,6 +151,9 @@ class BatchTurn:
         left, chunk, plan = self._runner.pool.available, self._settings.chunk_tokens, list[Share]()
         for live in [*decoding, *prefilling]:
             count = 1 if live.sequence.pending == 1 else self._piece(live, chunk)
+            if live.awaits:
+                # all but the last token, behind which the one to be told stands
+                count = min(count, live.sequence.pending - 1)
             wanted = self._runner.wanted([(live.sequence, count)])
             if count and wanted <= left:
                 left -= wanted

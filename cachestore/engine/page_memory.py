@@ -16,7 +16,7 @@ from cachestore.block import ITEM_BYTES, BlockSpec, Buffer, Half
 
 @dataclass(frozen=True)
 class Place:
-    """Where one half of one slot lies in a page: `first` is in rows, and a head takes `rows` of them."""
+    """Where heads of a slot lie in a page: `first` is in rows, and each takes `rows` of them."""
 
     heads: int
     dim: int
@@ -37,15 +37,20 @@ class PageMemory:
         # all heads are whole rows, so that one gather of rows serves slots of different widths
         step = gcd(*(dim for _, *dims in self._dims for dim in dims if dim))
         self.row = step * spec.block_tokens
-        self._places: dict[tuple[int, Half], Place] = {}
+        self._places: list[tuple[Place, ...]] = []
         first = 0
-        for index, (heads, *dims) in enumerate(self._dims):
-            for half, dim in zip((Half.K, Half.V), dims, strict=True):
-                self._places[index, half] = Place(heads, dim, first, dim // step)
-                first += heads * (dim // step)
+        for heads, key_dim, value_dim in self._dims:
+            rows = key_dim // step, value_dim // step
+            if key_dim == value_dim:
+                self._places.append((Place(2 * heads, key_dim, first, rows[0]),))
+            else:
+                values = Place(heads, value_dim, first + heads * rows[0], rows[1])
+                self._places.append((Place(heads, key_dim, first, rows[0]), values))
+            first += heads * sum(rows)
         self.page_rows = first
         self._flat = torch.zeros(pages, first * self.row, dtype=self.dtype, device=device)
         self._rows = self._flat.view(pages * first, self.row)
+        self._heads = [tuple(map(self._view, places)) for places in self._places]
         ends = accumulate(plane.raw_bytes for plane in spec.planes())
         self._starts = [0, *ends]
 
@@ -54,20 +59,23 @@ class PageMemory:
         """Bytes of one page."""
         return sum(plane.raw_bytes for plane in spec.planes())
 
-    def place(self, slot: int, half: Half) -> Place:
-        """Where a half of a slot lies."""
-        return self._places[slot, half]
+    def places(self, slot: int) -> tuple[Place, ...]:
+        """Where a slot's heads lie: those of K and then of V in one place if they are equally wide, else in two."""
+        return self._places[slot]
+
+    def heads(self, slot: int) -> tuple[Tensor, ...]:
+        """Views of a slot's places in all pages: `[pages, heads, block_tokens, dim]`."""
+        return self._heads[slot]
 
     def half(self, slot: int, half: Half) -> Tensor:
         """A view of one half of a slot in all pages: `[pages, kv_heads, block_tokens, dim]`."""
-        place = self._places[slot, half]
-        start = place.first * self.row
-        part = self._flat[:, start : start + place.heads * place.rows * self.row]
-        return part.view(self.pages, place.heads, self.block_tokens, place.dim)
+        views = self._heads[slot]
+        halves = views if len(views) == 2 else views[0].chunk(2, 1)
+        return halves[half is Half.V]
 
-    def gather(self, slot: int, half: Half, index: Tensor) -> Tensor:
-        """Copies the rows that `index`, flat and relative to the half's first, names: `[rows, row]`."""
-        return self._rows[self._places[slot, half].first :].index_select(0, index)
+    def gather(self, place: Place, index: Tensor) -> Tensor:
+        """Copies the rows that `index`, flat and relative to the place's first, names: `[rows, row]`."""
+        return self._rows[place.first :].index_select(0, index)
 
     def copy(self, source: int, target: int) -> None:
         """Makes page `target` equal to page `source`."""
@@ -76,11 +84,6 @@ class PageMemory:
     def zero(self, page: int) -> None:
         """Zeroes a page."""
         self._flat[page] = 0
-
-    def blank(self, page: int, tokens: int) -> None:
-        """Zeroes what lies behind the first `tokens` tokens of a page."""
-        for slot, half in self._places:
-            self.half(slot, half)[page, :, tokens:] = 0
 
     def buffer(self, page: int) -> Buffer:
         """The bytes of a page, in place: what a store's read fills and its put takes. Of host memory only."""
@@ -93,3 +96,8 @@ class PageMemory:
         start, end = self._starts[first] // item, self._starts[last] // item
         data: Buffer = self._flat[page, start:end].cpu().view(torch.uint8).numpy()
         return data
+
+    def _view(self, place: Place) -> Tensor:
+        start = place.first * self.row
+        part = self._flat[:, start : start + place.heads * place.rows * self.row]
+        return part.view(self.pages, place.heads, self.block_tokens, place.dim)

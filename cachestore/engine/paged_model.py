@@ -13,6 +13,7 @@ from cachestore.block import BlockSpec, Half
 from cachestore.engine.attention import ATTENTION, Layer, OnSlot, Step
 from cachestore.engine.layers import stored, text_config
 from cachestore.engine.model import first_line, model_config, model_spec
+from cachestore.engine.packed_linear import pack
 from cachestore.engine.page_memory import PageMemory
 from cachestore.engine.ragged import Batch, Row
 from cachestore.engine.rotary import longrope_switch
@@ -88,6 +89,8 @@ class PagedModel:
         self.max_tokens = switch or int(getattr(text, "max_position_embeddings", None) or UNLIMITED)
         self.vocabulary = int(text.vocab_size)
         model = load(settings, config)
+        if settings.packed:
+            pack(model)
         self.eos_tokens = end_tokens(model)
         self._adopt(model)
 

@@ -117,21 +117,13 @@ class Runner:
         sequence.pages += self.pool.take(blocks)
         return [self.memory.buffer(page) for page in sequence.pages[first:]]
 
-    def accept(self, sequence: PagedSequence, blocks: int, tokens: int = 0) -> None:
-        """The first `blocks` reserved blocks are filled, the last of them with `tokens` (default: full).
-
-        Pages of blocks that did not come are given back.
-        """
-        size = self.spec.block_tokens
-        first = sequence.computed // size
-        end = first + blocks
+    def accept(self, sequence: PagedSequence, blocks: int) -> None:
+        """The first `blocks` reserved blocks are filled; pages of those that did not come are given back."""
+        end = sequence.computed // self.spec.block_tokens + blocks
         left = sequence.pages[end:]
         del sequence.pages[end:]
         self.pool.release(left)
-        sequence.computed = end * size - (size - tokens if tokens and blocks else 0)
-        if tokens and blocks:
-            # what is masked must be numbers, and the read left the rest of the page as it was
-            self.memory.blank(sequence.pages[-1], tokens)
+        sequence.computed = end * self.spec.block_tokens
         self._name(sequence)
 
     def _check(self, tokens: Sequence[int]) -> None:

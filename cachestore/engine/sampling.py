@@ -1,8 +1,6 @@
-"""Which token comes next: greedy, or drawn from the best few with a seed of the request's own."""
+"""How a request wants its tokens drawn: greedily, or from the best few with a seed of its own."""
 
 from dataclasses import dataclass
-
-import torch
 
 from cachestore.errors import InvalidArgument
 
@@ -28,28 +26,3 @@ class Sampling:
             raise InvalidArgument(f"min_p must lie in 0 .. 1, got {self.min_p}")
         if not 0 <= self.seed < 1 << 63:
             raise InvalidArgument(f"seed must lie in 0 .. 2**63 - 1, got {self.seed}")
-
-
-class Sampler:
-    """Draws the tokens of one request. The same logits and seed give the same tokens on any device."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self._sampling = sampling
-        self._random = torch.Generator("cpu").manual_seed(sampling.seed)
-
-    def pick(self, logits: torch.Tensor) -> int:
-        """The next token from `logits`, shaped [vocabulary]."""
-        how = self._sampling
-        scores = logits.detach().to("cpu", torch.float32)
-        if how.temperature == 0.0:
-            return int(scores.argmax())
-        scores, tokens = (scores / how.temperature).sort(descending=True, stable=True)
-        if how.top_k:
-            scores, tokens = scores[: how.top_k], tokens[: how.top_k]
-        chances = scores.softmax(-1)
-        if how.top_p:
-            # a token stays if the better ones do not reach top_p without it; so the best always stays
-            chances = chances.where(chances.cumsum(-1) - chances < how.top_p, 0.0)
-        if how.min_p:
-            chances = chances.where(chances >= how.min_p * chances[0], 0.0)
-        return int(tokens[torch.multinomial(chances, 1, generator=self._random)])

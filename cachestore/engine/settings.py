@@ -14,10 +14,10 @@ class EngineSettings:
     """What the reference engine runs.
 
     `model` is a directory or a hub id, `revision` the branch, tag or commit of a hub id. `block_tokens` is the block
-    size of the spec. Prompts are computed in chunks that end at multiples of `chunk_tokens`; with equal chunk
-    boundaries a warm start is bit-exact, so `chunk_tokens = block_tokens` makes every start bit-exact.
+    size of the spec.
     `head_groups = 0` chooses the largest number up to 8 that divides the KV heads. `threads = 0` leaves the number of
-    compute threads of the process alone.
+    compute threads of the process alone. With `packed`, linear weights in 32-bit floats on a CPU are held a second time
+    in the form in which batches are computed faster.
     """
 
     model: str
@@ -25,10 +25,10 @@ class EngineSettings:
     dtype: str = "float32"
     device: str = "cpu"
     block_tokens: int = 64
-    chunk_tokens: int = 256
     head_groups: int = 0
     adapter: str = ""
     threads: int = 0
+    packed: bool = True
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -39,11 +39,6 @@ class EngineSettings:
             raise ConfigError(f"engine.device {self.device!r} is unknown; use 'cpu', 'cuda' or 'cuda:<index>'")
         if self.block_tokens < 1:
             raise ConfigError(f"engine.block_tokens must be at least 1, got {self.block_tokens}")
-        if self.chunk_tokens < 1 or self.chunk_tokens % self.block_tokens:
-            raise ConfigError(
-                f"engine.chunk_tokens = {self.chunk_tokens} must be a multiple of "
-                f"engine.block_tokens = {self.block_tokens}, so that chunks end where blocks do"
-            )
         for name in ("head_groups", "threads"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"engine.{name} must not be negative, got {getattr(self, name)}")

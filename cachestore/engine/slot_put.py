@@ -16,6 +16,8 @@ from cachestore.store.base import BlockPlan, Put, PutStatus, Store
 class SlotPut:
     """Blocks `first` up to the end of `chain`; `run` is for a thread of its own, the rest for the engine's.
 
+    `begun` is called, in that thread, once the blocks are reserved.
+
     `held` are the pages that it has references to: give them back once `run` has ended.
     """
 
@@ -24,6 +26,7 @@ class SlotPut:
     first: int
     memory: PageMemory
     deadline: Deadline
+    begun: Callable[[], None]
     held: list[int] = field(default_factory=list)
     _todo: SimpleQueue[Callable[[Put], object] | None] = field(default_factory=SimpleQueue)
     _spans: list[tuple[int, int]] = field(default_factory=list)
@@ -66,6 +69,7 @@ class SlotPut:
         self.deadline.check("waiting for a thread to put blocks")
         timeout = max(self.deadline.remaining(), 1e-3)
         with self.store.put(self.chain.fingerprint, plans, after=after, timeout=timeout) as put:
+            self.begun()
             for todo in iter(self._todo.get, None):
                 todo(put)
             return [answer.status for answer in put.answers]

@@ -11,14 +11,18 @@ from cachestore.errors import CacheStoreError
 from cachestore.hashing import Chain
 from cachestore.store.base import BlockPlan, Purpose, PutStatus, Store
 
+SLICE = 0.15
+"""Seconds of one wait for blocks that are being written: so late may a read learn that nobody wants it any more."""
+
 
 @dataclass(eq=False)
 class Fetch:
     """Reads blocks `first` up to the end of `chain` into the buffers `into`, as far as that is wise.
 
     `segments` are the runs to read; None asks the store what there is, and `fetching` which of it to read. With `wait`
-    all is read, what is being written too. After `run`, `tiers` are those of the leading blocks that came, in order,
-    and `later` the runs to read once what lies before them was computed. `error` is why the store could not go on.
+    all is read, what is being written too, as long as `waits` says so. After `run`, `tiers` are those of the leading
+    blocks that came, in order, and `later` the runs to read once what lies before them was computed. `error` is why the
+    store could not go on.
     """
 
     store: Store
@@ -30,6 +34,7 @@ class Fetch:
     deadline: Deadline
     purpose: Purpose = Purpose.REUSE
     wait: float = 0.0
+    waits: Callable[[], bool] = lambda: True
     segments: list[Segment] | None = None
     tiers: list[str] = field(default_factory=list)
     later: list[Segment] = field(default_factory=list)
@@ -62,27 +67,36 @@ class Fetch:
 
     def _read(self, segment: Segment) -> bool:
         """Whether all of it came."""
-        first, end = segment.first, min(segment.end, self.first + len(self.into))
-        chain = self.chain.first(end).behind(first)
-        into = self.into[first - self.first : end - self.first]
-        begun, before = time.monotonic(), len(self.tiers)
+        end, begun, before = min(segment.end, self.first + len(self.into)), time.monotonic(), len(self.tiers)
         try:
-            with self.store.read(
-                chain, into=into, wait=self.wait, provisional=self.wait > 0, purpose=self.purpose,
-                timeout=self._timeout(),
-            ) as reading:  # fmt: skip
-                for _ in reading.planes():
-                    if not self.wanted():
-                        break
-                for loaded in reading:
-                    self.tiers.append(loaded.tier)
-                    if not self.wanted():
-                        break
+            while self._go_on(end, begun + self.wait - time.monotonic()):
+                pass
         finally:
             came = len(self.tiers) - before
             if not self.wait:
                 self.fetching.fetched(segment, came, time.monotonic() - begun)
-        return came == end - first
+        return self.first + len(self.tiers) == end
+
+    def _go_on(self, end: int, left: float) -> bool:
+        """Reads what there is up to block `end`, and waits for more, but not long; whether to try again."""
+        at = self.first + len(self.tiers)
+        chain, into = self.chain.first(end).behind(at), self.into[at - self.first : end - self.first]
+        wait = min(SLICE, left) if left > 0 and self.waits() else 0.0
+        begun = time.monotonic()
+        with self.store.read(
+            chain, into=into, wait=wait, provisional=wait > 0, purpose=self.purpose, timeout=self._timeout()
+        ) as reading:
+            for _ in reading.planes():
+                if not self.wanted():
+                    # what the store would now lease and send is for nobody
+                    return False
+            # planes that ended sooner are all there will be
+            waited = time.monotonic() - begun >= wait > 0
+            for loaded in reading:
+                self.tiers.append(loaded.tier)
+                if not self.wanted():
+                    break
+        return waited and self.wanted() and self.first + len(self.tiers) < end
 
     def _timeout(self) -> float:
         return max(self.deadline.remaining(), 1e-3)

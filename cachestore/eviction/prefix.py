@@ -277,6 +277,7 @@ class PrefixOrder(Runs[PrefixRun]):
     def _learn(self) -> None:
         size = len(self._of)
         self._learn_at = self._clock + max(_LEARN_AFTER, size)
-        waiting, self._rival.age = self._waiting.by_age(self._clock, size)
+        waiting, age = self._waiting.by_age(self._clock, size)
+        self._rival.aged(age)
         self._reuse.learn(waiting)
         self._rival.judge()

@@ -1,5 +1,6 @@
 """From the section `[scheduling]` to a policy and a predictor."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cachestore.config import Table, build_named
@@ -14,6 +15,8 @@ DEFAULT_PREDICTOR: Table = {"name": "history"}
 
 def compose(table: Table = DEFAULT) -> tuple[Scheduling, Prediction]:
     """What the section asks for; ConfigError names the key that cannot work."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"scheduling must be a table, got {table!r}")
     if "predictor" in table and not isinstance(table["predictor"], dict):
         raise ConfigError("scheduling.predictor must be a table: write [scheduling.predictor]")
     rest: dict[str, Any] = {key: value for key, value in table.items() if key != "predictor"}

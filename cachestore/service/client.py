@@ -60,6 +60,16 @@ class RemoteStore:
         self._transports: Sequence[Transport] = [start(name, self._connection, frame_bytes) for name in transports]
         self._looks = [transport for transport in self._transports if isinstance(transport, Looks)]
 
+    @property
+    def connection(self) -> Connection:
+        """For what is opened beside it."""
+        return self._connection
+
+    @property
+    def transports(self) -> Sequence[Transport]:
+        """The ways that payload takes, in the order in which they are tried."""
+        return self._transports
+
     def open(self) -> None:
         """Gets ready to call; the first call connects. ConfigError for credentials that cannot be used."""
         self._connection.open()

@@ -147,7 +147,7 @@ class CacheStoreServer:
         if settings.shared:
             looks["path/shared"] = probing.shared(self.sessions)
         if self.bulk.port:
-            looks["path/bulk"] = probing.bulk(settings.host, self.bulk.port)
+            looks["path/bulk"] = probing.bulk(settings.host, self.bulk)
         return looks
 
     def __enter__(self) -> Self:

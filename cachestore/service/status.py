@@ -1,8 +1,8 @@
 """The one table between our errors and gRPC's status codes.
 
 Every failed call carries two trailers: `kv-reason`, the error's stable word, and `retryable`, `1` or `0`. The client
-turns them back into the same class with the server's text. Whatever is not in our error tree is a bug: the caller
-gets INTERNAL with an opaque id, and the log has the traceback under that id.
+turns them back into the same class with the server's text. Want of memory is RESOURCE_EXHAUSTED. Whatever else is not in
+our error tree is a bug: the caller gets INTERNAL with an opaque id, and the log has the traceback under that id.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from cachestore import errors
-from cachestore.errors import CacheStoreError, InternalError
+from cachestore.errors import CacheStoreError, InternalError, Overloaded
 
 REASON = "kv-reason"
 RETRYABLE = "retryable"
@@ -70,6 +70,9 @@ class Answer(NamedTuple):
 
 def answer(error: BaseException, method: str) -> Answer:
     """How the server ends a call that raised `error`. A bug of ours is logged here, and only here."""
+    if isinstance(error, MemoryError):
+        _log.error("%s failed for want of memory", method)
+        error = Overloaded("the store has no memory left for this call; try again later, or give it more")
     if not isinstance(error, CacheStoreError):
         opaque = secrets.token_hex(8)
         _log.error("%s failed, id %s", method, opaque, exc_info=error)

@@ -15,12 +15,12 @@ from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.errors import DurabilityUnmet
 from cachestore.index import Entry, Name
-from cachestore.seal import DURABLE, OTHER_SPEC, CorruptBlock, Header
+from cachestore.seal import DURABLE, CorruptBlock, Header
 from cachestore.store.copying import MOVE_SECONDS, copy_to, copyable, still_there
-from cachestore.store.inspection import decodes, for_others, intact, opened
+from cachestore.store.inspection import intact, opened
 from cachestore.store.promises import charged
 from cachestore.store.unreadable import make_way, seen
-from cachestore.tiers.base import ColdTier, Departure, Found, Keeping
+from cachestore.tiers.base import ColdTier, Found, Keeping
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -88,7 +88,7 @@ def upgrade(
         left = [key for key in keys if key not in done]
         done.update(dict.fromkeys(_kept(tiered, tier, namespace, left, fingerprint, least, deadline), tier))
         found = [
-            (key, _whole(tiered, Name(namespace, key), fingerprint, deadline, least)) for key in left if key not in done
+            (key, whole(tiered, Name(namespace, key), fingerprint, deadline, least)) for key in left if key not in done
         ]
         blocks = [(key, data) for key, data in found if data is not None]
         make_way(tiered, tier, namespace, [key for key, _ in blocks], deadline)
@@ -108,7 +108,7 @@ def upgrade(
         for key, tier in done.items():
             name = Name(namespace, key)
             entry = tiered.index.get(name)
-            if entry is not None and entry.ready and _stays(tiered, tier, name, as_of):
+            if entry is not None and entry.ready and stays(tiered, tier, name, as_of):
                 entry.durable = True
                 entry.cold.add(tier.name)
                 tiered.prolong(entry, ttl)
@@ -139,78 +139,20 @@ def _kept(
     return good
 
 
-def _stays(tiered: TieredStore, tier: ColdTier, name: Name, as_of: int) -> bool:
+def stays(tiered: TieredStore, tier: ColdTier, name: Name, as_of: int) -> bool:
     """Whether a copy that the tier had when `removals` said `as_of` is there for memory to rely on. Under the lock."""
     return tiered.removals(name.namespace) == as_of and still_there(tier, name)
 
 
-def discard(tiered: TieredStore, tier: ColdTier, name: Name, fingerprint: bytes, deadline: Deadline) -> None:
-    """Removes a copy in a lower tier that a reader found corrupt, unless a good one has taken its place.
-
-    One that another store may be able to read stays, and is noted.
-    """
-    (data,) = tier.get_many(name.namespace, [name.key], deadline)
-    durable = False
-    if data is None:
-        return
-    try:
-        if isinstance(data, CorruptBlock):
-            raise data
-        header = opened(data, name, fingerprint, tiered.memory.largest())
-        durable = bool(header.flags & DURABLE)
-        if decodes(header, data[header.size :]):
-            return
-    except CorruptBlock as corrupt:
-        # who asks under another fingerprint must neither remove it nor hide it from those who ask under its own
-        if corrupt.reason == OTHER_SPEC:
-            return
-        if for_others(corrupt, data):
-            tiered.unreadable.note(tier.name, *name)
-            return
-    removed = tier.delete_many(name.namespace, [name.key], deadline, why="corrupt")
-    tiered.events.changed(tier, name.namespace, [name.key], there=False)
-    if removed and tier.ledger is None:
-        tiered.counters(name.namespace).add("tier_removed", sum(removed), tier=tier.name, why="corrupt")
-        # it cannot say itself that the block was durable; where another tier keeps such blocks, that one says so
-        durable &= removed == [True] and tier.durable and all(other.ledger is None for other in durable_ones(tiered))
-        tiered.departed(tier.name, [Departure(*name, 0, "corrupt", durable)])
-    with tiered.index.changed:
-        entry = tiered.index.get(name)
-        if entry is not None:
-            entry.cold.discard(tier.name)
-
-
-def repair(tiered: TieredStore, lost: Departure, tier: str, as_of: int) -> None:
-    """A durable copy in `tier` went bad: makes another of any good one, or counts the block as lost.
-
-    `as_of` is what `removals` said then: what was removed since is no loss, and must not come back.
-    """
-    name, deadline = Name(lost.namespace, lost.key), Deadline.after(MOVE_SECONDS)
-    data = _whole(tiered, name, None, deadline)
-    if tiered.removals(name.namespace) != as_of:
-        return
-    if data is None:
-        tiered.counters(name.namespace).add("data_loss", tier=tier)
-        return
-    for kept in tiered.cold:
-        if kept.durable and kept.put_many(name.namespace, [(name.key, data)], None, deadline, durable=True) == [True]:
-            if kept.ledger is None:
-                tiered.counters(name.namespace).add("tier_added", tier=kept.name)
-            with tiered.index.changed:
-                entry = tiered.index.get(name)
-                if entry is not None and entry.ready and _stays(tiered, kept, name, as_of):
-                    entry.cold.add(kept.name)
-            tiered.events.changed(kept, name.namespace, [name.key], there=True)
-            if tiered.removals(name.namespace) != as_of:
-                kept.delete_many(name.namespace, [name.key], deadline)
-                tiered.events.changed(kept, name.namespace, [name.key], there=False)
-            return
-
-
-def _whole(
-    tiered: TieredStore, name: Name, fingerprint: bytes | None, deadline: Deadline, least: int | None = None
+def whole(
+    tiered: TieredStore,
+    name: Name,
+    fingerprint: bytes | None,
+    deadline: Deadline,
+    least: int | None = None,
+    but: ColdTier | None = None,
 ) -> Buffer | None:
-    """The sealed block of this spec, or of whichever it has, marked durable; None if there is no good copy.
+    """The sealed block of this spec, or of whichever it has, marked durable; None if no tier `but` one has a good copy.
 
     It ends no sooner than `least`, in milliseconds since 1970 (0: never); None leaves its end as it is.
     """
@@ -228,6 +170,8 @@ def _whole(
             with tiered.index.changed:
                 tiered.index.leave(entry)
     for tier in tiered.cold:
+        if tier is but:
+            continue
         (data,) = tier.get_many(name.namespace, [name.key], deadline)
         if fingerprint is not None:
             seen(tiered, tier, name, fingerprint, data)

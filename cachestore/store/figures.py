@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
-from cachestore.metrics import Figure
+from cachestore.metrics import Figure, Labels
 from cachestore.tiers.base import Keeping
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def figures(local: LocalStore, deadline: Deadline) -> list[Figure]:
         pins = tiered.pins.of(namespace)
         found += [Figure("pins", (), len(pins)), Figure("pinned_bytes", (), sum(pin.nbytes for pin in pins))]
         usages = {tiered.memory.name: tiered.memory.usage()}
+    found += tiered.pages.figures(namespace)
     for tier in tiered.lower:
         if tier.ledger is not None:
             found += tier.ledger.figures(namespace)
@@ -36,4 +38,8 @@ def figures(local: LocalStore, deadline: Deadline) -> list[Figure]:
     for name, usage in usages.items():
         found.append(Figure("tier_used_bytes", (("tier", name),), usage.used))
         found.append(Figure("tier_capacity_bytes", (("tier", name),), usage.capacity))
-    return sorted(found)
+    # pages of this process and those of others are one tier
+    sums = Counter[tuple[str, Labels]]()
+    for figure in found:
+        sums[figure.name, figure.labels] += figure.value
+    return sorted(Figure(name, labels, value) for (name, labels), value in sums.items())

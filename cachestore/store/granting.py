@@ -12,6 +12,9 @@ from cachestore.hashing import Chain
 from cachestore.index import Name
 from cachestore.store.base import Run, runs_of
 from cachestore.store.leases import Held, Holding
+from cachestore.store.owned_page import Show
+from cachestore.store.owned_pages import TIER
+from cachestore.tiers.base import Protecting
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -64,21 +67,32 @@ def grant(
     deadline: Deadline,
     wait: float = 0.0,
     over: Callable[[], bool] | None = None,
+    show: Show | None = None,
 ) -> Holding:
     """A lease on the leading blocks that can be read, after waiting up to `wait` seconds for those being written.
 
-    The wait ends soon after `over` says so.
+    The wait ends soon after `over` says so. Where `show` has pages for its reader, these come first.
     """
     _await(tiered, namespace, chain, Deadline(min(deadline.at, time.monotonic() + wait)), over)
+    pages = show(chain) if show is not None else ()
+    behind = Chain(chain.fingerprint, chain.keys[len(pages) :]) if pages else chain
     attempt = 0
     while True:
         attempt += 1
-        located = locate(tiered, namespace, chain, deadline)
+        located = locate(tiered, namespace, behind, deadline)
         with tiered.index.changed:
-            blocks = _held(tiered, namespace, chain, located)
-            # blocks may have left memory between the two locks; where to, another look tells
-            if len(blocks) == sum(run.blocks for run in located) or attempt == ATTEMPTS:
-                return tiered.leases.start(namespace, chain.fingerprint, blocks, ttl, tiered.counters(namespace))
+            ready = tiered.index.ready(namespace, chain.fingerprint)
+            paged = [Held(page.key, ready.get(page.key), TIER, page=page) for page in pages]
+            blocks = _held(tiered, namespace, behind, located)
+            last = attempt == ATTEMPTS
+            # blocks may have left their tier between the two locks; where to, another look tells
+            if len(blocks) == sum(run.blocks for run in located) or last:
+                holding = tiered.leases.start(
+                    namespace, chain.fingerprint, [*paged, *blocks], ttl, tiered.counters(namespace)
+                )
+                if _protected(tiered, holding) or last:
+                    return holding
+                tiered.leases.end(holding)
 
 
 def _held(tiered: TieredStore, namespace: bytes, chain: Chain, located: Sequence[Run]) -> list[Held]:
@@ -95,6 +109,23 @@ def _held(tiered: TieredStore, namespace: bytes, chain: Chain, located: Sequence
             else:
                 return blocks
     return blocks
+
+
+def _protected(tiered: TieredStore, holding: Holding) -> bool:
+    """Has the lower tiers spare what is leased there, as far as they can; False if one of them has let some go.
+
+    Under the lock: none of them asks its medium for that.
+    """
+    lower = [held for held in holding.blocks if held.entry is None and held.page is None]
+    whole = True
+    for tier in tiered.lower:
+        blocks = [held for held in lower if held.tier == tier.name]
+        if blocks and isinstance(tier, Protecting):
+            for held, there in zip(blocks, tier.protect(holding.namespace, [held.key for held in blocks]), strict=True):
+                held.protector = tier if there else None
+                # one that only asks its medium cannot tell
+                whole &= there or tier.ledger is None
+    return whole
 
 
 def _await(

@@ -15,6 +15,8 @@ from cachestore.errors import Overloaded
 from cachestore.index import Entry, Index
 from cachestore.metrics import Counters
 from cachestore.store.base import Purpose
+from cachestore.store.owned_page import OwnedPage
+from cachestore.tiers.base import Protecting
 
 MOST = 1 << 16
 """Open leases of one namespace: more than its readers can use at a time, less than they could open in a minute."""
@@ -28,12 +30,15 @@ SLACK = 64
 
 @dataclass(eq=False, slots=True)
 class Held:
-    """One leased block. `entry` is None for a block of a cold tier, which nothing here can protect."""
+    """One leased block. `entry` is None for a block of a lower tier, which `protector` spares if it can."""
 
     key: bytes
     entry: Entry | None
     tier: str
     open: bool = False
+    protector: Protecting | None = None
+    page: OwnedPage | None = None
+    """Where its reader finds it, if that is in a page of another process; `entry` is a copy in memory beside it."""
 
 
 @dataclass(eq=False)
@@ -104,6 +109,7 @@ class Leases:
             self.expire()
         full = self._full(namespace, len(blocks))
         if full:
+            counters.add("leases_refused")
             raise Overloaded(f"{full}; release those that are not read, or ask for shorter ones")
         for block in blocks:
             if block.entry is not None:
@@ -142,9 +148,14 @@ class Leases:
         if holding.purpose is not None:
             holding.counters.took("read", time.monotonic() - holding.began)
         holding.settle((block, "expired") for block in holding.blocks)
+        protected: dict[Protecting, list[bytes]] = {}
         for block in holding.blocks:
+            if block.protector is not None:
+                protected.setdefault(block.protector, []).append(block.key)
             if block.entry is not None:
                 self.index.leave(block.entry)
+        for tier, keys in protected.items():
+            tier.unprotect(holding.namespace, keys)
 
     def expire(self) -> None:
         """Ends every lease whose time is over."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cachestore.block import WHOLE, Buffer, Part
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
-from cachestore.errors import InvalidArgument, LeaseExpired
+from cachestore.errors import CacheStoreError, InvalidArgument, LeaseExpired
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
 from cachestore.store import figures, removal
@@ -24,6 +24,7 @@ from cachestore.store.base import (
     Lookup,
     Pin,
     Purpose,
+    Run,
     Verdict,
     runs_of,
 )
@@ -31,6 +32,9 @@ from cachestore.store.checks import check_after, check_into, check_provisional
 from cachestore.store.durability import durable_tiers
 from cachestore.store.granting import grant, locate
 from cachestore.store.leases import Holding
+from cachestore.store.owned_page import Show
+from cachestore.store.owned_pages import TIER
+from cachestore.store.paged import leave, missed
 from cachestore.store.promises import promise
 from cachestore.store.provisional import Following
 from cachestore.store.provisional_reading import ProvisionalReading
@@ -55,11 +59,16 @@ class LocalStore:
     namespace: bytes
     _puts: dict[bytes, LocalPut] = field(default_factory=dict)
 
-    def lookup(self, chain: Chain, *, timeout: float = TIMEOUT) -> Lookup:
+    def lookup(self, chain: Chain, *, show: Show | None = None, timeout: float = TIMEOUT) -> Lookup:
+        """As the interface says; the pages that `show` has for its caller come first."""
         deadline = Deadline.after(timeout)
         counters = self.tiered.counters(self.namespace)
         with counters.timed("lookup"):
-            runs = locate(self.tiered, self.namespace, chain, deadline)
+            paged = len(show(chain)) if show is not None else 0
+            rest = Chain(chain.fingerprint, chain.keys[paged:]) if paged else chain
+            runs = locate(self.tiered, self.namespace, rest, deadline)
+            if paged:
+                runs = (Run(paged, TIER, self.tiered.settings.node), *runs)
             ready = sum(run.blocks for run in runs)
             with self.tiered.index.changed:
                 behind = takewhile(lambda key: self.tiered.index.writing(self.namespace, key), chain.keys[ready:])
@@ -95,6 +104,12 @@ class LocalStore:
         with self.tiered.index.changed:
             holding = self._holding(lease.id)
         settle(self.tiered, holding, verdicts, deadline)
+
+    def missed(self, lease_id: bytes, block: int, *, timeout: float = TIMEOUT) -> None:
+        """A leased block was not to be had from its page; LeaseExpired if the lease is unknown or over."""
+        with self.tiered.index.changed:
+            holding = self._holding(lease_id)
+        missed(self.tiered, holding, block, Deadline.after(timeout))
 
     def read(
         self,
@@ -134,26 +149,32 @@ class LocalStore:
         ttl: float | None = None,
         wait: float = 0.0,
         over: Callable[[], bool] | None = None,
+        show: Show | None = None,
+        first: int = 0,
         purpose: Purpose = Purpose.REUSE,
         timeout: float = TIMEOUT,
     ) -> SealedReading:
         """A read in sealed form, for whoever hands it on: takes a lease (or `lease` over) and counts the blocks.
 
         `over` is asked often while it waits for blocks that are being written, and ends the wait when it says so.
+        Blocks before `first` are not handed out: under a lease given, they have been. A reader that can open pages
+        says so by `show`; any other is given copies of what they hold.
         """
         deadline = Deadline.after(timeout)
         if lease is None:
-            holding = grant(self.tiered, self.namespace, chain, self.lease_ttl(ttl), deadline, wait, over)
+            holding = grant(self.tiered, self.namespace, chain, self.lease_ttl(ttl), deadline, wait, over, show)
         else:
             with self.tiered.index.changed:
                 holding = self._holding(lease.id)
             same = all(held.key == key for held, key in zip(holding.blocks, chain.keys, strict=False))
             if not same or holding.fingerprint != chain.fingerprint:
                 raise InvalidArgument("the lease given is for another chain")
+            if show is None:
+                leave(self.tiered, holding, first, deadline)
         with self.tiered.index.changed:
             holding.read(purpose, len(chain))
         return SealedReading(
-            self.tiered, holding, self._lease(holding), part, deadline, min(len(chain), len(holding.blocks))
+            self.tiered, holding, self._lease(holding), part, deadline, min(len(chain), len(holding.blocks)), first
         )
 
     def put(
@@ -169,22 +190,29 @@ class LocalStore:
         owner: bytes = b"",
     ) -> LocalPut:
         """As the interface says; the blocks of an `owner`, who writes from outside, get memory that is its own."""
-        if durability is Durability.DURABLE:
-            durable_tiers(self.tiered)
-        if ttl is not None and not 1e-3 <= ttl <= LONGEST_TTL:
-            raise InvalidArgument(f"ttl must lie between a millisecond and {LONGEST_TTL} seconds, got {ttl}")
-        chain = Chain(fingerprint, tuple(plan.key for plan in plans))
-        check_after(after, chain.keys)
-        put = LocalPut(
-            self, chain, list(plans), codec or self.tiered.codec, ttl, Deadline.after(timeout), after, durability, owner
-        )
-        if durability is Durability.DURABLE:
-            put.promised = promise(self.tiered, self.namespace, plans, put.deadline)
-        put.on_end = partial(self._ended, put, time.monotonic())
+        put: LocalPut | None = None
         try:
+            if durability is Durability.DURABLE:
+                durable_tiers(self.tiered)
+            if ttl is not None and not 1e-3 <= ttl <= LONGEST_TTL:
+                raise InvalidArgument(f"ttl must lie between a millisecond and {LONGEST_TTL} seconds, got {ttl}")
+            chain = Chain(fingerprint, tuple(plan.key for plan in plans))
+            check_after(after, chain.keys)
+            deadline = Deadline.after(timeout)
+            put = LocalPut(
+                self, chain, list(plans), codec or self.tiered.codec, ttl, deadline, after, durability, owner
+            )
+            if durability is Durability.DURABLE:
+                put.promised = promise(self.tiered, self.namespace, plans, deadline)
+            put.on_end = partial(self._ended, put, time.monotonic())
             put.reserve()
-        except BaseException:
-            put.abort()
+        except BaseException as error:
+            answered = 0
+            if put is not None:
+                answered = len(put.answers)
+                put.abort()
+            if isinstance(error, CacheStoreError):
+                self._refused(len(plans) - answered, error.reason)
             raise
         self.keep_promise(put)
         self._puts[put.id] = put
@@ -206,7 +234,9 @@ class LocalStore:
             with self.tiered.index.changed:
                 ready = self.tiered.index.ready(self.namespace, chain.fingerprint)
                 entries = [ready[key] for key in takewhile(ready.__contains__, chain.keys)]
-                return self.tiered.pins.pin(entries, ttl)
+                pinned = self.tiered.pins.pin(entries, ttl)
+            self.tiered.upkeep.pinned(entries[:pinned])
+            return pinned
         finally:
             with self.tiered.index.changed:
                 self.tiered.leases.end(holding)
@@ -261,6 +291,13 @@ class LocalStore:
             wanted, promised = put.wanted, self.tiered.promised[self.namespace]
             for key in [key for key in put.promised if key not in wanted]:
                 promised.remove(key, put.promised.pop(key))
+
+    def _refused(self, blocks: int, reason: str) -> None:
+        """Counts blocks of a put that was refused before they were answered for."""
+        with self.tiered.index.changed:
+            counters = self.tiered.counters(self.namespace)
+            counters.add("put_blocks", blocks)
+            counters.add("put_refused", blocks, reason=reason)
 
     def _holding(self, lease_id: bytes) -> Holding:
         self.tiered.leases.expire()

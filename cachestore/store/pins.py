@@ -22,6 +22,14 @@ class Pins:
     quota: int
     _pins: dict[Name, _Pinned] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self._pins)
+
+    def entries(self) -> list[Entry]:
+        """All that is pinned now."""
+        self.expire()
+        return [pin.entry for pin in self._pins.values()]
+
     def pin(self, entries: Sequence[Entry], ttl: float) -> int:
         """Pins these blocks of one namespace in order, as far as the quota goes; how many. A longer pin stays."""
         if not entries:

@@ -19,18 +19,16 @@ from cachestore.seal import DURABLE, CorruptBlock, Header
 from cachestore.store import room
 from cachestore.store.copying import MOVE_SECONDS, copyable, still_there, under_way
 from cachestore.store.inspection import intact, opened
-from cachestore.store.leases import Holding
+from cachestore.store.leases import Held, Holding
 from cachestore.store.popularity import Popularity
 from cachestore.tiers.base import ColdTier
+from cachestore.tiers.ledger import PROMOTION
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
 
 PROMOTION_BYTES = 64 << 20
 """Blocks on their way back into memory may hold this much; further ones stay where they are."""
-
-FETCH = 8
-"""Blocks that are fetched at once."""
 
 
 class Arrival(NamedTuple):
@@ -80,7 +78,11 @@ class Promotion:
             popular = self.popularity.reads(arrival.name) + 1 >= tiered.settings.promote_after
             if not popular or not self._admit(arrival):
                 return
-        if tiered.mover.submit(lambda: self._promote(arrival, Deadline.after(MOVE_SECONDS))) is None:
+
+        def bring() -> None:
+            self._promote(arrival, Deadline.after(MOVE_SECONDS))
+
+        if tiered.mover.submit(bring) is None:
             with tiered.index.changed:
                 self._underway -= arrival.sealed.nbytes
 
@@ -91,28 +93,52 @@ class Promotion:
             self.tiered.mover.submit(lambda: self.fetch(holding, Deadline.after(MOVE_SECONDS)))
 
     def fetch(self, holding: Holding, deadline: Deadline) -> None:
-        """Brings the cold blocks under a lease into memory now, as far as it can be done in time."""
+        """Brings the cold blocks under a lease into memory now, as far as there is time and room.
+
+        There the lease protects them, or those behind would drive out those before.
+        """
         tiered, namespace = self.tiered, holding.namespace
         parents = dict(pairwise(held.key for held in reversed(holding.blocks)))
         for tier in tiered.lower:
-            keys = [held.key for held in holding.blocks if held.entry is None and held.tier == tier.name]
-            for start in range(0, len(keys), FETCH):
+            cold = [held for held in holding.blocks if held.entry is None and held.tier == tier.name]
+            while cold:
                 if holding.over or not deadline.remaining():
                     return
+                most = tiered.batches.blocks(namespace, holding.fingerprint)
+                batch, cold = cold[:most], cold[most:]
                 # others may have brought them up since
-                batch = [key for key in keys[start : start + FETCH] if not self._in_memory(namespace, key)]
+                self._protect(holding, batch)
+                batch = [held for held in batch if not self._in_memory(namespace, held.key)]
                 if not batch:
                     continue
                 as_of = tiered.removals(namespace)
-                for key, data in zip(batch, tier.get_many(namespace, batch, deadline), strict=True):
-                    name = Name(namespace, key)
+                found = tier.get_many(namespace, [held.key for held in batch], deadline)
+                for held, data in zip(batch, found, strict=True):
+                    name = Name(namespace, held.key)
                     try:
                         if data is not None and not isinstance(data, CorruptBlock):
                             header = opened(data, name, holding.fingerprint, tiered.memory.largest())
-                            arrival = Arrival(name, parents.get(key), header, data, tier.name, as_of)
-                            self._fetched(arrival, deadline)
+                            tiered.batches.saw(namespace, holding.fingerprint, data.nbytes)
+                            arrival = Arrival(name, parents.get(held.key), header, data, tier.name, as_of)
+                            # what is fetched beyond would be fetched for nothing
+                            if not self._fetched(arrival, deadline):
+                                return
+                            self._protect(holding, [held])
                     except CorruptBlock:
                         continue  # whoever reads it finds out what is wrong with it, and counts it
+
+    def _protect(self, holding: Holding, blocks: Sequence[Held]) -> None:
+        """Has a lease protect those of its blocks that are in memory by now."""
+        index = self.tiered.index
+        with index.changed:
+            if holding.over:
+                return
+            ready = index.ready(holding.namespace, holding.fingerprint)
+            for held in blocks:
+                entry = ready.get(held.key)
+                if held.entry is None and entry is not None:
+                    index.use(entry)
+                    held.entry = entry
 
     def _admit(self, arrival: Arrival) -> bool:
         nbytes = arrival.sealed.nbytes
@@ -125,33 +151,37 @@ class Promotion:
         with self.tiered.index.changed:
             return self.tiered.index.get(Name(namespace, key)) is not None
 
-    def _fetched(self, arrival: Arrival, deadline: Deadline) -> None:
+    def _fetched(self, arrival: Arrival, deadline: Deadline) -> bool:
         with self.tiered.index.changed:
+            if self.tiered.index.get(arrival.name) is not None:
+                return True
             if not self._admit(arrival):
-                return
-        self._promote(arrival, deadline)
+                return False
+        return self._promote(arrival, deadline)
 
-    def _promote(self, arrival: Arrival, deadline: Deadline) -> None:
+    def _promote(self, arrival: Arrival, deadline: Deadline) -> bool:
+        """Brings an admitted block into memory, unless something speaks against it; False if there is no room."""
         tiered, (name, parent, header, sealed, tier, as_of) = self.tiered, arrival
         try:
             left = header.expires / 1000 - time.time() if header.expires else math.inf
             if left <= 0 or not deadline.remaining():
-                return
-            slot = room.take(tiered, name.namespace, sealed.nbytes, deadline)
+                return True
+            slot = room.take(tiered, name.namespace, sealed.nbytes, deadline, reason=PROMOTION)
             if slot is None:
-                return
+                return False
             np.copyto(slot.bytes, sealed)
             # looked at only now: the memory is its reader's, who may have written into it
             sound = slot.bytes[: header.size].tobytes() == header.packed and intact(header, slot.bytes[header.size :])
             with tiered.index.changed:
                 if not sound or tiered.index.get(name) is not None or tiered.removals(name.namespace) != as_of:
                     tiered.give(slot)
-                    return
+                    return True
                 entry = tiered.index.reserve(name, header.fingerprint, slot, parent)
                 entry.cold.update(cold.name for cold in tiered.cold if cold.name == tier and still_there(cold, name))
                 entry.durable = bool(header.flags & DURABLE)
                 tiered.publish(entry, None if left == math.inf else left)
                 tiered.counters(name.namespace).add("promoted", tier=tiered.memory.name)
+                return True
         finally:
             with tiered.index.changed:
                 self._underway -= sealed.nbytes

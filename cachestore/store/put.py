@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from threading import Lock
@@ -18,7 +18,7 @@ from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW, Codec, Encoded
 from cachestore.codecs.planes import encode_plane
 from cachestore.deadline import Deadline
-from cachestore.errors import Aborted, DeadlineExceeded, InvalidArgument
+from cachestore.errors import Aborted, DeadlineExceeded, InvalidArgument, Overloaded
 from cachestore.hashing import Chain
 from cachestore.index import Entry
 from cachestore.seal import checksum
@@ -29,6 +29,7 @@ from cachestore.store.checks import check_blocks, check_kept
 from cachestore.store.committing import Committing
 from cachestore.store.laying import OpenBlock
 from cachestore.store.reserving import Reserved
+from cachestore.store.room import lacking
 
 if TYPE_CHECKING:
     from cachestore.store.local import LocalStore
@@ -197,7 +198,7 @@ class LocalPut:
         if slot is None:
             slot = self.tiered.stage(self.namespace, open_block.nbytes)
         if slot is None:
-            self._blocks.drop(number, PutStatus.NOT_KEPT)
+            self._blocks.drop(number, PutStatus.NOT_KEPT, lacking(self.tiered, self.namespace, open_block.nbytes))
             return
         with self._writing:
             # an abort waits for this, so the slot stays its block's while it is copied
@@ -222,13 +223,15 @@ class LocalPut:
             published = self._committing.publish(chosen)
         finally:
             self.local.keep_promise(self)
+        copying.write(self.tiered, published)
         if self._durable:
             # also those that were there before and could not be made durable
             check_kept(self._blocks.answers, range(len(self.plans)) if blocks is None else blocks)
         granted = None
         if lease:
-            granted = self.local.lease(self.chain, ttl=lease, timeout=max(self.deadline.remaining(), 1e-3))
-        copying.write(self.tiered, published)
+            # what is published stays so: a namespace that has too many leases gets none, and no error for it
+            with suppress(Overloaded):
+                granted = self.local.lease(self.chain, ttl=lease, timeout=max(self.deadline.remaining(), 1e-3))
         return granted
 
     def abort(self) -> None:

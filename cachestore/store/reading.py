@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -15,11 +16,11 @@ from cachestore.index import Name
 from cachestore.seal import SHORT, CorruptBlock, Header, checksums
 from cachestore.store.base import Lease, Loaded, Provisional
 from cachestore.store.copying import MOVE_SECONDS
-from cachestore.store.durability import discard
 from cachestore.store.inspection import opened
 from cachestore.store.leases import Held, Holding
 from cachestore.store.promotion import Arrival
 from cachestore.store.received import Received
+from cachestore.store.repairing import discard
 from cachestore.store.unreadable import look
 from cachestore.tiers.base import ColdTier, Found
 
@@ -32,8 +33,8 @@ LOOK_AHEAD = 8
 LAYOUT = "layout"
 """Why a block is no block to a reader that expected other planes; to others it may be one."""
 
-FIRST_FETCH = 8
-"""Blocks fetched from a cold tier before their size is known."""
+
+log = logging.getLogger(__name__)
 
 
 def _nothing() -> None:
@@ -65,15 +66,16 @@ class SealedReading:
     part: Part
     deadline: Deadline
     count: int
+    first: int = 0
     _ahead: dict[int, SealedBlock] = field(default_factory=dict)
-    _fetched: dict[bytes, Found] = field(default_factory=dict)
-    _fetch: int = FIRST_FETCH
+    _fetched: dict[bytes, tuple[Found, int]] = field(default_factory=dict)
+    """What was fetched ahead, and what `removals` said before that."""
     _as_of: int = 0
     _cold: Buffer | None = None
     _rejected: bool = False
 
     def __iter__(self) -> Iterator[SealedBlock]:
-        index = 0
+        index = self.first
         while index < self.count and self.deadline.remaining():
             block = self._open(index)
             if block is None:
@@ -144,14 +146,14 @@ class SealedReading:
             if self._came_up(held):
                 return self._from_memory(index)
             self._fetch_from(index, held.tier)
-        data = self._fetched.pop(held.key)
+        data, self._as_of = self._fetched.pop(held.key)
         if data is None:
             return None
         if isinstance(data, CorruptBlock):
             raise data
         name = Name(self.holding.namespace, held.key)
         header = opened(data, name, self.holding.fingerprint, self.tiered.memory.largest())
-        self._fetch = max(1, self.tiered.settings.fetch_bytes // data.nbytes)
+        self.tiered.batches.saw(self.holding.namespace, self.holding.fingerprint, data.nbytes)
         self._cold = data
         return SealedBlock(index, held.tier, header, header.packed, data[header.size :], _nothing, True)
 
@@ -159,21 +161,30 @@ class SealedReading:
         """Whether a block that was cold when it was leased is in memory by now; it still counts where it was."""
         with self.tiered.index.changed:
             entry = self.tiered.index.ready(self.holding.namespace, self.holding.fingerprint).get(held.key)
-            if entry is None or self.holding.over:
+            if self.holding.over:
                 return False
-            self.tiered.index.use(entry)
-            held.entry = entry
-            return True
+            # a prefetch may have been first
+            if held.entry is None and entry is not None:
+                self.tiered.index.use(entry)
+                held.entry = entry
+            return held.entry is not None
 
     def _fetch_from(self, index: int, tier: str) -> None:
-        keys = []
-        for held in self.holding.blocks[index : min(self.count, index + self._fetch)]:
+        namespace = self.holding.namespace
+        most = self.tiered.batches.blocks(namespace, self.holding.fingerprint)
+        keys = [self.holding.blocks[index].key]
+        for held in self.holding.blocks[index + 1 : min(self.count, index + most)]:
             if held.entry is not None or held.tier != tier:
                 break
             keys.append(held.key)
         cold = next(cold for cold in self.tiered.lower if cold.name == tier)
-        self._as_of = self.tiered.removals(self.holding.namespace)
-        self._fetched.update(zip(keys, cold.get_many(self.holding.namespace, keys, self.deadline), strict=True))
+        as_of = self.tiered.removals(namespace)
+        try:
+            found = cold.get_many(namespace, keys, self.deadline)
+        except MemoryError:
+            log.warning("no memory to read %d blocks from tier %s", len(keys), tier)
+            found = [None] * len(keys)
+        self._fetched.update((key, (data, as_of)) for key, data in zip(keys, found, strict=True))
 
     def _drop(self, index: int, reason: str) -> None:
         """Drops the copy of a block that was found corrupt, and says in `held` where to look next."""

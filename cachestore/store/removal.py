@@ -11,6 +11,7 @@ from cachestore.errors import InvalidArgument, Unavailable
 from cachestore.hashing import Chain
 from cachestore.index import Entry, Name
 from cachestore.store.copying import MOVE_SECONDS, await_copies
+from cachestore.store.owned_pages import TIER
 from cachestore.tiers.base import ColdTier
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ INLINE_SECONDS = 0.2
 
 def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline) -> int:
     """Removes these blocks from every tier; how many there were."""
+    # before it is said: an owner that was not told of it finds that out by what is said
+    removed = tiered.pages.remove(namespace, chain.keys, "deleted")
     with tiered.index.changed:
         tiered.removing(namespace)
         found = [tiered.index.get(Name(namespace, key)) for key in chain.keys]
@@ -30,7 +33,8 @@ def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
             _withdraw(tiered, entry, "deleted")
         keys = set(chain.keys)
         left = _withdraw_copies(tiered, lambda name: name.namespace == namespace and name.key in keys)
-    removed = {entry.name.key for entry in entries}
+        _no_loss(tiered, namespace, keys)
+    removed |= {entry.name.key for entry in entries}
     await_copies(tiered, [*entries, *left], deadline)
     unreached: set[str] = set()
     for tier in tiered.lower:
@@ -42,6 +46,7 @@ def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
 
     def look() -> list[Entry]:
         now = [tiered.index.get(Name(namespace, key)) for key in chain.keys]
+        _no_loss(tiered, namespace, keys)
         return _came_back(tiered, namespace, [entry for entry in now if entry is not None], "deleted")
 
     unreached |= _follow(tiered, tiered.lower, namespace, look, deadline, "deleted")
@@ -52,9 +57,11 @@ def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
 def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) -> int:
     """Removes all blocks of a namespace from the tier of this name, or from all; how many there were."""
     names = [tiered.memory.name, *(lower.name for lower in tiered.lower)]
+    if tier == TIER and tier not in names:
+        return _clear_pages(tiered, namespace)
     if tier and tier not in names:
         raise InvalidArgument(f"tier {tier!r} is not one of this store's: {', '.join(names)}")
-    removed: set[bytes] = set()
+    removed = tiered.pages.remove(namespace, None, "cleared") if tier in ("", TIER) else set[bytes]()
     with tiered.index.changed:
         tiered.removing(namespace)
         entries = tiered.index.entries(namespace)
@@ -71,6 +78,7 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
                 continue
             removed.add(entry.name.key)
         left = _withdraw_copies(tiered, lambda name: name.namespace == namespace) if tier != tiered.memory.name else []
+        _no_loss(tiered, namespace, None, tier)
     await_copies(tiered, [*(entry for entry in entries if entry.withdrawn), *left], deadline)
     cleared = [lower for lower in tiered.lower if tier in ("", lower.name)]
     unreached: set[str] = set()
@@ -86,12 +94,20 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
 
     def look() -> list[Entry]:
         now = [entry for entry in tiered.index.everything() if entry.name.namespace == namespace]
+        _no_loss(tiered, namespace, None, tier)
         if not tier:
             return _came_back(tiered, namespace, now, "cleared")
         return _forget_copies(now, {lower.name for lower in cleared}) if cleared else []
 
     unreached |= _follow(tiered, cleared, namespace, look, deadline, "cleared")
     _check_reached(tiered, unreached)
+    return len(removed)
+
+
+def _clear_pages(tiered: TieredStore, namespace: bytes) -> int:
+    removed = tiered.pages.remove(namespace, None, "cleared")
+    with tiered.index.changed:
+        tiered.removing(namespace)
     return len(removed)
 
 
@@ -203,6 +219,17 @@ def _withdraw_copies(tiered: TieredStore, chosen: Callable[[Name], bool]) -> lis
     for entry in left:
         entry.withdrawn = True
     return left
+
+
+def _no_loss(tiered: TieredStore, namespace: bytes, keys: Collection[bytes] | None, tier: str = "") -> None:
+    """Durable copies of these blocks (None: of all) that went bad, in this tier or any, are not to be made again.
+
+    Under the lock.
+    """
+    for spoiled in tiered.repairing:
+        name = spoiled.name
+        if name.namespace == namespace and (keys is None or name.key in keys) and tier in ("", spoiled.tier.name):
+            spoiled.removed = True
 
 
 def _check_reached(tiered: TieredStore, unreached: Collection[str]) -> None:

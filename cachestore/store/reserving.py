@@ -16,9 +16,13 @@ from cachestore.store.durability import upgrade
 from cachestore.store.laying import Layout, OpenBlock, layout_of
 from cachestore.store.provisional import Journal
 from cachestore.store.removal import take_back
+from cachestore.store.room import lacking
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
+
+TIERS, DURABILITY = "tiers", "durability"
+"""Why a block is not kept, beside what memory lacked: no other tier took it; it is there, but not for good."""
 
 
 @dataclass(eq=False)
@@ -39,6 +43,8 @@ class Reserved:
     open: dict[int, OpenBlock] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
     _layouts: dict[int, Layout] = field(default_factory=dict)
+    _reasons: dict[int, str] = field(default_factory=dict)
+    """Why a block is not kept, by number."""
     _held: list[Entry] = field(default_factory=list)
     """Blocks of the chain that were there before or are by now: none may leave for those that come behind it."""
 
@@ -66,7 +72,7 @@ class Reserved:
                         # another writer may have published it just now
                         upgraded |= self._upgraded([plan.key], elsewhere, ttl)
                     tier = upgraded.get(plan.key, "")
-                    answer = PutAnswer(number, PutStatus.ALREADY_EXISTS if tier else PutStatus.NOT_KEPT, tier)
+                    answer = answer._replace(tier=tier) if tier else self._not_kept(number, DURABILITY)
                 self.answers.append(answer)
         finally:
             self._count_first()
@@ -80,12 +86,13 @@ class Reserved:
             self.tiered.index.use(open_block.entry)
             self._held.append(open_block.entry)
 
-    def drop(self, number: int, status: PutStatus | None) -> None:
-        """Takes an open block back; `status` None means aborted."""
+    def drop(self, number: int, status: PutStatus | None, reason: str = TIERS) -> None:
+        """Takes an open block back; `status` None means aborted, and `reason` says why it is NOT_KEPT."""
         with self.tiered.index.changed:
             open_block = self.open.pop(number, None)
             if open_block is None:
                 return
+            self._reasons[number] = reason
             self._close(number, open_block, status)
         take_back(self.tiered, [open_block.entry])
 
@@ -113,7 +120,10 @@ class Reserved:
         self.answers[number] = PutAnswer(number, status or PutStatus.FAILED)
         counters = self.tiered.counters(self.namespace)
         counters.add("put_open", -1)
-        counters.add(f"put_{status}" if status else "put_aborted")
+        if status is None:
+            counters.add("put_aborted")
+        else:
+            self._count([self.answers[number]])
 
     def _layout(self, plan: BlockPlan) -> Layout:
         # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
@@ -170,7 +180,7 @@ class Reserved:
         if slot is None:
             slot = self.tiered.stage(self.namespace, layout.nbytes, self.owner)
         if slot is None:
-            return PutAnswer(number, PutStatus.NOT_KEPT)
+            return self._not_kept(number, lacking(self.tiered, self.namespace, layout.nbytes))
         name = Name(self.namespace, plan.key)
         parent = self.plans[number - 1].key if number else self.after
         with self.tiered.index.changed:
@@ -185,7 +195,18 @@ class Reserved:
     def _count_first(self) -> None:
         """Counts the answers there are, before any of them changes."""
         with self.tiered.index.changed:
-            counters = self.tiered.counters(self.namespace)
-            counters.add("put_blocks", len(self.answers))
-            for status, blocks in Counter(answer.status for answer in self.answers).items():
-                counters.add("put_open" if status is PutStatus.WANTED else f"put_{status}", blocks)
+            self.tiered.counters(self.namespace).add("put_blocks", len(self.answers))
+            self._count(self.answers)
+
+    def _not_kept(self, number: int, reason: str) -> PutAnswer:
+        self._reasons[number] = reason
+        return PutAnswer(number, PutStatus.NOT_KEPT)
+
+    def _count(self, answers: Sequence[PutAnswer]) -> None:
+        counters = self.tiered.counters(self.namespace)
+        for status, alike in Counter(answer.status for answer in answers).items():
+            if status is not PutStatus.NOT_KEPT:
+                counters.add("put_open" if status is PutStatus.WANTED else f"put_{status}", alike)
+        not_kept = [self._reasons[answer.block] for answer in answers if answer.status is PutStatus.NOT_KEPT]
+        for reason, alike in Counter(not_kept).items():
+            counters.add("put_not_kept", alike, reason=reason)

@@ -13,6 +13,7 @@ from cachestore.deadline import Deadline
 from cachestore.index import Entry, Name
 from cachestore.store.copying import copy_down
 from cachestore.tiers.arena import Move
+from cachestore.tiers.ledger import CAPACITY, QUOTA
 from cachestore.tiers.slab import Slot
 
 if TYPE_CHECKING:
@@ -22,8 +23,18 @@ COMPACTIONS = 2
 """How often blocks are moved together for one block before others leave for it."""
 
 
-def take(tiered: TieredStore, namespace: bytes, nbytes: int, deadline: Deadline, owner: bytes = b"") -> Slot | None:
-    """Memory for a block, others leaving for it as far as they may; None if too little may leave in time."""
+def take(
+    tiered: TieredStore,
+    namespace: bytes,
+    nbytes: int,
+    deadline: Deadline,
+    owner: bytes = b"",
+    reason: str = CAPACITY,
+) -> Slot | None:
+    """Memory for a block, others leaving for it as far as they may; None if too little may leave in time.
+
+    `reason` is what they are counted to have left for, where it is not the namespace's quota.
+    """
     index = tiered.index
     # it would be refused once all that the namespace holds had left for it
     if nbytes > index.quota(namespace):
@@ -40,6 +51,7 @@ def take(tiered: TieredStore, namespace: bytes, nbytes: int, deadline: Deadline,
             # what was moved together others may have taken first
             moves = _moves(tiered, namespace, nbytes, owner) if rounds < COMPACTIONS else []
             rounds = rounds + 1 if moves else 0
+            needed = QUOTA if index.over_quota(namespace, nbytes) > 0 else reason
             leaving = [] if moves else index.evict(nbytes, namespace)
             if not leaving and not moves and not tiered.moving:
                 return None
@@ -52,11 +64,17 @@ def take(tiered: TieredStore, namespace: bytes, nbytes: int, deadline: Deadline,
             if moves:
                 _compact(tiered, moves)
             else:
-                _evict(tiered, leaving, deadline)
+                _evict(tiered, leaving, deadline, needed)
         finally:
             with index.changed:
                 tiered.moving -= 1
                 index.changed.notify_all()
+
+
+def lacking(tiered: TieredStore, namespace: bytes, nbytes: int) -> str:
+    """What a block needed for which there was no memory: room under its namespace's quota, or room at all."""
+    with tiered.index.changed:
+        return QUOTA if tiered.index.over_quota(namespace, nbytes) > 0 else CAPACITY
 
 
 def _moves(tiered: TieredStore, namespace: bytes, nbytes: int, owner: bytes) -> list[tuple[Entry, Move]]:
@@ -94,7 +112,7 @@ def _compact(tiered: TieredStore, moves: Sequence[tuple[Entry, Move]]) -> None:
                 tiered.counters(entry.name.namespace).add("moved", tier=tiered.memory.name)
 
 
-def _evict(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> None:
+def _evict(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline, reason: str) -> None:
     _ask_for_copies(tiered, entries, deadline)
     homeless = [entry for entry in entries if not entry.cold]
     try:
@@ -109,7 +127,7 @@ def _evict(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) ->
                 if entry.users or entry.pinned:
                     tiered.index.stay(entry)
                 else:
-                    _evicted(tiered, entry, entry in homeless)
+                    _evicted(tiered, entry, entry in homeless, reason)
 
 
 def _ask_for_copies(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> None:
@@ -129,11 +147,10 @@ def _ask_for_copies(tiered: TieredStore, entries: Sequence[Entry], deadline: Dea
                         entry.cold.discard(tier.name)
 
 
-def _evicted(tiered: TieredStore, entry: Entry, homeless: bool) -> None:
+def _evicted(tiered: TieredStore, entry: Entry, homeless: bool, reason: str) -> None:
     counters = tiered.counters(entry.name.namespace)
-    counters.add("evicted", tier=tiered.memory.name)
     if homeless and entry.cold:
-        counters.add("demoted", tier=min(entry.cold))
+        counters.add("demoted", tier=min(entry.cold), reason=reason)
     elif not entry.cold:
-        counters.add("dropped")
-    tiered.forget(entry, "evicted")
+        counters.add("dropped", reason=reason)
+    tiered.forget(entry, "evicted", reason)

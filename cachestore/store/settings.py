@@ -22,7 +22,7 @@ class StoreSettings:
     blocks on their way.
 
     A lease lasts `lease` seconds unless its taker says otherwise, and `longest_lease` at most. A read from cold tiers
-    fetches `fetch_bytes` at a time.
+    fetches about `fetch_bytes` at a time.
 
     A namespace may hold `quota` bytes of memory (0: all of it), or what `quotas` says for its name; it may pin the
     share `pin_share` of the memory, and keep `durable_quota` bytes of durable blocks.

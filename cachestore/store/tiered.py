@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from operator import attrgetter
 
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
@@ -19,16 +20,19 @@ from cachestore.metrics import Counters
 from cachestore.mover import Mover
 from cachestore.store import room
 from cachestore.store.copying import MOVE_SECONDS, WriteBack, write_due
-from cachestore.store.durability import repair
 from cachestore.store.events import Events
+from cachestore.store.fetching import Batches
 from cachestore.store.leases import Leases
 from cachestore.store.local import LocalStore
+from cachestore.store.owned_pages import OwnedPages
 from cachestore.store.pins import Pins
 from cachestore.store.promises import Promises
 from cachestore.store.promotion import Promotion
 from cachestore.store.provisional import Journals
+from cachestore.store.repairing import Spoiled, repair
 from cachestore.store.settings import StoreSettings
 from cachestore.store.unreadable import Unreadable
+from cachestore.store.upkeep import Upkeep
 from cachestore.tiers.base import ColdTier, Demoting, Departure
 from cachestore.tiers.cpu import Cpu, CpuTier
 from cachestore.tiers.ledger import Ledger
@@ -57,15 +61,20 @@ class TieredStore:
     mover: Mover = field(init=False)
     promotion: Promotion = field(init=False)
     write_back: WriteBack = field(init=False)
+    batches: Batches = field(init=False)
+    upkeep: Upkeep = field(init=False)
     events: Events = field(init=False)
     ledger: Ledger = field(init=False)
     staging: CpuTier = field(init=False)
     journals: Journals = field(default_factory=Journals)
     unreadable: Unreadable = field(default_factory=Unreadable)
+    pages: OwnedPages = field(default_factory=OwnedPages)
     promised: dict[bytes, Promises] = field(default_factory=lambda: defaultdict(Promises))
     """Bytes that open puts may still make durable, by namespace and key."""
     copying: set[Entry] = field(default_factory=set)
     """Blocks of which copies are under way, also those that have left the index meanwhile."""
+    repairing: set[Spoiled] = field(default_factory=set)
+    """Durable copies that went bad, until each is made again or counted as lost."""
     moving: int = 0
     """Copies under way that keep blocks in use; after them more may leave."""
     _staged: set[Slot] = field(default_factory=set)
@@ -86,6 +95,8 @@ class TieredStore:
         self.mover = Mover(self.expire, backlog=self.settings.backlog)
         self.promotion = Promotion(self)
         self.write_back = WriteBack(self.settings.write_delay)
+        self.batches = Batches(self.settings.fetch_bytes)
+        self.upkeep = Upkeep(self)
         self.events = Events(self)
         self.ledger = Ledger(self.memory.name)
         self.staging = Cpu(self.settings.staging).start()
@@ -148,7 +159,7 @@ class TieredStore:
         return self.mover.settle(timeout)
 
     def expire(self) -> None:
-        """Ends the leases, pins, blocks and puts whose time is over, and copies down what is due."""
+        """Ends the leases, pins, blocks and puts whose time is over, copies down what is due, sees to the tiers."""
         with self.index.changed:
             self.leases.expire()
             self.pins.expire()
@@ -160,6 +171,7 @@ class TieredStore:
         for store in namespaces:
             store.expire_puts()
         write_due(self, time.monotonic())
+        self.upkeep.tick(time.monotonic())
 
     def take(self, namespace: bytes, nbytes: int, deadline: Deadline, owner: bytes = b"") -> Slot | None:
         """Memory for a block, others leaving for it as far as they may; None if too little may leave in time."""
@@ -212,10 +224,13 @@ class TieredStore:
         if entry.ends < math.inf:
             self._ending.add(entry.ends, entry.name)
 
-    def forget(self, entry: Entry, why: str) -> None:
-        """Takes a published block out of memory, and counts it. Called under the lock."""
+    def forget(self, entry: Entry, why: str, reason: str = "") -> None:
+        """Takes a published block out of memory, and counts it. Called under the lock.
+
+        `reason` is what those needed for which it left, if it left for others.
+        """
         if not entry.gone:
-            self.ledger.went(entry.name.namespace, entry.slot.nbytes, why)
+            self.ledger.went(entry.name.namespace, entry.slot.nbytes, why, reason=reason)
             self.index.remove(entry)
             self.events.removed(entry)
 
@@ -237,6 +252,7 @@ class TieredStore:
                 entries = self.index.entries(namespace)
                 content = self.ledger.content(namespace)
                 assert (content.blocks, content.nbytes) == (len(entries), sum(e.slot.nbytes for e in entries))
+        self.pages.check()
 
     def _ends_at(self, ends: float, name: Name) -> bool:
         # another block of this name may have come since
@@ -246,26 +262,40 @@ class TieredStore:
     def _quota(self, namespace: bytes) -> float:
         return self._quotas.get(namespace, self.settings.quota or math.inf)
 
-    def _demoted(self, tier: str, namespace: bytes) -> None:
+    def _demoted(self, tier: str, departure: Departure) -> None:
         """A lower tier handed a block to the one below it, which may not count by itself. Under the lock."""
         above = next(lower for lower in self.lower if lower.name == tier)
-        if isinstance(above, Demoting) and above.below is not None and above.below.ledger is None:
-            self.counters(namespace).add("tier_added", tier=above.below.name)
+        if isinstance(above, Demoting) and above.below is not None:
+            counters = self.counters(departure.namespace)
+            counters.add("demoted", tier=above.below.name, reason=departure.reason)
+            if above.below.ledger is None:
+                counters.add("tier_added", tier=above.below.name)
 
     def departed(self, tier: str, departures: Sequence[Departure]) -> None:
         """A lower tier let blocks go by itself: memory must not rely on copies there any more."""
+        source = next(lower for lower in self.lower if lower.name == tier)
+        spoiled: list[Spoiled] = []
         with self.index.changed:
             for departure in departures:
                 entry = self.index.get(Name(departure.namespace, departure.key))
                 if entry is not None:
                     entry.cold.discard(tier)
                 if departure.why == "demoted":
-                    self._demoted(tier, departure.namespace)
-                if departure.reason:
+                    self._demoted(tier, departure)
+                if departure.why == "corrupt" and departure.reason:
                     counters = self.counters(departure.namespace)
                     counters.add("corruptions", tier=tier, reason=departure.reason)
                 if departure.durable and departure.why in ("corrupt", "lost"):
-                    # later, and elsewhere: this is a thread of a tier that has just failed
-                    as_of = self.removals(departure.namespace)
-                    self.mover.submit(partial(repair, self, departure, tier, as_of))
+                    name = Name(departure.namespace, departure.key)
+                    spoiled.append(Spoiled(source, name, departure.why == "lost"))
+                if departure.why == "lost" and source.ledger is None:
+                    self.counters(departure.namespace).add("tier_removed", tier=tier, why="lost")
+            self.repairing.update(spoiled)
             self.events.departed(tier, departures)
+        # later, and elsewhere: this is a thread of a tier that has just failed
+        if spoiled and self.mover.submit(partial(repair, self, spoiled)) is None:
+            with self.index.changed:
+                self.repairing.difference_update(spoiled)
+            # one that is there still is found again
+            for each in filter(attrgetter("gone"), spoiled):
+                self.counters(each.name.namespace).add("data_loss", tier=tier)

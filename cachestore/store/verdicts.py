@@ -9,9 +9,9 @@ from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.index import Name
 from cachestore.store.base import Verdict
-from cachestore.store.durability import discard
 from cachestore.store.inspection import copy_is_good
 from cachestore.store.leases import Held, Holding
+from cachestore.store.repairing import discard
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore

@@ -15,8 +15,10 @@ from cachestore.testing.blocks import (
 )
 from cachestore.testing.blocks import write_blocks as write_blocks
 from cachestore.testing.codecs import CodecTests, bf16_normal
+from cachestore.testing.durable_tiers import DurableTierTests
 from cachestore.testing.evictions import EvictionTests
 from cachestore.testing.lossy import LossyCodecTests
+from cachestore.testing.memories import MemoryTests
 from cachestore.testing.pins import PinTests
 from cachestore.testing.provisional import FollowingTests, ProvisionalTests
 from cachestore.testing.puts import PutTests
@@ -33,9 +35,11 @@ class StoreTests(ReadTests, ProvisionalTests, PutTests, PinTests):
 
 __all__ = [
     "CodecTests",
+    "DurableTierTests",
     "EvictionTests",
     "FollowingTests",
     "LossyCodecTests",
+    "MemoryTests",
     "PredictorTests",
     "SchedulingTests",
     "StoreTests",

@@ -4,10 +4,14 @@ from itertools import pairwise
 
 from cachestore.metrics import PUT_OUTCOMES, READ_OUTCOMES, Figure, total
 from cachestore.store.base import Purpose
+from cachestore.tiers.ledger import CAPACITY, EVICTED, PROMOTION, QUOTA, START
+
+REASONS = {CAPACITY, QUOTA, PROMOTION, START}
+"""What others needed for which a block left."""
 
 
 def check_sums(figures: list[Figure]) -> None:
-    """Asserts that whatever was read, put, or came into a tier is counted under exactly one outcome."""
+    """Asserts that whatever was read, put, came into a tier or left for others is counted under exactly one outcome."""
     for purpose in Purpose:
         outcomes = {name: total(figures, name, purpose=purpose) for name in READ_OUTCOMES}
         assert total(figures, "read_blocks", purpose=purpose) == sum(outcomes.values()), outcomes
@@ -22,6 +26,12 @@ def check_sums(figures: list[Figure]) -> None:
             removed,
             blocks,
         )
+        for_others = sum(total(figures, "tier_removed", tier=tier, why=why) for why in EVICTED)
+        assert total(figures, "evicted", tier=tier) == for_others, (tier, for_others)
+    for reason in REASONS:
+        left = {name: total(figures, name, reason=reason) for name in ("evicted", "demoted", "dropped")}
+        assert left["demoted"] + left["dropped"] <= left["evicted"], (reason, left)
+    assert {figure.label("reason") for figure in figures if figure.name in ("evicted", "demoted", "dropped")} <= REASONS
     check_times(figures)
 
 

@@ -10,7 +10,7 @@ gateway: every block is written to it and served from it. gpu is hot: it gets co
 are cold: they get copies of what was put, or of what must leave. All but cpu speak in batches of keys.
 
 To add one: a file with a frozen dataclass of its settings whose `start(eviction)` gives a `base.ColdTier`, a line here,
-and a subclass of `cachestore.testing.TierTests`.
+and a subclass of `cachestore.testing.TierTests`, for one that keeps blocks for good of `DurableTierTests`, too.
 """
 
 from cachestore.registry import Catalogue

@@ -23,7 +23,8 @@ Found: TypeAlias = Buffer | CorruptBlock | None
 class Departure(NamedTuple):
     """A block that a tier let go by itself. `why` is one word: evicted, demoted, ttl, corrupt, lost, withdrawn.
 
-    `reason` says what was wrong with a corrupt one that no reader found, but the tier itself.
+    `reason` says what was wrong with a corrupt one that no reader found, but the tier itself; and of one that left for
+    others what these needed, as the ledger has it.
     """
 
     namespace: bytes
@@ -103,8 +104,9 @@ class ColdTier(Protocol):
     ) -> list[bool] | None:
         """Removes these blocks; which of them there were. None if some may still be there.
 
-        `why` is what the ledger says. A durable block that is removed as "corrupt" is told of as a departure. With
-        "withdrawn", only those go that this process put there: not what another one had acknowledged meanwhile.
+        `why` is what the ledger says. With "corrupt", durable blocks stay: another copy may be made of a good one
+        first. With "withdrawn", only those go that this process put there: not what another one had acknowledged
+        meanwhile.
         """
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
@@ -137,6 +139,46 @@ class Keeping(Protocol):
 
         Others may do nothing.
         """
+
+    def look(self, deadline: Deadline) -> None:
+        """Looks after what is kept in such a medium, as far as that is due; called often, in the background.
+
+        What the medium lost is a departure: what somebody removed there, or what is over, is not.
+        """
+
+
+@runtime_checkable
+class Renewing(Protocol):
+    """A tier whose blocks end by a time to live of its own."""
+
+    @property
+    def name(self) -> str:
+        """As in `ColdTier`."""
+
+    @property
+    def renewed_within(self) -> float:
+        """Seconds after which blocks that are to stay have to be renewed again."""
+
+    def renew(self, namespace: bytes, blocks: Sequence[tuple[bytes, float]], deadline: Deadline) -> None:
+        """Lets copies that are there live for the tier's time to live from now on, and no shorter than before.
+
+        With each key come the seconds that are left of its block: its copy is not to outlive that.
+        """
+
+
+@runtime_checkable
+class Protecting(Protocol):
+    """A tier that decides itself what leaves it, so that a lease can hold there, too. It asks no medium for that."""
+
+    def protect(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
+        """Which of these blocks it protects now; what is not there, or is not its to protect, it does not.
+
+        Until `unprotect`, they neither leave for others nor end by their time to live: who asks for their bytes
+        gets them, though from that time on they count as missing. Delete and Clear remove them all the same.
+        """
+
+    def unprotect(self, namespace: bytes, keys: Sequence[bytes]) -> None:
+        """Ends the protection of blocks that were protected, once for each time."""
 
 
 @runtime_checkable

@@ -84,6 +84,8 @@ class CpuTier:
     _generations: Iterator[int] = field(default_factory=lambda: count(1))
     _taken: int = 0
     _closed: bool = False
+    _short: bool = False
+    """Whether the system gave no memory for the last slab that was asked for."""
 
     def largest(self) -> int:
         """Bytes of the largest block that could ever be held."""
@@ -173,8 +175,12 @@ class CpuTier:
         try:
             slab = Slab(namespace, size, next(self._numbers), self.paging, owner)
         except OSError as error:
-            log.warning("cpu tier: no slab of %d bytes (%s)", size, error.strerror)
+            # said once, until there is memory again: every block asks
+            if not self._short:
+                log.warning("cpu tier: no slab of %d bytes (%s)", size, error.strerror)
+            self._short = True
             return False
+        self._short = False
         self._arenas.setdefault((namespace, owner), Arena(self._generations)).add(slab)
         self._taken += size
         return True

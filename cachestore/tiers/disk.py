@@ -26,7 +26,7 @@ from cachestore.tiers.disk_lane import Lane
 from cachestore.tiers.disk_put import DiskPut
 from cachestore.tiers.disk_scan import scan
 from cachestore.tiers.disk_work import DiskWork
-from cachestore.tiers.ledger import Ledger
+from cachestore.tiers.ledger import START, Ledger
 
 THREADS = 4
 """Of each lane: so many calls may hang in the disk before others do."""
@@ -101,8 +101,8 @@ class DiskTier:
                 self.ledger.went(departure.namespace, departure.nbytes, departure.why, durable=departure.durable)
             work = DiskWork(files, index, departed, self.settings.timeout, below=self.below)
             gone = scanned.gone
-            work.make_room(0, gone)
-            work.tell(gone)
+            work.make_room(0, gone, START)
+            work.tell([*gone, *scanned.spoiled])
         except OSError as error:
             files.close()
             raise ConfigError(
@@ -152,6 +152,15 @@ class DiskTier:
                 self._reading.run(lambda call: work.read(call, namespace, keys, done, found), deadline)
         # what a thread that hangs may still fill in is not the caller's
         return list(found)
+
+    def protect(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
+        work = self._work
+        return work.index.protect(namespace, keys) if work is not None else [False] * len(keys)
+
+    def unprotect(self, namespace: bytes, keys: Sequence[bytes]) -> None:
+        work = self._work
+        if work is not None:
+            work.index.unprotect(namespace, keys)
 
     def put_many(
         self,
@@ -216,6 +225,9 @@ class DiskTier:
 
     def recount(self, namespace: bytes, deadline: Deadline) -> None:
         """Nobody else uses the folder."""
+
+    def look(self, deadline: Deadline) -> None:
+        """The index knows what is there."""
 
     def usage(self, deadline: Deadline | None = None) -> Usage:
         work = self._work

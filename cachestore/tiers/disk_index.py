@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
@@ -39,9 +40,9 @@ class DiskEntry:
         """What a child's header calls it."""
         return self.key[:PARENT_BYTES]
 
-    def departure(self, why: str) -> Departure:
+    def departure(self, why: str, reason: str = "") -> Departure:
         """That it left."""
-        return Departure(self.namespace, self.key, self.nbytes, why, self.durable)
+        return Departure(self.namespace, self.key, self.nbytes, why, self.durable, reason)
 
     @classmethod
     def of(cls, namespace: bytes, key: bytes, nbytes: int, header: Header) -> "DiskEntry":
@@ -63,6 +64,7 @@ class DiskEntry:
 @dataclass(eq=False)
 class _Namespace:
     order: Order
+    leased: Counter[bytes]
     entries: dict[bytes, DiskEntry] = field(default_factory=dict)
     names: dict[Hashable, DiskEntry] = field(default_factory=dict)
     used: int = 0
@@ -70,7 +72,7 @@ class _Namespace:
     def stays(self, name: Hashable) -> bool:
         """Whether a block may not be evicted now."""
         entry = self.names[name]
-        return entry.durable or entry.users > 0
+        return entry.durable or entry.users > 0 or entry.key in self.leased
 
 
 @dataclass(eq=False)
@@ -83,6 +85,8 @@ class DiskIndex:
     used: int = 0
     """Bytes of files that are there, being written, or not removed yet: at most `capacity`."""
     _staying: int = 0
+    _leased: defaultdict[bytes, Counter[bytes]] = field(default_factory=lambda: defaultdict(Counter))
+    """By namespace and key, how many leases protect what is there under the key."""
     _namespaces: dict[bytes, _Namespace] = field(default_factory=dict)
     _ending: Ends[tuple[bytes, bytes]] = field(init=False)
     _lock: Lock = field(default_factory=Lock)
@@ -112,7 +116,10 @@ class DiskIndex:
             held = self._namespaces.get(namespace)
             if held is None:
                 return [None] * len(keys)
-            found = [entry if entry and entry.ends > now else None for entry in map(held.entries.get, keys)]
+            found = [
+                entry if entry and (entry.ends > now or entry.key in held.leased) else None
+                for entry in map(held.entries.get, keys)
+            ]
             for entry in found:
                 if entry is not None:
                     entry.users += 1
@@ -133,6 +140,29 @@ class DiskIndex:
             for entry in entries:
                 if entry is not None:
                     entry.users -= 1
+
+    def protect(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
+        """Which of these blocks are there; they neither leave for others nor end by their time until `unprotect`."""
+        now = time.time()
+        with self._lock:
+            entries, leased = self.entries(namespace), self._leased[namespace]
+            there = [(entry := entries.get(key)) is not None and entry.ends > now for key in keys]
+            leased.update(key for key, ok in zip(keys, there, strict=True) if ok)
+            return there
+
+    def unprotect(self, namespace: bytes, keys: Sequence[bytes]) -> None:
+        """Ends what `protect` began for those of the keys that it found there."""
+        with self._lock:
+            entries, leased = self.entries(namespace), self._leased[namespace]
+            for key in keys:
+                leased[key] -= 1
+                if leased[key] > 0:
+                    continue
+                del leased[key]
+                entry = entries.get(key)
+                # it may have been due meanwhile, and was passed over
+                if entry is not None and entry.ends != math.inf:
+                    self._ending.add(entry.ends, (namespace, key))
 
     def reserve(self, nbytes: int) -> bool:
         """Takes room for a file, if there is enough."""
@@ -174,18 +204,25 @@ class DiskIndex:
                 self._put(entry)
                 self._came(entry)
 
-    def take(self, entry: DiskEntry) -> bool:
-        """Takes a block out, if it is there; it holds its room until it is `gone`."""
-        with self._lock:
-            there = self.entries(entry.namespace).get(entry.key) is entry
-            if there:
-                self._take(entry)
-            return there
+    def take(self, entry: DiskEntry, *, leased: bool = True) -> bool:
+        """Takes a block out, if it is there; it holds its room until it is `gone`.
 
-    def gone(self, entry: DiskEntry, why: str) -> None:
-        """The file of a block taken out is gone."""
+        Without `leased`, one that a lease protects by now stays.
+        """
         with self._lock:
-            self._gone(entry, why)
+            held = self._namespaces.get(entry.namespace)
+            if held is None or held.entries.get(entry.key) is not entry:
+                return False
+            if not leased and entry.key in held.leased:
+                held.order.insert(entry.name, entry.nbytes, entry.parent)
+                return False
+            self._take(entry)
+            return True
+
+    def gone(self, entry: DiskEntry, why: str, reason: str = "") -> None:
+        """The file of a block taken out is gone; `reason` is what others needed for whom it left."""
+        with self._lock:
+            self._gone(entry, why, reason)
 
     def restore(self, entry: DiskEntry) -> None:
         """Puts a block back whose file would not go."""
@@ -193,7 +230,7 @@ class DiskIndex:
             self._put(entry)
 
     def overdue(self) -> DiskEntry | None:
-        """A block whose time is over, to be taken out; None if there is none."""
+        """A block whose time is over, to be taken out unless it is leased; None if there is none."""
         with self._lock:
             name = self._ending.due(time.time())
             return self.entries(name[0])[name[1]] if name is not None else None
@@ -215,14 +252,15 @@ class DiskIndex:
     def _came(self, entry: DiskEntry) -> None:
         self.ledger.came(entry.namespace, entry.nbytes, durable=entry.durable)
 
-    def _gone(self, entry: DiskEntry, why: str) -> None:
+    def _gone(self, entry: DiskEntry, why: str, reason: str = "") -> None:
         self.used -= room(entry.nbytes)
-        self.ledger.went(entry.namespace, entry.nbytes, why, durable=entry.durable)
+        self.ledger.went(entry.namespace, entry.nbytes, why, durable=entry.durable, reason=reason)
 
     def _put(self, entry: DiskEntry) -> None:
         held = self._namespaces.get(entry.namespace)
         if held is None:
-            held = self._namespaces[entry.namespace] = _Namespace(self.eviction.start())
+            held = _Namespace(self.eviction.start(), self._leased[entry.namespace])
+            self._namespaces[entry.namespace] = held
         # two keys that begin alike are no accident, but neither may be lost to the order
         entry.name = entry.short if entry.short not in held.names else entry.key
         held.entries[entry.key] = held.names[entry.name] = entry

@@ -23,6 +23,7 @@ from cachestore.tiers.disk_cached import Cached
 from cachestore.tiers.disk_files import Files, folder_of, place_of
 from cachestore.tiers.disk_index import DiskEntry, DiskIndex
 from cachestore.tiers.disk_lane import Call
+from cachestore.tiers.ledger import CAPACITY
 from cachestore.tiers.spare import Memory
 
 SPARE_BYTES = 32 << 20
@@ -120,7 +121,7 @@ class DiskWork:
                 with self.changes:
                     if entry.ends <= time.time():
                         self.drop(entry, "ttl", gone)
-                    elif self.drop(entry, why, gone if why == "corrupt" and entry.durable else []):
+                    elif not (why == "corrupt" and entry.durable) and self.drop(entry, why, []):
                         removed.add(entry.key)
                 if entry.durable:
                     folders.add(folder_of(entry.namespace, entry.key))
@@ -138,7 +139,7 @@ class DiskWork:
         try:
             with self.changes:
                 while (entry := self.index.overdue()) is not None:
-                    self.drop(entry, "ttl", gone)
+                    self.drop(entry, "ttl", gone, leased=False)
         finally:
             self.tell(gone)
         return bool(gone)
@@ -151,8 +152,8 @@ class DiskWork:
                 self.files.front(entry.namespace, entry.key, 1)
         return True
 
-    def make_room(self, nbytes: int, gone: list[Departure]) -> bool:
-        """Reserves room for a file of `nbytes`, others leaving for it as far as they may."""
+    def make_room(self, nbytes: int, gone: list[Departure], reason: str = CAPACITY) -> bool:
+        """Reserves room for a file of `nbytes`, others leaving for it as far as they may: for that `reason`."""
         if not self.index.could_hold(nbytes):
             return False
         if self.index.reserve(nbytes):
@@ -163,7 +164,10 @@ class DiskWork:
                 entry = overdue or self.index.evict()
                 if entry is None:
                     return False
-                self.drop(entry, "ttl" if overdue else self._demoted(entry), gone)
+                if overdue:
+                    self.drop(entry, "ttl", gone, leased=False)
+                else:
+                    self.drop(entry, self._demoted(entry), gone, reason, leased=False)
         return True
 
     def _demoted(self, entry: DiskEntry) -> str:
@@ -180,17 +184,20 @@ class DiskWork:
         (taken,) = self.below.put_many(entry.namespace, [block], ttl, Deadline.after(self.patience))
         return "demoted" if taken else "evicted"
 
-    def drop(self, entry: DiskEntry, why: str, gone: list[Departure]) -> bool:
-        """Takes a block out of the folder and the index, unless another has its place by now. Under `changes`."""
-        if not self.index.take(entry):
+    def drop(self, entry: DiskEntry, why: str, gone: list[Departure], reason: str = "", *, leased: bool = True) -> bool:
+        """Takes a block out of the folder and the index, unless another has its place by now. Under `changes`.
+
+        Without `leased`, one that a lease protects stays.
+        """
+        if not self.index.take(entry, leased=leased):
             return False
         try:
             self.files.remove(entry.namespace, entry.key)
         except OSError:
             self.index.restore(entry)
             raise
-        self.index.gone(entry, why)
-        gone.append(entry.departure(why))
+        self.index.gone(entry, why, reason)
+        gone.append(entry.departure(why, reason))
         return True
 
     def tell(self, gone: Sequence[Departure]) -> None:

@@ -5,6 +5,7 @@ does not open is corrupt, for the reason that `cachestore.sealing` gives.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from cachestore.block import Buffer
 from cachestore.deadline import Deadline
 from cachestore.seal import CorruptBlock
 from cachestore.sealing import Sealer
-from cachestore.tiers.base import ColdTier, Departed, Found, Keeping, Listing, Usage
+from cachestore.tiers.base import ColdTier, Demoting, Departed, Found, Keeping, Listing, Protecting, Renewing, Usage
 from cachestore.tiers.batches import batches
 from cachestore.tiers.ledger import Ledger
 
@@ -49,6 +50,11 @@ class EncryptedTier:
     def ledger(self) -> Ledger | None:
         return self.inner.ledger
 
+    @property
+    def below(self) -> ColdTier | None:
+        """Whom `inner` offers what must leave, encrypted as it is."""
+        return self.inner.below if isinstance(self.inner, Demoting) else None
+
     def open(self, departed: Departed) -> None:
         self.inner.open(departed)
 
@@ -64,6 +70,13 @@ class EncryptedTier:
     def get_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[Found]:
         found = self.inner.get_many(namespace, keys, deadline)
         return [self._opened(namespace, key, data, deadline) for key, data in zip(keys, found, strict=True)]
+
+    def protect(self, namespace: bytes, keys: Sequence[bytes]) -> list[bool]:
+        return self.inner.protect(namespace, keys) if isinstance(self.inner, Protecting) else [False] * len(keys)
+
+    def unprotect(self, namespace: bytes, keys: Sequence[bytes]) -> None:
+        if isinstance(self.inner, Protecting):
+            self.inner.unprotect(namespace, keys)
 
     def put_many(
         self,
@@ -102,6 +115,18 @@ class EncryptedTier:
     def recount(self, namespace: bytes, deadline: Deadline) -> None:
         if isinstance(self.inner, Keeping):
             self.inner.recount(namespace, deadline)
+
+    def look(self, deadline: Deadline) -> None:
+        if isinstance(self.inner, Keeping):
+            self.inner.look(deadline)
+
+    @property
+    def renewed_within(self) -> float:
+        return self.inner.renewed_within if isinstance(self.inner, Renewing) else math.inf
+
+    def renew(self, namespace: bytes, blocks: Sequence[tuple[bytes, float]], deadline: Deadline) -> None:
+        if isinstance(self.inner, Renewing):
+            self.inner.renew(namespace, blocks, deadline)
 
     def usage(self, deadline: Deadline | None = None) -> Usage:
         return self.inner.usage(deadline)

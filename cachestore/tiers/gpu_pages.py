@@ -3,8 +3,7 @@
 1. The cap is on slabs, so it holds for memory taken, not only for bytes in use.
 2. A slab never changes its namespace. An empty one is kept for its namespace until another needs the room, unless
    another process has it open.
-3. Each page has a generation, in host memory beside the slab that others may read: set when the page is given out,
-   zeroed before its memory can be given out again.
+3. Each page has a generation that others may read, see `cachestore.tiers.gpu_words`.
 4. Callers hold the tier's lock; bytes are copied without it.
 """
 
@@ -15,22 +14,17 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cachestore.block import PlaneId
-from cachestore.seal import CorruptBlock, Header
+from cachestore.seal import Header
 from cachestore.tiers.base import Usage
 from cachestore.tiers.extents import Extents
 from cachestore.tiers.gpu_memory import GRANULE, Allocation, DeviceMemory, share_readable
-
-UNIT = 4096
-"""Pages start at multiples of this, and there is one generation word for each."""
+from cachestore.tiers.gpu_words import UNIT, Words, check_generation, words_bytes
 
 SPAN = 1 << 48
 """How far apart slabs lie in the address space in which free space is kept; no slab is that long."""
-
-Words = NDArray[np.uint64]
 
 
 @dataclass(eq=False)
@@ -112,12 +106,6 @@ class Page:
         self.release()
 
 
-def check_generation(words: Words, offset: int, generation: int) -> None:
-    """CorruptBlock unless the page at `offset` still is of this generation."""
-    if int(words[offset // UNIT]) != generation:
-        raise CorruptBlock("stale")
-
-
 @dataclass(eq=False)
 class PagePool:
     """The slabs of one tier, each of `slab_bytes` unless a page needs more."""
@@ -155,7 +143,7 @@ class PagePool:
         if room < need:
             return False
         size = min(wanted, room)
-        words, descriptor = share_readable(size // UNIT * 8)
+        words, descriptor = share_readable(words_bytes(size))
         try:
             allocation = self.memory.allocate(size)
         except BaseException:

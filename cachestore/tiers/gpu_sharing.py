@@ -1,37 +1,28 @@
 """Pages in other processes of this node, without a copy.
 
 1. The owner of the device exports the slabs of one namespace, never more: a handle opens a whole slab, and a slab has
-   one namespace for all its life. While an export is open its slabs stay; its owner closes it when the peer's
-   connection ends, however that came about.
-2. Handles travel over a unix socket with the descriptors beside them. They are plain bytes; nothing is unpickled.
+   one namespace for all its life. While an export is open its slabs stay.
+2. Handles are plain bytes and descriptors; the store of the node passes them on to its clients of that namespace
+   (`cachestore.service.pages`). Nothing is unpickled.
 3. The peer attaches each slab once, and finds pages in it by the owner's catalogue. It holds nothing there: it copies,
    waits for its device, and calls `Page.check`, which tells whether the page still was what the catalogue said.
 4. Reading only is enforced for memory of the host; for a CUDA device it is an agreement: workers of one namespace
    trust each other.
 """
 
-import fcntl
-import mmap
 import os
-import socket
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
-import numpy as np
 from torch import Tensor
 
 from cachestore.errors import Mismatch, Unavailable
 from cachestore.seal import CorruptBlock, Header
 from cachestore.tiers.gpu_blocks import page_bytes
-from cachestore.tiers.gpu_memory import DEVICE_ERRORS, GRANULE, memory_named
-from cachestore.tiers.gpu_pages import UNIT, Page, PageSlot, Slab, Words
-
-_FRAME = struct.Struct("<4s32sQQ48s64sHH")
-_COUNT = struct.Struct("<I")
-_MAGIC = b"KVGS"
-_MOST_SLABS = 1 << 16
+from cachestore.tiers.gpu_memory import DEVICE_ERRORS, GRANULE, DeviceMemory, memory_named
+from cachestore.tiers.gpu_pages import Page, PageSlot, Slab
+from cachestore.tiers.gpu_words import UNIT, Words, check_memory, map_words
 
 
 class Registered(NamedTuple):
@@ -112,37 +103,6 @@ def handles_of(slabs: Sequence[Slab], device: str) -> list[SlabHandle]:
         raise Unavailable(f"slabs cannot be shared now: {error.strerror}") from error
 
 
-def send_slabs(connection: socket.socket, handles: Sequence[SlabHandle]) -> None:
-    """Sends handles over a connected unix stream socket; they stay the sender's."""
-    connection.sendall(_COUNT.pack(len(handles)))
-    for handle in handles:
-        frame = _FRAME.pack(
-            _MAGIC, handle.namespace, handle.number, handle.nbytes, handle.device.encode(), handle.token,
-            len(handle.token), len(handle.descriptors),
-        )  # fmt: skip
-        sent = socket.send_fds(connection, [frame], handle.descriptors)
-        connection.sendall(frame[sent:])
-
-
-def receive_slabs(connection: socket.socket) -> list[SlabHandle]:
-    """Receives what `send_slabs` sent, waiting as long as the socket waits.
-
-    Unavailable if that is not all there is before the connection ends, Mismatch if it is something else.
-    """
-    (count,) = _COUNT.unpack(_receive(connection, _COUNT.size, [], most=0))
-    if count > _MOST_SLABS:
-        raise Mismatch(f"the peer sends {count} slabs; it speaks another protocol")
-    handles: list[SlabHandle] = []
-    try:
-        for _ in range(count):
-            handles.append(_receive_handle(connection))
-    except BaseException:
-        for handle in handles:
-            handle.close()
-        raise
-    return handles
-
-
 @dataclass(eq=False)
 class AttachedSlab:
     """Another process's slab: `tensor` is uint8 [nbytes] on its device. It is given up with the last view of it."""
@@ -164,20 +124,20 @@ class AttachedSlab:
         return page
 
 
-def attach(handle: SlabHandle) -> AttachedSlab:
-    """Opens a slab in this process and gives up the handle.
+def attach(handle: SlabHandle, memory: DeviceMemory | None = None) -> AttachedSlab:
+    """Opens a slab in this process and gives up the handle; `memory` is the device's, found by its name if not given.
 
     Mismatch if its device is not here, or it is no slab; Unavailable if this process cannot map it now.
     """
     try:
         if not 0 < handle.nbytes or handle.nbytes % GRANULE:
             raise Mismatch(f"a slab has a multiple of {GRANULE} bytes, got {handle.nbytes}")
-        _check_size(handle.words, handle.nbytes // UNIT * 8)
+        words = map_words(handle.words, handle.nbytes)
         if handle.memory >= 0:
-            _check_size(handle.memory, handle.nbytes)
-        mapped = mmap.mmap(handle.words, handle.nbytes // UNIT * 8, access=mmap.ACCESS_READ)
-        tensor = memory_named(handle.device).attach(handle.nbytes, handle.token, handle.memory)
-        return AttachedSlab(handle.namespace, handle.number, tensor, np.frombuffer(mapped, dtype=np.uint64))
+            check_memory(handle.memory, handle.nbytes)
+        memory = memory or memory_named(handle.device)
+        tensor = memory.attach(handle.nbytes, handle.token, handle.memory)
+        return AttachedSlab(handle.namespace, handle.number, tensor, words)
     except DEVICE_ERRORS as error:
         raise Unavailable(f"the slab cannot be opened: {error}") from error
     finally:
@@ -186,43 +146,3 @@ def attach(handle: SlabHandle) -> AttachedSlab:
 
 def _nothing(page: Page) -> None:
     """What releasing a page means that is not held."""
-
-
-def _check_size(descriptor: int, nbytes: int) -> None:
-    # memory that ends, or is cut off, sooner than it should would end this process when it is read
-    if (
-        descriptor < 0
-        or os.fstat(descriptor).st_size != nbytes
-        or not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
-    ):
-        raise Mismatch("the peer's shared memory is not of the size that it says")
-
-
-def _receive_handle(connection: socket.socket) -> SlabHandle:
-    descriptors: list[int] = []
-    try:
-        frame = _receive(connection, _FRAME.size, descriptors, most=2)
-        magic, namespace, number, nbytes, device, token, token_bytes, count = _FRAME.unpack(frame)
-        if magic != _MAGIC or count != len(descriptors) or not 1 <= count <= 2 or token_bytes > len(token):
-            raise Mismatch("the peer sends no slab; it speaks another protocol")
-        name = device.rstrip(b"\0").decode("ascii", "replace")
-        memory = descriptors[1] if count == 2 else -1
-        return SlabHandle(namespace, number, nbytes, name, token[:token_bytes], memory, descriptors[0])
-    except BaseException:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise
-
-
-def _receive(connection: socket.socket, nbytes: int, descriptors: list[int], most: int) -> bytes:
-    data = b""
-    while len(data) < nbytes:
-        try:
-            piece, came, flags, _ = socket.recv_fds(connection, nbytes - len(data), most, socket.MSG_CMSG_CLOEXEC)
-        except OSError as error:
-            raise Unavailable("the connection broke before all slabs had come") from error
-        descriptors += came
-        if not piece or flags & socket.MSG_CTRUNC:
-            raise Unavailable("the connection ended before all slabs had come")
-        data += piece
-    return data

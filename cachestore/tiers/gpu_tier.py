@@ -9,12 +9,11 @@
 4. Room is shared: a namespace takes a slab from the one that holds most, if that is more than its own; else its own
    leaves go.
 
-In the process of the store the tier is one of its tiers. That a worker of another process registers its pages with the
-store of its node needs a call on the wire, which does not exist yet; `catalogue` and what `departed` is told are what
-it will carry.
+In the process of the store the tier is one of its tiers. A worker of another process registers its pages with the store
+of its node (`cachestore.service.pages`): `catalogue` is what that tells of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -68,6 +67,11 @@ class GpuTier:
     @property
     def healthy(self) -> bool:
         return self._work.healthy
+
+    @property
+    def memory(self) -> DeviceMemory:
+        """The device's memory, from the first `open` on."""
+        return self._work.memory
 
     def open(self, departed: Departed) -> None:
         memory = self.find()
@@ -164,13 +168,14 @@ class GpuTier:
             raise InvalidArgument(f"namespace and fingerprint have {KEY_BYTES} bytes each")
         return [self._put.on_device(namespace, fingerprint, block, deadline) for block in blocks]
 
-    def export(self, namespace: bytes) -> Export:
-        """The slabs of one namespace for another process of it, which stay until the export is closed.
+    def export(self, namespace: bytes, besides: Container[int] = ()) -> Export:
+        """The slabs of one namespace for another process of it, but for those of the numbers `besides`.
 
-        Unavailable if the process may open no more descriptors.
+        They stay until the export is closed. Unavailable if the process may open no more descriptors.
         """
         with self._work.lock:
-            slabs = self._work.room.pool.slabs(namespace) if self._work.room is not None else []
+            all_slabs = self._work.room.pool.slabs(namespace) if self._work.room is not None else []
+            slabs = [slab for slab in all_slabs if slab.number not in besides]
             export = Export(handles_of(slabs, self._work.memory.name) if slabs else (), self._end_export)
             for slab in slabs:
                 slab.exports += 1
@@ -181,6 +186,13 @@ class GpuTier:
         """Where the blocks of a namespace lie in its slabs: what an index elsewhere needs to know of them."""
         with self._work.locked():
             return [Registered.of(block.header, block.slot) for block in self._work.blocks.all(namespace)]
+
+    def drop(self, namespace: bytes, generations: Container[int] | None, why: str) -> None:
+        """Removes the blocks in pages of these generations, of all for None: not what came under their keys since."""
+        with self._work.locked():
+            for block in self._work.blocks.all(namespace):
+                if generations is None or block.slot.generation in generations:
+                    self._work.blocks.remove(block, why)
 
     def _copied_out(self, block: Resident) -> Buffer:
         header, page = block.header, block.slot.tensor

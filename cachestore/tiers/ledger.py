@@ -1,6 +1,7 @@
 """What one tier holds of each namespace, and what came and went.
 
-In every namespace and at any moment, `tier_added` = `tier_blocks` + the sum of `tier_removed` over its reasons.
+In every namespace and at any moment, `tier_added` = `tier_blocks` + the sum of `tier_removed` over its reasons, and the
+sum of `evicted` over its own is what `tier_removed` has as evicted and demoted.
 """
 
 from collections import defaultdict
@@ -10,6 +11,14 @@ from threading import Lock
 from typing import NamedTuple
 
 from cachestore.metrics import Figure
+
+
+EVICTED = ("evicted", "demoted")
+"""Why a block left that left for others."""
+
+CAPACITY, QUOTA, PROMOTION, START = "capacity", "quota", "promotion", "start"
+"""What the others needed: room in a full tier for a block that is put there; room under the quota of their namespace;
+room in a full tier for a block on its way up; or, at the start, the cap, which the tier was found to be over."""
 
 
 class Content(NamedTuple):
@@ -27,6 +36,7 @@ class _Account:
     nbytes: int = 0
     durable: int = 0
     removed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    evicted: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
 @dataclass(eq=False)
@@ -46,12 +56,17 @@ class Ledger:
             account.nbytes += nbytes
             account.durable += nbytes if durable else 0
 
-    def went(self, namespace: bytes, nbytes: int, why: str, *, durable: bool = False) -> None:
+    def went(self, namespace: bytes, nbytes: int, why: str, *, durable: bool = False, reason: str = CAPACITY) -> None:
         """A block went; `why` is one word: evicted, demoted, ttl, deleted, cleared, corrupt, lost,
-        replaced (by another value), withdrawn (never acknowledged)."""
+        replaced (by another value), withdrawn (never acknowledged).
+
+        `reason` says of one that left for others what these needed.
+        """
         with self._lock:
             account = self._accounts[namespace]
             account.removed[why] += 1
+            if why in EVICTED:
+                account.evicted[reason] += 1
             account.blocks -= 1
             account.nbytes -= nbytes
             account.durable -= nbytes if durable else 0
@@ -83,4 +98,5 @@ class Ledger:
                 Figure("tier_bytes", (tier,), account.nbytes),
                 Figure("tier_durable_bytes", (tier,), account.durable),
             ]
-            return figures + [Figure("tier_removed", (tier, ("why", why)), n) for why, n in account.removed.items()]
+            figures += [Figure("tier_removed", (tier, ("why", why)), n) for why, n in account.removed.items()]
+            return figures + [Figure("evicted", (("reason", why), tier), n) for why, n in account.evicted.items()]

@@ -8,7 +8,7 @@
 4. What Redis answers is not trusted: a value that cannot be a sealed block takes no memory.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,14 +18,14 @@ from cachestore.config import Bytes, Seconds
 from cachestore.deadline import Deadline
 from cachestore.errors import ConfigError
 from cachestore.eviction.base import Eviction
-from cachestore.tiers import redis_blocks, redis_durable
+from cachestore.tiers import redis_blocks, redis_removal
 from cachestore.tiers.base import Departed, Found, Usage
 from cachestore.tiers.embedded import EmbeddedRedis
 from cachestore.tiers.ledger import Ledger
 from cachestore.tiers.redis_blocks import cache_name, durable_name
 from cachestore.tiers.redis_condition import Condition
-from cachestore.tiers.redis_durable import Acknowledgement, Durability, Outcome
-from cachestore.tiers.redis_kept import Kept
+from cachestore.tiers.redis_durable import Acknowledgement, Durability
+from cachestore.tiers.redis_keeper import Keeper
 from cachestore.tiers.redis_open import opened
 from cachestore.tiers.redis_servers import Servers
 from cachestore.tiers.redis_url import Place, parse
@@ -34,6 +34,9 @@ from cachestore.tiers.spare import Memory
 
 SPARE_BYTES = 32 << 20
 """Memory that waits for the next read."""
+
+RENEWALS = 4
+"""How often a copy that is to stay is renewed within its time to live."""
 
 LONGEST_SECONDS = 10 * 365 * 86400.0
 
@@ -129,12 +132,13 @@ class RedisTier:
     _server: EmbeddedRedis | None = None
     _servers: Servers = field(init=False)
     _memory: Memory = field(default_factory=lambda: Memory(SPARE_BYTES))
-    _kept: Kept = field(default_factory=Kept)
-    _doubtful: set[tuple[bytes, bytes]] = field(default_factory=set)
-    """Names and stamps of durable blocks whose put failed after their time to live was taken away."""
+    _keeper: Keeper = field(init=False)
 
     def __post_init__(self) -> None:
-        self._servers = Servers(self.settings.timeout)
+        settings = self.settings
+        self._servers = Servers(settings.timeout)
+        acknowledgement = Acknowledgement(settings.durable, settings.replicas, settings.ack_timeout)
+        self._keeper = Keeper(self._servers, acknowledgement)
 
     @property
     def healthy(self) -> bool:
@@ -147,7 +151,8 @@ class RedisTier:
         return self.settings.durable != "no"
 
     def open(self, departed: Departed) -> None:
-        settings = self.settings
+        settings, keeper = self.settings, self._keeper
+        keeper.departed = departed
         if settings.url == "embedded":
             self._server = EmbeddedRedis(settings.capacity)
             self._server.open()
@@ -159,7 +164,7 @@ class RedisTier:
             dialer = guide = Dialer(user, password, place.database, tls, *waits)
             if place.kind == "sentinel":
                 guide = Dialer(settings.sentinel_user, settings.sentinel_password, 0, tls, *waits)
-            self._servers.map = opened(place, dialer, guide, self._acknowledgement, settings.check_after)
+            self._servers.map = opened(place, dialer, guide, keeper.acknowledgement, settings.check_after)
         except BaseException:
             self.close()
             raise
@@ -179,7 +184,10 @@ class RedisTier:
             return []
         names = [cache_name(namespace, key) for key in keys]
         until = self._servers.soon(len(keys), deadline)
-        return self._servers.each(names, until, False, redis_blocks.present, self.durable)
+        found = self._servers.each(names, until, False, redis_blocks.present, self.durable)
+        if self.durable:
+            self._keeper.kept.missed(namespace, [key for key, there in zip(keys, found, strict=True) if not there])
+        return found
 
     def get_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[Found]:
         names = [cache_name(namespace, key) for key in keys]
@@ -191,9 +199,10 @@ class RedisTier:
         for index, value in zip(missing, durable, strict=True):
             if isinstance(value, np.ndarray) and redis_blocks.over(value):
                 until = self._servers.soon(1, deadline)
-                self._servers.each([durable_name(names[index])], until, False, redis_blocks.end_over)
+                self._servers.each([names[index]], until, False, redis_removal.end_over)
             elif value is not None:
                 found[index] = value
+        self._keeper.kept.missed(namespace, [keys[index] for index in missing if found[index] is None])
         return found
 
     def put_many(
@@ -208,7 +217,8 @@ class RedisTier:
         fitting = {cache_name(namespace, key): data for key, data in blocks if data.nbytes <= self.settings.largest}
         names = list(fitting)
         if durable:
-            return self._keep(namespace, blocks, fitting, deadline) if self.durable else [False] * len(blocks)
+            kept = self._keeper.put(namespace, blocks, fitting, deadline) if self.durable else []
+            return kept or [False] * len(blocks)
         lifetime = max(1, int(1000 * (self.settings.ttl if ttl is None else ttl)))
         kept = self._servers.each(names, deadline.at, False, redis_blocks.put, fitting, lifetime)
         there = dict(zip(names, kept, strict=True))
@@ -219,50 +229,58 @@ class RedisTier:
     ) -> list[bool] | None:
         """With "withdrawn", durable blocks go only if this process made them so, and nobody wrote them since."""
         if why == "withdrawn":
-            return self._withdraw(namespace, keys, deadline)
+            return self._keeper.withdraw(namespace, keys, deadline)
         names = [cache_name(namespace, key) for key in keys]
-        before = self._kept.there(namespace, keys)
-        until = self._servers.soon(len(keys), deadline)
-        removed = self._servers.each(names, until, None, redis_blocks.unlink, True)
-        gone = {key for key, answer in zip(keys, removed, strict=True) if answer is not None}
-        self._kept.went(namespace, {key: block for key, block in before.items() if key in gone})
+        kept, until = self._keeper.kept, self._servers.soon(len(keys), deadline)
+        before = kept.there(namespace, keys)
+        removal = redis_removal.unlink if why == "corrupt" else redis_removal.remove
+        removed = self._servers.each(names, until, None, removal)
+        if why != "corrupt":
+            gone = {key for key, answer in zip(keys, removed, strict=True) if answer is not None}
+            kept.went(namespace, {key: block for key, block in before.items() if key in gone})
         return None if None in removed else [bool(there) for there in removed]
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
         removed: set[bytes] = set()
-        before = self._kept.there(namespace)
+        before = self._keeper.kept.there(namespace)
         nodes = self._servers.nodes(deadline)
         for node in nodes:
             cursor = None
             while cursor != 0:
                 until = self._servers.soon(0, deadline)
-                swept = self._servers.on(node, until, redis_blocks.clear, namespace, cursor or 0)
+                swept = self._servers.on(node, until, redis_removal.clear, namespace, cursor or 0)
                 if swept is None:
                     return None
                 cursor, keys = swept
                 removed |= keys
         if not nodes:
             return None
-        self._kept.went(namespace, before)
+        self._keeper.kept.went(namespace, before)
         return removed
 
     def kept(self, namespace: bytes, keys: Sequence[bytes], ends: float = 0.0) -> list[bool]:
-        held = self._kept.there(namespace, keys)
+        held = self._keeper.kept.there(namespace, keys)
         return [key in held and held[key].ends >= ends for key in keys]
 
     def durable_bytes(self, namespace: bytes) -> int:
-        return self._kept.nbytes(namespace)
+        return self._keeper.kept.nbytes(namespace)
 
     def recount(self, namespace: bytes, deadline: Deadline) -> None:
-        self._end_doubtful(deadline)
-        if not self._kept.due(namespace, self.settings.check_after):
-            return
-        before = self._kept.there(namespace)
-        names = [cache_name(namespace, key) for key in before]
-        until = self._servers.soon(len(names), deadline)
-        there = self._servers.each(names, until, None, redis_blocks.lasting)
-        lost = {key for key, answer in zip(before, there, strict=True) if answer is False}
-        self._kept.went(namespace, {key: before[key] for key in lost})
+        self._keeper.recount(namespace, self.settings.check_after, deadline)
+
+    def look(self, deadline: Deadline) -> None:
+        self._keeper.look(deadline)
+
+    @property
+    def renewed_within(self) -> float:
+        return self.settings.ttl / RENEWALS
+
+    def renew(self, namespace: bytes, blocks: Sequence[tuple[bytes, float]], deadline: Deadline) -> None:
+        lifetimes = {
+            cache_name(namespace, key): max(1, int(1000 * min(left, self.settings.ttl))) for key, left in blocks
+        }
+        until = self._servers.soon(len(lifetimes), deadline)
+        self._servers.each(list(lifetimes), until, False, redis_blocks.prolong, lifetimes)
 
     def usage(self, deadline: Deadline | None = None) -> Usage:
         own = Deadline.after(self.settings.timeout)
@@ -271,64 +289,5 @@ class RedisTier:
         answers = [condition for condition in asked if condition is not None]
         return Usage(sum(answer.used for answer in answers), sum(answer.capacity for answer in answers))
 
-    def _keep(
-        self,
-        namespace: bytes,
-        blocks: Sequence[tuple[bytes, Buffer]],
-        fitting: Mapping[bytes, Buffer],
-        deadline: Deadline,
-    ) -> list[bool]:
-        names = list(fitting)
-        doubtful: set[tuple[bytes, bytes]] = set()
-        rest = fitting, self._acknowledgement, deadline.at, doubtful
-        kept = self._servers.each(names, deadline.at, Outcome.NOT, redis_durable.put, *rest)
-        # only now: while the put goes on, nobody may take its blocks back
-        self._doubtful |= doubtful
-        there = dict(zip(names, kept, strict=True))
-        outcomes = [there.get(cache_name(namespace, key), Outcome.NOT) for key, _ in blocks]
-        came = {key: data for (key, data), outcome in zip(blocks, outcomes, strict=True) if outcome}
-        anew = {key for (key, _), outcome in zip(blocks, outcomes, strict=True) if outcome is Outcome.ANEW}
-        self._kept.came(namespace, came, anew)
-        return [bool(outcome) for outcome in outcomes]
-
-    def _withdraw(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool] | None:
-        until = self._servers.soon(len(keys), deadline)
-        names = [cache_name(namespace, key) for key in keys]
-        removed = self._servers.each(names, until, None, redis_blocks.unlink, False)
-        ours = {key: block for key, block in self._kept.there(namespace, keys).items() if block.stamp}
-        stamps = {cache_name(namespace, key): block.stamp for key, block in ours.items()}
-        taken = self._servers.each(list(stamps), until, None, redis_durable.take_back, stamps)
-        durable = dict(zip(ours, taken, strict=True))
-        self._kept.went(namespace, {key: block for key, block in ours.items() if durable[key]})
-        if None in removed or None in taken:
-            return None
-        return [bool(there or durable.get(key)) for key, there in zip(keys, removed, strict=True)]
-
-    def _end_doubtful(self, deadline: Deadline) -> None:
-        """Removes what stays for good though its put did not get to know that."""
-        for name, stamp in list(self._doubtful):
-            until = self._servers.soon(1, deadline)
-            if self._servers.each([name], until, None, redis_durable.take_back, {name: stamp}) != [None]:
-                self._doubtful.discard((name, stamp))
-
-    @property
-    def _acknowledgement(self) -> Acknowledgement:
-        return Acknowledgement(self.settings.durable, self.settings.replicas, self.settings.ack_timeout)
-
     def _read(self, names: Sequence[bytes], deadline: Deadline) -> tuple[list[Found], bool]:
-        """The values of these names, and whether all of them could be asked for."""
-        found: list[Found] = [None] * len(names)
-        all_asked = True
-        for node, indices in self._servers.where(names, deadline).items():
-            chosen = [names[index] for index in indices]
-            values: list[Found] = []
-            read: int | None = 0
-            # a value that is not worth reading takes its connection with it; another one goes on behind it
-            while read is not None and read < len(chosen):
-                read = self._servers.on(
-                    node, deadline.at, redis_blocks.read, chosen, values, self._memory, self.settings.largest
-                )
-            all_asked &= len(values) == len(chosen)
-            for index, value in zip(indices, values, strict=False):
-                found[index] = value
-        return found, all_asked
+        return self._servers.values(names, deadline, self._memory, self.settings.largest)

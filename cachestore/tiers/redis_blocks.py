@@ -8,7 +8,7 @@ evicted; its end is in its sealed header alone. The braces put both names on one
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
 
@@ -34,7 +34,6 @@ STAMP = (144, 167)
 
 _SIZE, _PAYLOAD = slice(8, 12), slice(136, 144)
 _SMALLEST = header_bytes(1)
-SCANNED = 1000
 _ANY_KEY = b"[0-9a-f]" * 64
 
 
@@ -48,8 +47,13 @@ def durable_name(name: bytes) -> bytes:
     return b"%b{%b}" % (DURABLE_PREFIX, name)
 
 
+def cache_name_of(durable: bytes) -> bytes:
+    """The name as a cache block of what goes by this name as a durable one."""
+    return durable.removeprefix(DURABLE_PREFIX)[1:-1]
+
+
 def pattern(namespace: bytes) -> bytes:
-    """A glob for all names of a namespace, cache and durable."""
+    """A glob for all names of a namespace, cache and durable, and notes on durable ones."""
     return b"cachestore:*%b:%b*" % (namespace.hex().encode(), _ANY_KEY)
 
 
@@ -76,10 +80,11 @@ def present(connection: Connection, names: Sequence[bytes], durable: bool) -> li
     )
     connection.send([asked, ends])
     answers = [checked(answer, int, bytes, Refused) for answer in connection.answers(2 * len(names))]
-    return [there == 1 or _stays(end) for there, end in zip(answers[: len(names)], answers[len(names) :], strict=True)]
+    return [there == 1 or stays(end) for there, end in zip(answers[: len(names)], answers[len(names) :], strict=True)]
 
 
-def _stays(end: Any) -> bool:
+def stays(end: Any) -> bool:
+    """Whether this answer to a question for `EXPIRES` is that of a durable block which has time left."""
     if isinstance(end, Refused):
         # what is no string is there as well: reading it tells why it is no block
         return end.code == "WRONGTYPE"
@@ -136,21 +141,16 @@ def put(connection: Connection, names: Sequence[bytes], data: Mapping[bytes, Buf
     return [answer == b"OK" for answer in answers]
 
 
-def unlink(connection: Connection, names: Sequence[bytes], durable: bool) -> list[bool | None]:
-    """Removes cache blocks and, with `durable`, durable ones; which there were, None where that is not known."""
-    answers = connection.ask([("UNLINK", name, *([durable_name(name)] if durable else [])) for name in names])
-    return [None if isinstance(checked(answer, int, Refused), Refused) else answer != 0 for answer in answers]
-
-
-def clear(connection: Connection, namespace: bytes, cursor: int) -> tuple[int, set[bytes]] | None:
-    """Removes some of the blocks of a namespace; where to go on, and their keys. None if one may still be there."""
-    (answer,) = connection.ask([("SCAN", cursor, "MATCH", pattern(namespace), "COUNT", SCANNED)])
-    following, names = scanned(answer)
-    ours = {name: key for name in names if (key := key_of(name)) is not None}
-    answers = connection.ask([("UNLINK", name) for name in ours]) if ours else []
-    if any(isinstance(checked(answer, int, Refused), Refused) for answer in answers):
-        return None
-    return following, set(ours.values())
+def prolong(connection: Connection, names: Sequence[bytes], lifetimes: Mapping[bytes, int]) -> list[bool]:
+    """Lets cache blocks live for so many milliseconds from now on, none shorter than before; which there are."""
+    left = [checked(answer, int, Refused) for answer in connection.ask([("PTTL", name) for name in names])]
+    # no time to live at all is -1: whoever took it away had a reason
+    short = [
+        name for name, ms in zip(names, left, strict=True) if not isinstance(ms, Refused) and 0 <= ms < lifetimes[name]
+    ]
+    for answer in connection.ask([("PEXPIRE", name, lifetimes[name]) for name in short]):
+        checked(answer, int, Refused)
+    return [not isinstance(ms, Refused) and ms != -2 for ms in left]
 
 
 def scanned(answer: Any) -> tuple[int, list[bytes]]:
@@ -171,28 +171,6 @@ def ends_at(block: Buffer) -> float:
     """When the time of this sealed block is over, in seconds since 1970; infinite if never."""
     expires = int.from_bytes(block[EXPIRES[0] : EXPIRES[1] + 1].tobytes(), "little")
     return expires / 1000 if expires else math.inf
-
-
-def lasting(connection: Connection, names: Sequence[bytes]) -> list[bool | None]:
-    """Which of these names are there as durable blocks that have time left; None where that is not known."""
-    answers = connection.ask([("GETRANGE", durable_name(name), *EXPIRES) for name in names])
-    ends = [checked(answer, bytes, Refused) for answer in answers]
-    return [None if isinstance(end, Refused) and not _stays(end) else _stays(end) for end in ends]
-
-
-def end(connection: Connection, name: bytes, place: tuple[int, int], over: Callable[[bytes], bool]) -> bool:
-    """Removes a durable block if these bytes of it say so, unless it is written anew meanwhile; whether it went."""
-    _, told = connection.ask([("WATCH", name), ("GETRANGE", name, *place)])
-    if isinstance(checked(told, bytes, Refused), Refused) or len(told) <= place[1] - place[0] or not over(told):
-        connection.call("UNWATCH")
-        return False
-    answers = connection.ask([("MULTI",), ("UNLINK", name), ("EXEC",)])
-    return bool(checked(answers[-1], list, NoneType, Refused) == [1])
-
-
-def end_over(connection: Connection, names: Sequence[bytes]) -> list[bool]:
-    """Removes durable blocks whose time is over; which of them went."""
-    return [end(connection, name, EXPIRES, ended) for name in names]
 
 
 def stamp_of(block: Buffer) -> bytes:

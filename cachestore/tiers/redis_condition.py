@@ -39,7 +39,7 @@ class Condition(NamedTuple):
 _PROBE = "cachestore:probe"
 NEEDED: tuple[Command, ...] = (
     ("SET", _PROBE, "", "PX", 1), ("GET", _PROBE), ("EXISTS", _PROBE), ("UNLINK", _PROBE), ("SCAN", 0, "COUNT", 1),
-    ("INFO", "memory"),
+    ("PTTL", _PROBE), ("PEXPIRE", _PROBE, 1), ("INFO", "memory"),
 )  # fmt: skip
 NEEDED_DURABLE: tuple[Command, ...] = (
     ("GETRANGE", _PROBE, 0, 0), ("PERSIST", _PROBE), ("WATCH", _PROBE), ("UNWATCH",), ("MULTI",), ("EXEC",),

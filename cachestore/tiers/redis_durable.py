@@ -23,15 +23,15 @@ from cachestore.tiers.redis_blocks import (
     DURABLE_PREFIX,
     EXPIRES,
     STAMP,
+    cache_name_of,
     durable_name,
-    end,
-    end_over,
     ended,
     scanned,
     stamp_of,
     write,
 )
 from cachestore.tiers.redis_condition import NEEDED_DURABLE, POLICY, Condition
+from cachestore.tiers.redis_removal import NOTE_END, NOTE_PREFIX, end, end_over, note_name
 from cachestore.tiers.resp import Command, Connection
 from cachestore.tiers.resp_errors import Refused, checked
 
@@ -141,8 +141,10 @@ def put(
     stamped = [(name, stamp_of(data[name])) for name in names]
     ours = {pair for pair, new in zip(stamped, created, strict=True) if new == b"OK"}
     doubtful |= ours
-    # what is durable needs no second copy
-    keep = [command for name in names for command in (("PERSIST", durable_name(name)), ("UNLINK", name))]
+    # what is durable needs no second copy, and is not removed any more
+    keep: list[Command] = []
+    for name in names:
+        keep += [("PERSIST", durable_name(name)), ("UNLINK", name, note_name(name))]
     persisted = [checked(answer, int, Refused) == 1 for answer in connection.ask(keep)[::2]]
     ours |= {pair for pair, stays in zip(stamped, persisted, strict=True) if stays}
     doubtful |= ours
@@ -168,7 +170,7 @@ def _outcome(good: bool, stays: bool, replaced: bool) -> Outcome:
 
 def take_back(connection: Connection, names: Sequence[bytes], stamps: Mapping[bytes, bytes]) -> list[bool]:
     """Removes durable blocks, named as cache blocks, unless they were written since; which of them went."""
-    return [end(connection, durable_name(name), STAMP, stamps[name].__eq__) for name in names]
+    return [end(connection, name, STAMP, stamps[name].__eq__) for name in names]
 
 
 def _syncs(connection: Connection) -> bool:
@@ -181,10 +183,21 @@ def _syncs(connection: Connection) -> bool:
 
 
 def sweep(connection: Connection, cursor: int) -> int:
-    """Looks at some of the server's names for durable blocks whose time is over, and removes these; where to go on."""
-    (answer,) = connection.ask([("SCAN", cursor, "MATCH", DURABLE_PREFIX + b"*", "COUNT", SWEPT)])
+    """Looks at some of the server's names for durable blocks, and notes on such, whose time is over, and removes these.
+
+    Where to go on.
+    """
+    (answer,) = connection.ask([("SCAN", cursor, "MATCH", b"cachestore:durable*", "COUNT", SWEPT)])
     following, names = scanned(answer)
-    ends = connection.ask([("GETRANGE", name, *EXPIRES) for name in names]) if names else []
-    over = [name for name, expires in zip(names, ends, strict=True) if isinstance(expires, bytes) and ended(expires)]
-    end_over(connection, over[:REMOVED])
+    durable = [name for name in names if name.startswith(DURABLE_PREFIX)]
+    notes = [name for name in names if name.startswith(NOTE_PREFIX)]
+    connection.ask([("UNLINK", name) for name in _over(connection, notes, NOTE_END)])
+    over = _over(connection, durable, EXPIRES)
+    end_over(connection, list(map(cache_name_of, over[:REMOVED])))
     return following if len(over) <= REMOVED else cursor
+
+
+def _over(connection: Connection, names: Sequence[bytes], place: tuple[int, int]) -> list[bytes]:
+    """The names whose value says at this place that its time is over."""
+    ends = connection.ask([("GETRANGE", name, *place) for name in names])
+    return [name for name, told in zip(names, ends, strict=True) if isinstance(told, bytes) and ended(told)]

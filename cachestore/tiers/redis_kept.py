@@ -35,6 +35,7 @@ class Kept:
     _nbytes: dict[bytes, int] = field(default_factory=dict)
     _ending: Ends[tuple[bytes, bytes]] = field(init=False)
     _asked: dict[bytes, float] = field(default_factory=dict)
+    _missed: dict[bytes, set[bytes]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
@@ -51,12 +52,33 @@ class Kept:
                 if block.ends < math.inf:
                     self._ending.add(block.ends, (namespace, key))
 
-    def went(self, namespace: bytes, blocks: Mapping[bytes, Lasting]) -> None:
-        """These blocks, which were there before that was asked, are gone; those put again since are not."""
+    def went(self, namespace: bytes, blocks: Mapping[bytes, Lasting]) -> dict[bytes, Lasting]:
+        """These blocks, which were there before that was asked, are gone; which of them, since some were put again."""
         with self._lock:
-            for key, block in blocks.items():
-                if self._blocks.get(namespace, {}).get(key) is block:
-                    self._remove(namespace, key)
+            held = self._blocks.get(namespace, {})
+            gone = {key: block for key, block in blocks.items() if held.get(key) is block}
+            for key in gone:
+                self._remove(namespace, key)
+            return gone
+
+    def namespaces(self) -> list[bytes]:
+        """Those that have any blocks."""
+        with self._lock:
+            return list(self._blocks)
+
+    def missed(self, namespace: bytes, keys: Sequence[bytes]) -> None:
+        """Somebody did not find these blocks: those that should be there are to be asked about."""
+        # most were never here, and a dict answers whole
+        held = self._blocks.get(namespace)
+        if held is not None and not held.keys().isdisjoint(keys):
+            with self._lock:
+                self._missed.setdefault(namespace, set()).update(key for key in keys if key in held)
+
+    def take_missed(self) -> dict[bytes, set[bytes]]:
+        """The blocks that were missed since the last time, by namespace."""
+        with self._lock:
+            missed, self._missed = self._missed, {}
+            return missed
 
     def there(self, namespace: bytes, keys: Sequence[bytes] | None = None) -> dict[bytes, Lasting]:
         """The blocks of these keys, or of all."""

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cachestore.deadline import Deadline
+from cachestore.tiers import redis_blocks
+from cachestore.tiers.base import Found
 from cachestore.tiers.redis_map import Map
 from cachestore.tiers.redis_node import Node, Unfit
 from cachestore.tiers.resp_errors import Broken
+from cachestore.tiers.spare import Memory
 
 T = TypeVar("T")
 
@@ -45,6 +48,24 @@ class Servers:
             for index, answer in zip(indices, answers or (), strict=False):
                 found[index] = answer
         return found
+
+    def values(
+        self, names: Sequence[bytes], deadline: Deadline, memory: Memory, largest: int
+    ) -> tuple[list[Found], bool]:
+        """The values of these names, of `largest` bytes at most, and whether all of them could be asked for."""
+        found: list[Found] = [None] * len(names)
+        all_asked = True
+        for node, indices in self.where(names, deadline).items():
+            chosen = [names[index] for index in indices]
+            values: list[Found] = []
+            read: int | None = 0
+            # a value that is not worth reading takes its connection with it; another one goes on behind it
+            while read is not None and read < len(chosen):
+                read = self.on(node, deadline.at, redis_blocks.read, chosen, values, memory, largest)
+            all_asked &= len(values) == len(chosen)
+            for index, value in zip(indices, values, strict=False):
+                found[index] = value
+        return found, all_asked
 
     def on(self, node: Node, until: float, call: Callable[..., T], *rest: Any) -> T | None:
         """What `call` says over a connection to this server; None if it cannot be asked by `until`."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cachestore.wire import store_pb2 as cachestore_dot_wire_dot_store__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61\x63hestore/wire/session.proto\x12\rcachestore.v1\x1a\x1b\x63\x61\x63hestore/wire/store.proto\"\xec\x02\n\x0eSessionRequest\x12\x12\n\ntimeout_ms\x18\x01 \x01(\r\x12%\n\x05hello\x18\x02 \x01(\x0b\x32\x14.cachestore.v1.HelloH\x00\x12.\n\x06lookup\x18\x03 \x01(\x0b\x32\x1c.cachestore.v1.LookupRequestH\x00\x12*\n\x04read\x18\x04 \x01(\x0b\x32\x1a.cachestore.v1.ReadRequestH\x00\x12\x30\n\x07release\x18\x05 \x01(\x0b\x32\x1d.cachestore.v1.ReleaseRequestH\x00\x12)\n\x07reserve\x18\x06 \x01(\x0b\x32\x16.cachestore.v1.ReserveH\x00\x12-\n\x06\x63ommit\x18\x07 \x01(\x0b\x32\x1b.cachestore.v1.SharedCommitH\x00\x12,\n\x05\x61\x62ort\x18\x08 \x01(\x0b\x32\x1b.cachestore.v1.AbortRequestH\x00\x42\t\n\x07message\"\xb6\x03\n\rSessionAnswer\x12\"\n\x05slabs\x18\x01 \x03(\x0b\x32\x13.cachestore.v1.Slab\x12\x0c\n\x04gone\x18\x02 \x03(\r\x12)\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x16.cachestore.v1.FailureH\x00\x12)\n\x07welcome\x18\x04 \x01(\x0b\x32\x16.cachestore.v1.WelcomeH\x00\x12/\n\x06lookup\x18\x05 \x01(\x0b\x32\x1d.cachestore.v1.LookupResponseH\x00\x12)\n\x07granted\x18\x06 \x01(\x0b\x32\x16.cachestore.v1.GrantedH\x00\x12\x31\n\x07release\x18\x07 \x01(\x0b\x32\x1e.cachestore.v1.ReleaseResponseH\x00\x12-\n\x05write\x18\x08 \x01(\x0b\x32\x1c.cachestore.v1.WriteResponseH\x00\x12-\n\x05\x61\x62ort\x18\t \x01(\x0b\x32\x1c.cachestore.v1.AbortResponseH\x00\x12%\n\x06places\x18\n \x01(\x0b\x32\x15.cachestore.v1.PlacesB\t\n\x07message\"\x17\n\x05Hello\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"\x1f\n\x07Welcome\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\x0c\"7\n\x04Slab\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x10\n\x08writable\x18\x03 \x01(\x08\"\\\n\x06Places\x12\r\n\x05slabs\x18\x01 \x03(\r\x12\x0f\n\x07offsets\x18\x02 \x03(\x04\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\x13\n\x0bgenerations\x18\x04 \x03(\x06\x12\x0e\n\x06\x62locks\x18\x05 \x03(\r\"=\n\x0cSharedCommit\x12\x0b\n\x03put\x18\x01 \x01(\x0c\x12\x0e\n\x06\x62locks\x18\x02 \x03(\r\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\"\'\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61\x63hestore/wire/session.proto\x12\rcachestore.v1\x1a\x1b\x63\x61\x63hestore/wire/store.proto\"\xcb\x03\n\x0eSessionRequest\x12\x12\n\ntimeout_ms\x18\x01 \x01(\r\x12%\n\x05hello\x18\x02 \x01(\x0b\x32\x14.cachestore.v1.HelloH\x00\x12.\n\x06lookup\x18\x03 \x01(\x0b\x32\x1c.cachestore.v1.LookupRequestH\x00\x12*\n\x04read\x18\x04 \x01(\x0b\x32\x1a.cachestore.v1.ReadRequestH\x00\x12\x30\n\x07release\x18\x05 \x01(\x0b\x32\x1d.cachestore.v1.ReleaseRequestH\x00\x12)\n\x07reserve\x18\x06 \x01(\x0b\x32\x16.cachestore.v1.ReserveH\x00\x12-\n\x06\x63ommit\x18\x07 \x01(\x0b\x32\x1b.cachestore.v1.SharedCommitH\x00\x12,\n\x05\x61\x62ort\x18\x08 \x01(\x0b\x32\x1b.cachestore.v1.AbortRequestH\x00\x12\x30\n\x08register\x18\t \x01(\x0b\x32\x1c.cachestore.v1.RegisterPagesH\x00\x12+\n\x06missed\x18\n \x01(\x0b\x32\x19.cachestore.v1.MissedPageH\x00\x42\t\n\x07message\"\xc9\x04\n\rSessionAnswer\x12\"\n\x05slabs\x18\x01 \x03(\x0b\x32\x13.cachestore.v1.Slab\x12\x0c\n\x04gone\x18\x02 \x03(\r\x12)\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x16.cachestore.v1.FailureH\x00\x12)\n\x07welcome\x18\x04 \x01(\x0b\x32\x16.cachestore.v1.WelcomeH\x00\x12/\n\x06lookup\x18\x05 \x01(\x0b\x32\x1d.cachestore.v1.LookupResponseH\x00\x12)\n\x07granted\x18\x06 \x01(\x0b\x32\x16.cachestore.v1.GrantedH\x00\x12\x31\n\x07release\x18\x07 \x01(\x0b\x32\x1e.cachestore.v1.ReleaseResponseH\x00\x12-\n\x05write\x18\x08 \x01(\x0b\x32\x1c.cachestore.v1.WriteResponseH\x00\x12-\n\x05\x61\x62ort\x18\t \x01(\x0b\x32\x1c.cachestore.v1.AbortResponseH\x00\x12\x34\n\nregistered\x18\x0b \x01(\x0b\x32\x1e.cachestore.v1.RegisteredPagesH\x00\x12\x31\n\x06missed\x18\x0c \x01(\x0b\x32\x1f.cachestore.v1.MissedPageAnswerH\x00\x12%\n\x06places\x18\n \x01(\x0b\x32\x15.cachestore.v1.Places\x12(\n\x05pages\x18\r \x01(\x0b\x32\x19.cachestore.v1.PagePlacesB\t\n\x07message\"\'\n\x05Hello\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\"\x1f\n\x07Welcome\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\x0c\"7\n\x04Slab\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x10\n\x08writable\x18\x03 \x01(\x08\"\\\n\x06Places\x12\r\n\x05slabs\x18\x01 \x03(\r\x12\x0f\n\x07offsets\x18\x02 \x03(\x04\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\x13\n\x0bgenerations\x18\x04 \x03(\x06\x12\x0e\n\x06\x62locks\x18\x05 \x03(\r\"=\n\x0cSharedCommit\x12\x0b\n\x03put\x18\x01 \x01(\x0c\x12\x0e\n\x06\x62locks\x18\x02 \x03(\r\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\"}\n\rRegisterPages\x12\r\n\x05\x65poch\x18\x01 \x01(\x0c\x12&\n\x05slabs\x18\x02 \x03(\x0b\x32\x17.cachestore.v1.PageSlab\x12\"\n\x05pages\x18\x03 \x03(\x0b\x32\x13.cachestore.v1.Page\x12\x11\n\twithdrawn\x18\x04 \x03(\x06\"H\n\x08PageSlab\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\r\n\x05token\x18\x03 \x01(\x0c\x12\x0e\n\x06memory\x18\x04 \x01(\x08\"H\n\x04Page\x12\x0c\n\x04slab\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x12\n\ngeneration\x18\x03 \x01(\x06\x12\x0e\n\x06header\x18\x04 \x01(\x0c\"F\n\x0fRegisteredPages\x12\r\n\x05\x65poch\x18\x01 \x01(\x0c\x12\x0f\n\x07removed\x18\x02 \x03(\x06\x12\x13\n\x0b\x61ll_removed\x18\x03 \x01(\x08\"u\n\nPagePlaces\x12&\n\x05slabs\x18\x01 \x03(\x0b\x32\x17.cachestore.v1.PageSlab\x12\"\n\x05pages\x18\x02 \x03(\x0b\x32\x13.cachestore.v1.Page\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\r\n\x05\x61live\x18\x04 \x03(\r\"*\n\nMissedPage\x12\r\n\x05lease\x18\x01 \x01(\x0c\x12\r\n\x05\x62lock\x18\x02 \x01(\r\"\x12\n\x10MissedPageAnswer\"\'\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,19 +33,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cachestore.wire.session_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SESSIONREQUEST']._serialized_start=78
-  _globals['_SESSIONREQUEST']._serialized_end=442
-  _globals['_SESSIONANSWER']._serialized_start=445
-  _globals['_SESSIONANSWER']._serialized_end=883
-  _globals['_HELLO']._serialized_start=885
-  _globals['_HELLO']._serialized_end=908
-  _globals['_WELCOME']._serialized_start=910
-  _globals['_WELCOME']._serialized_end=941
-  _globals['_SLAB']._serialized_start=943
-  _globals['_SLAB']._serialized_end=998
-  _globals['_PLACES']._serialized_start=1000
-  _globals['_PLACES']._serialized_end=1092
-  _globals['_SHAREDCOMMIT']._serialized_start=1094
-  _globals['_SHAREDCOMMIT']._serialized_end=1155
-  _globals['_FAILURE']._serialized_start=1157
-  _globals['_FAILURE']._serialized_end=1196
+  _globals['_SESSIONREQUEST']._serialized_end=537
+  _globals['_SESSIONANSWER']._serialized_start=540
+  _globals['_SESSIONANSWER']._serialized_end=1125
+  _globals['_HELLO']._serialized_start=1127
+  _globals['_HELLO']._serialized_end=1166
+  _globals['_WELCOME']._serialized_start=1168
+  _globals['_WELCOME']._serialized_end=1199
+  _globals['_SLAB']._serialized_start=1201
+  _globals['_SLAB']._serialized_end=1256
+  _globals['_PLACES']._serialized_start=1258
+  _globals['_PLACES']._serialized_end=1350
+  _globals['_SHAREDCOMMIT']._serialized_start=1352
+  _globals['_SHAREDCOMMIT']._serialized_end=1413
+  _globals['_REGISTERPAGES']._serialized_start=1415
+  _globals['_REGISTERPAGES']._serialized_end=1540
+  _globals['_PAGESLAB']._serialized_start=1542
+  _globals['_PAGESLAB']._serialized_end=1614
+  _globals['_PAGE']._serialized_start=1616
+  _globals['_PAGE']._serialized_end=1688
+  _globals['_REGISTEREDPAGES']._serialized_start=1690
+  _globals['_REGISTEREDPAGES']._serialized_end=1760
+  _globals['_PAGEPLACES']._serialized_start=1762
+  _globals['_PAGEPLACES']._serialized_end=1879
+  _globals['_MISSEDPAGE']._serialized_start=1881
+  _globals['_MISSEDPAGE']._serialized_end=1923
+  _globals['_MISSEDPAGEANSWER']._serialized_start=1925
+  _globals['_MISSEDPAGEANSWER']._serialized_end=1943
+  _globals['_FAILURE']._serialized_start=1945
+  _globals['_FAILURE']._serialized_end=1984
 # @@protoc_insertion_point(module_scope)

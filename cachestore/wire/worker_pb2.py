@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cachestore.wire import store_pb2 as cachestore_dot_wire_dot_store__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x61\x63hestore/wire/worker.proto\x12\rcachestore.v1\x1a\x1b\x63\x61\x63hestore/wire/store.proto\"Z\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\r\n\x05min_p\x18\x05 \x01(\x02\"\xab\x01\n\x0ePrefillRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\x0c\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12)\n\x08sampling\x18\x04 \x01(\x0b\x32\x17.cachestore.v1.Sampling\x12&\n\x05\x63\x61\x63he\x18\x05 \x01(\x0e\x32\x17.cachestore.v1.CacheUse\x12\r\n\x05salts\x18\x06 \x03(\x0c\"\xad\x01\n\x07Handoff\x12#\n\x05\x63hain\x18\x01 \x01(\x0b\x32\x14.cachestore.v1.Chain\x12\x13\n\x0btail_tokens\x18\x02 \x01(\r\x12\r\n\x05lease\x18\x03 \x01(\x0c\x12\r\n\x05store\x18\x04 \x01(\t\x12\x10\n\x08position\x18\x05 \x01(\r\x12\x13\n\x0b\x66irst_token\x18\x06 \x01(\r\x12#\n\x05reuse\x18\x07 \x01(\x0b\x32\x14.cachestore.v1.Reuse\"\x94\x01\n\x05Reuse\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\r\x12=\n\rreused_tokens\x18\x02 \x03(\x0b\x32&.cachestore.v1.Reuse.ReusedTokensEntry\x1a\x33\n\x11ReusedTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\xe4\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12)\n\x08sampling\x18\x03 \x01(\x0b\x32\x17.cachestore.v1.Sampling\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x13\n\x0bstop_tokens\x18\x05 \x03(\r\x12&\n\x05\x63\x61\x63he\x18\x06 \x01(\x0e\x32\x17.cachestore.v1.CacheUse\x12\r\n\x05salts\x18\x07 \x03(\x0c\x12\x15\n\x08logprobs\x18\x08 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_logprobs\"k\n\x10GenerateResponse\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x14.cachestore.v1.TokenH\x00\x12%\n\x05usage\x18\x02 \x01(\x0b\x32\x14.cachestore.v1.UsageH\x00\x42\t\n\x07message\"\x91\x01\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\r\x12#\n\x05reuse\x18\x03 \x01(\x0b\x32\x14.cachestore.v1.Reuse\x12\x14\n\x07logprob\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12&\n\x03top\x18\x05 \x03(\x0b\x32\x19.cachestore.v1.TopLogprobB\n\n\x08_logprob\")\n\nTopLogprob\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\xb2\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x18\n\x10generated_tokens\x18\x02 \x01(\r\x12#\n\x05reuse\x18\x03 \x01(\x0b\x32\x14.cachestore.v1.Reuse\x12\x0e\n\x06\x66inish\x18\x04 \x01(\t\x12\x14\n\x0cprefilled_by\x18\x05 \x01(\t\x12\x16\n\x0e\x66irst_token_ms\x18\x06 \x01(\x01\x12\x15\n\rloaded_tokens\x18\x07 \x01(\r\"&\n\x10\x41\x62ortWorkRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\"\n\x11\x41\x62ortWorkResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x14\n\x12WorkerStatsRequest\"K\n\x13WorkerStatsResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07\x66igures\x18\x02 \x03(\x0b\x32\x15.cachestore.v1.Figure*\'\n\x08\x43\x61\x63heUse\x12\x12\n\x0eREAD_AND_WRITE\x10\x00\x12\x07\n\x03OFF\x10\x01\x32\xed\x01\n\rPrefillWorker\x12@\n\x07Prefill\x12\x1d.cachestore.v1.PrefillRequest\x1a\x16.cachestore.v1.Handoff\x12J\n\x05\x41\x62ort\x12\x1f.cachestore.v1.AbortWorkRequest\x1a .cachestore.v1.AbortWorkResponse\x12N\n\x05Stats\x12!.cachestore.v1.WorkerStatsRequest\x1a\".cachestore.v1.WorkerStatsResponse2\xf9\x01\n\x0c\x44\x65\x63odeWorker\x12M\n\x08Generate\x12\x1e.cachestore.v1.GenerateRequest\x1a\x1f.cachestore.v1.GenerateResponse0\x01\x12J\n\x05\x41\x62ort\x12\x1f.cachestore.v1.AbortWorkRequest\x1a .cachestore.v1.AbortWorkResponse\x12N\n\x05Stats\x12!.cachestore.v1.WorkerStatsRequest\x1a\".cachestore.v1.WorkerStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x61\x63hestore/wire/worker.proto\x12\rcachestore.v1\x1a\x1b\x63\x61\x63hestore/wire/store.proto\"Z\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\r\n\x05min_p\x18\x05 \x01(\x02\"\xcf\x01\n\x0ePrefillRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\x0c\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12)\n\x08sampling\x18\x04 \x01(\x0b\x32\x17.cachestore.v1.Sampling\x12&\n\x05\x63\x61\x63he\x18\x05 \x01(\x0e\x32\x17.cachestore.v1.CacheUse\x12\r\n\x05salts\x18\x06 \x03(\x0c\x12\x15\n\x08logprobs\x18\x07 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_logprobs\"\xc2\x01\n\x0fPrefillResponse\x12%\n\x05\x62\x65gun\x18\x01 \x01(\x0b\x32\x14.cachestore.v1.BegunH\x00\x12+\n\x08progress\x18\x02 \x01(\x0b\x32\x17.cachestore.v1.ProgressH\x00\x12%\n\x05token\x18\x03 \x01(\x0b\x32\x14.cachestore.v1.TokenH\x00\x12)\n\x07handoff\x18\x04 \x01(\x0b\x32\x16.cachestore.v1.HandoffH\x00\x42\t\n\x07message\"\x16\n\x05\x42\x65gun\x12\r\n\x05store\x18\x01 \x01(\t\"\x1a\n\x08Progress\x12\x0e\n\x06tokens\x18\x01 \x01(\r\":\n\x07Handoff\x12\r\n\x05lease\x18\x03 \x01(\x0c\x12\x0e\n\x06\x62locks\x18\x08 \x01(\rJ\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03J\x04\x08\x04\x10\x08\"\x94\x01\n\x05Reuse\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\r\x12=\n\rreused_tokens\x18\x02 \x03(\x0b\x32&.cachestore.v1.Reuse.ReusedTokensEntry\x1a\x33\n\x11ReusedTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\xe4\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12)\n\x08sampling\x18\x03 \x01(\x0b\x32\x17.cachestore.v1.Sampling\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x13\n\x0bstop_tokens\x18\x05 \x03(\r\x12&\n\x05\x63\x61\x63he\x18\x06 \x01(\x0e\x32\x17.cachestore.v1.CacheUse\x12\r\n\x05salts\x18\x07 \x03(\x0c\x12\x15\n\x08logprobs\x18\x08 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_logprobs\"k\n\x10GenerateResponse\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x14.cachestore.v1.TokenH\x00\x12%\n\x05usage\x18\x02 \x01(\x0b\x32\x14.cachestore.v1.UsageH\x00\x42\t\n\x07message\"\x91\x01\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\r\x12#\n\x05reuse\x18\x03 \x01(\x0b\x32\x14.cachestore.v1.Reuse\x12\x14\n\x07logprob\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12&\n\x03top\x18\x05 \x03(\x0b\x32\x19.cachestore.v1.TopLogprobB\n\n\x08_logprob\")\n\nTopLogprob\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\xb2\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x18\n\x10generated_tokens\x18\x02 \x01(\r\x12#\n\x05reuse\x18\x03 \x01(\x0b\x32\x14.cachestore.v1.Reuse\x12\x0e\n\x06\x66inish\x18\x04 \x01(\t\x12\x14\n\x0cprefilled_by\x18\x05 \x01(\t\x12\x16\n\x0e\x66irst_token_ms\x18\x06 \x01(\x01\x12\x15\n\rloaded_tokens\x18\x07 \x01(\r\"6\n\x10\x41\x62ortWorkRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66inish\x18\x02 \x01(\x08\"\"\n\x11\x41\x62ortWorkResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x14\n\x12WorkerStatsRequest\"K\n\x13WorkerStatsResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07\x66igures\x18\x02 \x03(\x0b\x32\x15.cachestore.v1.Figure*\'\n\x08\x43\x61\x63heUse\x12\x12\n\x0eREAD_AND_WRITE\x10\x00\x12\x07\n\x03OFF\x10\x01\x32\xf7\x01\n\rPrefillWorker\x12J\n\x07Prefill\x12\x1d.cachestore.v1.PrefillRequest\x1a\x1e.cachestore.v1.PrefillResponse0\x01\x12J\n\x05\x41\x62ort\x12\x1f.cachestore.v1.AbortWorkRequest\x1a .cachestore.v1.AbortWorkResponse\x12N\n\x05Stats\x12!.cachestore.v1.WorkerStatsRequest\x1a\".cachestore.v1.WorkerStatsResponse2\xf9\x01\n\x0c\x44\x65\x63odeWorker\x12M\n\x08Generate\x12\x1e.cachestore.v1.GenerateRequest\x1a\x1f.cachestore.v1.GenerateResponse0\x01\x12J\n\x05\x41\x62ort\x12\x1f.cachestore.v1.AbortWorkRequest\x1a .cachestore.v1.AbortWorkResponse\x12N\n\x05Stats\x12!.cachestore.v1.WorkerStatsRequest\x1a\".cachestore.v1.WorkerStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,38 +34,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REUSE_REUSEDTOKENSENTRY']._loaded_options = None
   _globals['_REUSE_REUSEDTOKENSENTRY']._serialized_options = b'8\001'
-  _globals['_CACHEUSE']._serialized_start=1556
-  _globals['_CACHEUSE']._serialized_end=1595
+  _globals['_CACHEUSE']._serialized_start=1741
+  _globals['_CACHEUSE']._serialized_end=1780
   _globals['_SAMPLING']._serialized_start=76
   _globals['_SAMPLING']._serialized_end=166
   _globals['_PREFILLREQUEST']._serialized_start=169
-  _globals['_PREFILLREQUEST']._serialized_end=340
-  _globals['_HANDOFF']._serialized_start=343
-  _globals['_HANDOFF']._serialized_end=516
-  _globals['_REUSE']._serialized_start=519
-  _globals['_REUSE']._serialized_end=667
-  _globals['_REUSE_REUSEDTOKENSENTRY']._serialized_start=616
-  _globals['_REUSE_REUSEDTOKENSENTRY']._serialized_end=667
-  _globals['_GENERATEREQUEST']._serialized_start=670
-  _globals['_GENERATEREQUEST']._serialized_end=898
-  _globals['_GENERATERESPONSE']._serialized_start=900
-  _globals['_GENERATERESPONSE']._serialized_end=1007
-  _globals['_TOKEN']._serialized_start=1010
-  _globals['_TOKEN']._serialized_end=1155
-  _globals['_TOPLOGPROB']._serialized_start=1157
-  _globals['_TOPLOGPROB']._serialized_end=1198
-  _globals['_USAGE']._serialized_start=1201
-  _globals['_USAGE']._serialized_end=1379
-  _globals['_ABORTWORKREQUEST']._serialized_start=1381
-  _globals['_ABORTWORKREQUEST']._serialized_end=1419
-  _globals['_ABORTWORKRESPONSE']._serialized_start=1421
-  _globals['_ABORTWORKRESPONSE']._serialized_end=1455
-  _globals['_WORKERSTATSREQUEST']._serialized_start=1457
-  _globals['_WORKERSTATSREQUEST']._serialized_end=1477
-  _globals['_WORKERSTATSRESPONSE']._serialized_start=1479
-  _globals['_WORKERSTATSRESPONSE']._serialized_end=1554
-  _globals['_PREFILLWORKER']._serialized_start=1598
-  _globals['_PREFILLWORKER']._serialized_end=1835
-  _globals['_DECODEWORKER']._serialized_start=1838
-  _globals['_DECODEWORKER']._serialized_end=2087
+  _globals['_PREFILLREQUEST']._serialized_end=376
+  _globals['_PREFILLRESPONSE']._serialized_start=379
+  _globals['_PREFILLRESPONSE']._serialized_end=573
+  _globals['_BEGUN']._serialized_start=575
+  _globals['_BEGUN']._serialized_end=597
+  _globals['_PROGRESS']._serialized_start=599
+  _globals['_PROGRESS']._serialized_end=625
+  _globals['_HANDOFF']._serialized_start=627
+  _globals['_HANDOFF']._serialized_end=685
+  _globals['_REUSE']._serialized_start=688
+  _globals['_REUSE']._serialized_end=836
+  _globals['_REUSE_REUSEDTOKENSENTRY']._serialized_start=785
+  _globals['_REUSE_REUSEDTOKENSENTRY']._serialized_end=836
+  _globals['_GENERATEREQUEST']._serialized_start=839
+  _globals['_GENERATEREQUEST']._serialized_end=1067
+  _globals['_GENERATERESPONSE']._serialized_start=1069
+  _globals['_GENERATERESPONSE']._serialized_end=1176
+  _globals['_TOKEN']._serialized_start=1179
+  _globals['_TOKEN']._serialized_end=1324
+  _globals['_TOPLOGPROB']._serialized_start=1326
+  _globals['_TOPLOGPROB']._serialized_end=1367
+  _globals['_USAGE']._serialized_start=1370
+  _globals['_USAGE']._serialized_end=1548
+  _globals['_ABORTWORKREQUEST']._serialized_start=1550
+  _globals['_ABORTWORKREQUEST']._serialized_end=1604
+  _globals['_ABORTWORKRESPONSE']._serialized_start=1606
+  _globals['_ABORTWORKRESPONSE']._serialized_end=1640
+  _globals['_WORKERSTATSREQUEST']._serialized_start=1642
+  _globals['_WORKERSTATSREQUEST']._serialized_end=1662
+  _globals['_WORKERSTATSRESPONSE']._serialized_start=1664
+  _globals['_WORKERSTATSRESPONSE']._serialized_end=1739
+  _globals['_PREFILLWORKER']._serialized_start=1783
+  _globals['_PREFILLWORKER']._serialized_end=2030
+  _globals['_DECODEWORKER']._serialized_start=2033
+  _globals['_DECODEWORKER']._serialized_end=2282
 # @@protoc_insertion_point(module_scope)

@@ -29,38 +29,54 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., min_p: _Optional[float] = ...) -> None: ...
 
 class PrefillRequest(_message.Message):
-    __slots__ = ("request_id", "fingerprint", "tokens", "sampling", "cache", "salts")
+    __slots__ = ("request_id", "fingerprint", "tokens", "sampling", "cache", "salts", "logprobs")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
     SALTS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     fingerprint: bytes
     tokens: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
     cache: CacheUse
     salts: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, request_id: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., salts: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    logprobs: int
+    def __init__(self, request_id: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., salts: _Optional[_Iterable[bytes]] = ..., logprobs: _Optional[int] = ...) -> None: ...
+
+class PrefillResponse(_message.Message):
+    __slots__ = ("begun", "progress", "token", "handoff")
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    HANDOFF_FIELD_NUMBER: _ClassVar[int]
+    begun: Begun
+    progress: Progress
+    token: Token
+    handoff: Handoff
+    def __init__(self, begun: _Optional[_Union[Begun, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ...) -> None: ...
+
+class Begun(_message.Message):
+    __slots__ = ("store",)
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    def __init__(self, store: _Optional[str] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: int
+    def __init__(self, tokens: _Optional[int] = ...) -> None: ...
 
 class Handoff(_message.Message):
-    __slots__ = ("chain", "tail_tokens", "lease", "store", "position", "first_token", "reuse")
-    CHAIN_FIELD_NUMBER: _ClassVar[int]
-    TAIL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("lease", "blocks")
     LEASE_FIELD_NUMBER: _ClassVar[int]
-    STORE_FIELD_NUMBER: _ClassVar[int]
-    POSITION_FIELD_NUMBER: _ClassVar[int]
-    FIRST_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    REUSE_FIELD_NUMBER: _ClassVar[int]
-    chain: _store_pb2.Chain
-    tail_tokens: int
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
     lease: bytes
-    store: str
-    position: int
-    first_token: int
-    reuse: Reuse
-    def __init__(self, chain: _Optional[_Union[_store_pb2.Chain, _Mapping]] = ..., tail_tokens: _Optional[int] = ..., lease: _Optional[bytes] = ..., store: _Optional[str] = ..., position: _Optional[int] = ..., first_token: _Optional[int] = ..., reuse: _Optional[_Union[Reuse, _Mapping]] = ...) -> None: ...
+    blocks: int
+    def __init__(self, lease: _Optional[bytes] = ..., blocks: _Optional[int] = ...) -> None: ...
 
 class Reuse(_message.Message):
     __slots__ = ("computed_tokens", "reused_tokens")
@@ -146,10 +162,12 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., reuse: _Optional[_Union[Reuse, _Mapping]] = ..., finish: _Optional[str] = ..., prefilled_by: _Optional[str] = ..., first_token_ms: _Optional[float] = ..., loaded_tokens: _Optional[int] = ...) -> None: ...
 
 class AbortWorkRequest(_message.Message):
-    __slots__ = ("request_id",)
+    __slots__ = ("request_id", "finish")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
     request_id: str
-    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+    finish: bool
+    def __init__(self, request_id: _Optional[str] = ..., finish: bool = ...) -> None: ...
 
 class AbortWorkResponse(_message.Message):
     __slots__ = ("found",)

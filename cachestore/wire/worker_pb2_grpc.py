@@ -34,10 +34,10 @@ class PrefillWorkerStub(object):
         Args:
             channel: A grpc.Channel.
         """
-        self.Prefill = channel.unary_unary(
+        self.Prefill = channel.unary_stream(
                 '/cachestore.v1.PrefillWorker/Prefill',
                 request_serializer=cachestore_dot_wire_dot_worker__pb2.PrefillRequest.SerializeToString,
-                response_deserializer=cachestore_dot_wire_dot_worker__pb2.Handoff.FromString,
+                response_deserializer=cachestore_dot_wire_dot_worker__pb2.PrefillResponse.FromString,
                 _registered_method=True)
         self.Abort = channel.unary_unary(
                 '/cachestore.v1.PrefillWorker/Abort',
@@ -55,7 +55,7 @@ class PrefillWorkerServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Prefill(self, request, context):
-        """Computes the KV of a prompt, stores its blocks, and hands over.
+        """Computes the KV of a prompt and stores its blocks slot by slot, for whoever waits for them. The handoff comes last.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,10 +76,10 @@ class PrefillWorkerServicer(object):
 
 def add_PrefillWorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Prefill': grpc.unary_unary_rpc_method_handler(
+            'Prefill': grpc.unary_stream_rpc_method_handler(
                     servicer.Prefill,
                     request_deserializer=cachestore_dot_wire_dot_worker__pb2.PrefillRequest.FromString,
-                    response_serializer=cachestore_dot_wire_dot_worker__pb2.Handoff.SerializeToString,
+                    response_serializer=cachestore_dot_wire_dot_worker__pb2.PrefillResponse.SerializeToString,
             ),
             'Abort': grpc.unary_unary_rpc_method_handler(
                     servicer.Abort,
@@ -113,12 +113,12 @@ class PrefillWorker(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/cachestore.v1.PrefillWorker/Prefill',
             cachestore_dot_wire_dot_worker__pb2.PrefillRequest.SerializeToString,
-            cachestore_dot_wire_dot_worker__pb2.Handoff.FromString,
+            cachestore_dot_wire_dot_worker__pb2.PrefillResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,9 +50,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- fail (printf "tiers: %s has a password, which a ConfigMap would show; use configSecret" .name) -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.expose.enabled (not .Values.expose.tlsSecret) (not .Values.expose.from) -}}
+{{- fail "expose.tlsSecret: without it keys and prompts travel for everybody to read; name who speaks TLS before the gateway in expose.from" -}}
+{{- end -}}
 {{- if and (gt (int .Values.cluster.num_gpus) 0) (lt (int .Values.resources.gpus) 1) -}}
 {{- fail "cluster.num_gpus: the replicas ask for GPUs but the pod has none; set resources.gpus" -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.expose.enabled (not .Values.expose.keysSecret) -}}
+{{- fail "expose.keysSecret: name a Secret with keys.toml; without keys anybody could use the model" -}}
 {{- end -}}
 {{- if eq (int .Values.securityContext.runAsUser) 0 -}}
 {{- fail "securityContext.runAsUser: 0 is root; name another user of the image" -}}
@@ -94,17 +100,40 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end -}}
 
+{{- define "cachestore.gatewayPort" -}}
+{{- .Values.gateway.port | default 8000 | int -}}
+{{- end -}}
+
+{{- /* The section [gateway] as YAML: what exposing it needs counts, whatever else is said. */ -}}
+{{- define "cachestore.gateway" -}}
+{{- $given := deepCopy .Values.gateway -}}
+{{- if .Values.expose.enabled -}}
+{{- $needed := dict "host" "0.0.0.0" "port" (include "cachestore.gatewayPort" . | int) "keys" "/keys/keys.toml" -}}
+{{- if .Values.expose.tlsSecret -}}
+{{- $_ := merge $needed (dict "tls_cert" "/keys/tls.crt" "tls_key" "/keys/tls.key") -}}
+{{- else -}}
+{{- $_ := set $needed "insecure" true -}}
+{{- end -}}
+{{- $given = merge $needed $given -}}
+{{- end -}}
+{{- toJson $given -}}
+{{- end -}}
+
 {{- define "cachestore.toml" -}}
 {{- range .Values.tiers }}
 [[tiers]]
 {{- include "cachestore.tomlTable" . }}
 {{ end }}
-{{- range $section := list "codecs" "eviction" "store" "service" "engine" "cluster" }}
+{{- range $section := list "codecs" "eviction" "store" "service" "engine" "batch" "scheduling" "prefill_worker" "decode_worker" "cluster" }}
 {{- with index $.Values $section }}
 [{{ $section }}]
 {{- include "cachestore.tomlTable" . }}
 {{ end }}
 {{- end }}
+{{- with include "cachestore.gateway" . | fromJson }}
+[gateway]
+{{- include "cachestore.tomlTable" . }}
+{{ end }}
 {{- end -}}
 
 {{- /* What both containers of the pod have in common: the same code as the same user, seeing the same files. */ -}}
@@ -143,6 +172,11 @@ volumeMounts:
   {{- if .Values.modelVolume }}
   - name: models
     mountPath: /models
+    readOnly: true
+  {{- end }}
+  {{- if .Values.expose.enabled }}
+  - name: keys
+    mountPath: /keys
     readOnly: true
   {{- end }}
 {{- end -}}

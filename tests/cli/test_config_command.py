@@ -48,6 +48,8 @@ def test_what_is_shown_is_a_configuration(command: Callable[..., Any], config: C
     tables = tomllib.loads(shown)
     assert tables["engine"]["model"] == '/a "b" \\c [d]/é'
     assert tables["store"]["lease"] == 5.0 and tables["codecs"]["name"] == "lz4" and "acceleration" in tables["codecs"]
+    assert tables["scheduling"]["name"] == "mc_sf" and tables["scheduling"]["predictor"]["remember"] == 1000
+    assert tables["batch"]["memory"] == 1 << 30
     (cpu,) = tables["tiers"]
     assert (cpu["name"], cpu["capacity"], cpu["slab"], cpu["pinned"]) == ("cpu", 64 << 20, 0, "auto")
     assert command("config", "show", "--json", "--config", given).object == tables
@@ -89,7 +91,7 @@ def test_passwords_are_not_shown(
         ('store = "mine"\n', "store must be a table"),
         ("engine = 3\n", "engine must be a table"),
         ("[engine]\n", "engine.model"),
-        ('[engine]\nmodel = "m"\nblock_tokens = 48\n', "engine.chunk_tokens"),
+        ('[engine]\nmodel = "m"\nblock_tokens = 0\n', "engine.block_tokens"),
         ('[engine]\nmodel = "m"\nblock_tokens = "many"\n', "engine.block_tokens"),
         ('[service]\nhost = "0.0.0.0"\n', "is not loopback"),
         ("[service]\nport = 70000\n", "service.port must lie in 0 .. 65535"),
@@ -99,6 +101,13 @@ def test_passwords_are_not_shown(
         ("[store\n", "is not TOML"),
         ("a = 1\na = 2\n", "is not TOML"),
         ("[prefill_worker]\nwait = nan\n", "prefill_worker.wait"),
+        ("[batch]\npagse = 3\n", "unknown configuration key 'batch.pagse'; did you mean 'pages'?"),
+        ("[batch]\nput_share = 2\n", "batch.put_share must lie in 0 .. 1"),
+        ('[batch]\nscheduling = {name = "fcfs"}\n', "batch.scheduling is a section of its own: write [scheduling]"),
+        ('[scheduling]\nname = "mc_fs"\n', "scheduling.name = 'mc_fs' is unknown; did you mean 'mc_sf'?"),
+        ('[scheduling]\nname = "fcfs"\nageing = 1\n', "unknown configuration key 'scheduling.ageing'"),
+        ('[scheduling]\nname = "fcfs"\npredictor = "history"\n', "write [scheduling.predictor]"),
+        ("scheduling = 3\n", "scheduling must be a table"),
     ],
     ids=lambda value: value.replace("\n", " ")[:30],
 )

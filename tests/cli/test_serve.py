@@ -12,7 +12,7 @@ import pytest
 from cachestore.service.client import RemoteStore
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_ends_in_order_and_takes_redis_with_it(serve: Callable[..., Any], number: int) -> None:
     serving = serve()
     assert serving.tiers == ["cpu", "redis"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,20 @@ class Marked:
 
     def kill(self) -> None:
         """Ends what is left."""
+        # the keeper of an embedded Redis is a shell, which ends with its owner and takes the server with it
+        keepers = set(self.pids("/bin/sh"))
+        for pid in set(self.pids()) - keepers:
+            self._kill(pid)
+        until = time.monotonic() + 5.0
+        while self.pids() and time.monotonic() < until:
+            time.sleep(0.02)
         for pid in self.pids():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            self._kill(pid)
+
+    @staticmethod
+    def _kill(pid: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @dataclass
@@ -137,8 +147,8 @@ def configuration(tiny_model: Path) -> str:
     """Store, engine and one worker of each role."""
     return (
         '[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n[[tiers]]\nname = "redis"\nurl = "embedded"\ncapacity = "64MiB"\n'
-        f'[service]\nport = 0\n[engine]\nmodel = "{tiny_model}"\nblock_tokens = {BLOCK}\nchunk_tokens = {BLOCK}\n'
-        "threads = 1\n[cluster]\nprefill = 1\ndecode = 1\n"
+        f'[service]\nport = 0\n[engine]\nmodel = "{tiny_model}"\nblock_tokens = {BLOCK}\n'
+        "threads = 1\n[decode_worker]\nlocal_prefill_tokens = 0\n[cluster]\nprefill = 1\ndecode = 1\n"
     )
 
 

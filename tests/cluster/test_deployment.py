@@ -95,7 +95,7 @@ def test_same_tokens_as_transformers_and_reuse(up: Up) -> None:
 
 
 def test_fingerprints_are_in_the_map(up: Up) -> None:
-    expected = fingerprint(model_spec(EngineSettings(str(up.model), block_tokens=16, chunk_tokens=16)))
+    expected = fingerprint(model_spec(EngineSettings(str(up.model), block_tokens=16)))
     members = [*up.members("prefill"), *up.members("decode")]
     assert [member.fingerprint for member in members] == [expected] * 2
     assert len({member.node for member in members}) == 1

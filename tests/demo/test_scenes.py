@@ -1,111 +1,100 @@
-"""What the demo reports of a kill, and of answers that differ."""
+"""What the demo reports of answers that differ, and what it makes of a gateway that gives none."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from cachestore.demo import scenes
-from cachestore.demo.asking import Asked, accuracy
+from cachestore.demo.asking import Asked, Asker, accuracy
 from cachestore.demo.documents import Document, Question
 from cachestore.demo.run import Report
+from cachestore.errors import Unavailable
+from cachestore.metrics import Figure
 
-ASKED = Asked("harbour", "what?", 100, {"cpu": 64}, 5.0, (1, 2), "12", True, "prefill-a")
-DOCUMENTS = [Document(name, name, (Question("what?", "12"), Question("why?", "12"))) for name in ("harbour", "island")]
-
-
-class Ray:
-    """Stands for cluster, store and asker: each request is seen at work or not, and killed in time or not."""
-
-    store_address, fingerprint = "store", b"spec"
-
-    def __init__(self, seen: list[bool], in_time: list[bool]) -> None:
-        self.seen, self.in_time = seen, in_time
-        self.asked: list[str] = []
-        self.killed: list[str] = []
-
-    def clear(self) -> None:
-        pass
-
-    def ask_and_kill(self, *arguments: Any) -> tuple[str, Asked]:
-        document = arguments[-1]
-        self.asked.append(document.name)
-        if not self.seen.pop(0):
-            return "", ASKED
-        worker = f"prefill-{len(self.killed)}"
-        self.killed.append(worker)
-        return worker, replace(ASKED, prefilled_by="prefill-other" if self.in_time.pop(0) else worker)
-
-
-@contextmanager
-def staged(monkeypatch: pytest.MonkeyPatch, seen: list[bool], in_time: list[bool]) -> Iterator[Ray]:
-    ray = Ray(seen, in_time)
-    monkeypatch.setattr(scenes, "_ask_and_kill", ray.ask_and_kill)
-    monkeypatch.setattr(scenes, "await_workers", lambda *arguments: None)
-    monkeypatch.setattr(scenes, "_await_gone", lambda *arguments: None)
-    yield ray
-
-
-def kill(ray: Any) -> scenes.Killed | None:
-    return scenes.kill_prefill(SimpleNamespace(), "cachestore", ray, ray, DOCUMENTS)  # type: ignore[arg-type]
-
-
-def test_a_request_that_was_over_too_soon_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    with staged(monkeypatch, [False, True], [True]) as ray:
-        killed = kill(ray)
-    assert killed is not None
-    assert (killed.worker, killed.document.name) == ("prefill-0", "island")
-
-
-def test_a_kill_behind_the_work_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    with staged(monkeypatch, [True, True], [False, True]) as ray:
-        killed = kill(ray)
-    assert killed is not None and killed.worker == "prefill-1" and len(ray.killed) == 2
-
-
-def test_no_kill_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    with staged(monkeypatch, [False] * 4, []) as ray:
-        assert kill(ray) is None
-    assert ray.asked == ["harbour", "island"] * 2 and ray.killed == []
-
-
-def test_it_does_not_kill_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    with staged(monkeypatch, [True] * 4, [False] * 4) as ray:
-        assert kill(ray) is None
-    assert len(ray.killed) == scenes.MOST_KILLS
+ASKED = Asked("harbour", "what?", 100, 64, 5.0, " 12 ", True)
+DOCUMENT = Document("harbour", "text", (Question("what?", "12"),))
+USAGE = {"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 64}}
 
 
 def report(**changes: Any) -> Mapping[str, Any]:
-    warm = [replace(ASKED, document=document.name) for document in DOCUMENTS for _ in document.questions]
-    killed = scenes.Killed("prefill-a", DOCUMENTS[1], ASKED)
-    times = scenes.FirstTokens(100, 20.0, 10.0, True)
-    whole: dict[str, Any] = dict(
-        documents=DOCUMENTS, warm=warm, cold=list(warm), redis=ASKED, killed=killed, first_tokens=times, figures=[]
-    )
+    runs: dict[str, Any] = {name: [ASKED, ASKED] for name in ("first", "warm", "cold", "redis")}
+    figures = [Figure("read_hits", (("purpose", "reuse"), ("tier", "cpu")), 7)]
+    whole = runs | dict(redis_blocks=3, killed=scenes.Killed("decode-a", [ASKED, ASKED], 5), figures=figures)
     return Report(**(whole | changes)).as_json()
 
 
 def test_identical_means_everywhere() -> None:
-    other = replace(ASKED, tokens=(9,))
     assert report()["identical_tokens"] is True
-    assert report(warm=[other] * 4)["identical_tokens"] is False
-    assert report(redis=other)["identical_tokens"] is False
-    assert report(killed=scenes.Killed("prefill-a", DOCUMENTS[1], other))["identical_tokens"] is False
-    assert report(first_tokens=scenes.FirstTokens(100, 20.0, 10.0, False))["identical_tokens"] is False
-    # each is compared with the answer to its own question
-    cold = [ASKED, ASKED, other, other]
-    assert report(warm=cold, cold=cold)["identical_tokens"] is False
-    assert report(warm=cold, cold=cold, killed=scenes.Killed("a", DOCUMENTS[1], other))["identical_tokens"] is True
+    other = [ASKED, replace(ASKED, text="13")]
+    for name in ("first", "warm", "cold", "redis"):
+        assert report(**{name: other})["identical_tokens"] is False
+    assert report(killed=scenes.Killed("decode-a", other, 5))["identical_tokens"] is False
 
 
-def test_without_a_kill() -> None:
-    told = report(killed=None)
-    assert told["killed_worker"] is None and told["right_after_kill"] is None and told["identical_tokens"] is True
+def test_what_is_reused_is_counted_over_all_runs_with_the_cache() -> None:
+    told = report(first=[replace(ASKED, reused=0)] * 2, cold=[replace(ASKED, reused=0, first_token_ms=9.0)] * 2)
+    assert (told["prompt_tokens"], told["tokens_reused"], told["reused_share"]) == (800, 6 * 64, 0.48)
+    assert (told["ttft_cold_ms_p50"], told["ttft_warm_ms_p50"]) == (9.0, 5.0)
+    assert told["hits_by_tier"] == {"cpu": 7} and told["moved_requests"] == 5
 
 
 def test_accuracy_counts_what_is_known() -> None:
     assert accuracy([ASKED, replace(ASKED, right=False), replace(ASKED, right=None)]) == 0.5
     assert accuracy([replace(ASKED, right=None)]) is None
+
+
+@contextmanager
+def answering(status: int, *events: Any) -> Iterator[Asker]:
+    """An asker of a server that answers every question so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._say(200, json.dumps({"data": [{"id": "tiny"}]}))
+
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self._say(status, "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n")
+
+        def _say(self, status: int, text: str) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    asked: list[Any] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever).start()
+        try:
+            yield Asker(f"http://127.0.0.1:{server.server_port}")
+            assert all(body["model"] == "tiny" and body["temperature"] == 0 for body in asked)
+        finally:
+            server.shutdown()
+
+
+def test_an_answer_is_what_its_events_say() -> None:
+    with answering(
+        200, {"choices": [{"text": " 1"}]}, {"choices": [{"text": "2 "}]}, {"choices": [], "usage": USAGE}
+    ) as asker:
+        one = asker.ask(DOCUMENT, DOCUMENT.questions[0])
+    assert one.first_token_ms > 0 and replace(one, first_token_ms=5.0) == ASKED
+
+
+@pytest.mark.parametrize(
+    ("status", "event", "said"), [(503, {}, "503"), (200, {"error": {"message": "lost"}}, "gave up: lost")]
+)
+def test_no_answer_is_an_error(status: int, event: Any, said: str) -> None:
+    with answering(status, event) as asker, pytest.raises(Unavailable, match=said):
+        asker.ask(DOCUMENT, DOCUMENT.questions[0])
+
+
+def test_nobody_there(free_tcp_port: int) -> None:
+    with pytest.raises(Unavailable, match="does not answer"):
+        Asker(f"http://127.0.0.1:{free_tcp_port}")

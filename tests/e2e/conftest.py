@@ -1,6 +1,7 @@
 """Store, prefill workers and decode workers as processes, over tiny models with random weights."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,18 +16,31 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3Config
 
-from cachestore.engine.hf import HfEngine
-from cachestore.engine.sampling import Sampler, Sampling
+from cachestore.deadline import Deadline
+from cachestore.engine.batch_loop import BatchLoop
+from cachestore.engine.batch_request import BatchRequest, BatchToken
+from cachestore.engine.batch_settings import BatchSettings
+from cachestore.engine.paged_model import PagedModel
+from cachestore.engine.sampling import Sampling
 from cachestore.engine.settings import EngineSettings
+from cachestore.engine.stopping import Stop
+from cachestore.hashing import fingerprint
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
+from cachestore.store.base import Lease
 from cachestore.tiers.embedded import EmbeddedRedis
 from decode_worker.client import DecodeClient
 from decode_worker.request import Usage
 from prefill_worker.client import PrefillClient
+from prefill_worker.handoff import Handoff, Told
+from prefill_worker.prompt import Prompt
 
 ROOT = Path(__file__).parents[2]
 BLOCK = 16
+PAGES = 1200
+CHUNK = 64
+BATCH = f"pages = {PAGES}\nchunk_tokens = {CHUNK}\nrecompute = false\n"
+"""Of workers: what is stored is read, however fast it could be computed."""
 PATIENT = 'connect_timeout = "2s"\ntimeout = "2s"\n'
 """Of Redis: a machine that is busy must not end its calls."""
 
@@ -122,18 +136,25 @@ class Cluster:
     store_child: Child = field(init=False)
     store: RemoteStore = field(init=False)
 
-    def start_store(self, port: int = 0, tiers: str = '[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n') -> None:
+    def start_store(
+        self, port: int = 0, tiers: str = '[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n', service: str = ""
+    ) -> None:
         cold = f'[[tiers]]\nname = "redis"\nurl = "{self.redis_url}"\n{PATIENT}' if self.redis_url else ""
-        config = self._file(f"[service]\nport = {port}\n{tiers}{cold}")
+        config = self._file(f"[service]\nport = {port}\n{service}{tiers}{cold}")
         self.store_child = self.children.told(self.children.start("tests/e2e/store_process.py", str(config)))
         self.store = RemoteStore(self.store_child.address)
         self.store.open()
 
-    def start_worker(self, role: str, name: str, settings: str = "") -> "subprocess.Popen[str]":
-        """`told` gives the worker when it is ready."""
+    def start_worker(self, role: str, name: str, settings: str = "", batch: str = "") -> "subprocess.Popen[str]":
+        """`told` gives the worker when it is ready.
+
+        Unless it is set, a decode worker prefills less than a block itself.
+        """
+        elsewhere = role == "decode" and "local_prefill_tokens" not in settings
         config = self._file(
-            f'[engine]\nmodel = "{self.model}"\nblock_tokens = {BLOCK}\nchunk_tokens = {BLOCK}\nthreads = 1\n'
-            f"[{role}_worker]\n{settings}\n"
+            f'[engine]\nmodel = "{self.model}"\nblock_tokens = {BLOCK}\nthreads = 1\n'
+            f"[batch]\n{batch or BATCH}\n"
+            f"[{role}_worker]\n{f'local_prefill_tokens = {BLOCK - 1}' if elsewhere else ''}\n{settings}\n"
         )
         address = self.store_child.address
         return self.children.start("-m", f"{role}_worker", "--config", str(config), "--store", address, "--name", name)
@@ -166,11 +187,24 @@ class Trio(Cluster):
     prefill: PrefillClient = field(init=False)
     decode: DecodeClient = field(init=False)
 
-    engine: HfEngine = field(init=False)
+    engine: PagedModel = field(init=False)
+    loop: BatchLoop = field(init=False)
+    alone: Any = field(init=False)
+    """The same model as transformers has it."""
 
     def counted(self, name: str, **labels: str) -> int:
         """A figure of the decode worker."""
         return total(self.decode.stats(), name, **labels)
+
+    def handed(self, tokens: list[int], **more: Any) -> list[Told]:
+        """All that the prefill worker tells of a prompt, whose blocks are stored then; the lease is given back."""
+        prompt = Prompt(tokens, **more)
+        told = list(self.prefill.prefill(prompt, fingerprint(self.engine.spec), timeout=30))
+        last = told[-1]
+        assert isinstance(last, Handoff)
+        if last.lease:
+            self.store.release(Lease(last.lease, last.blocks, 0.0))
+        return told
 
     def ask(self, tokens: list[int], max_tokens: int = 12, **more: Any) -> tuple[list[int], Usage]:
         """The whole answer of the decode worker."""
@@ -182,19 +216,24 @@ class Trio(Cluster):
         return made, answer.usage
 
     def expected(self, tokens: list[int], max_tokens: int = 12, sampling: Sampling | None = None) -> list[int]:
-        """The tokens as the engine alone makes them."""
-        sequence, sampler = self.engine.sequence(), Sampler(sampling or Sampling())
-        made = [sampler.pick(sequence.prefill(tokens))]
-        while len(made) < max_tokens and made[-1] not in self.engine.eos_tokens:
-            made.append(sampler.pick(sequence.decode(made[-1])))
-        return made
+        """The tokens of a lone run: greedy ones with transformers, drawn ones with an engine that has nothing yet."""
+        if sampling is None or sampling.temperature == 0.0:
+            ids = torch.tensor([tokens])
+            out = self.alone.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False, pad_token_id=0
+            )
+            made: list[int] = out[0, len(tokens) :].tolist()
+            return made
+        stop = Stop(max_tokens, self.engine.eos_tokens)
+        nobody = secrets.token_hex(8)
+        asked = BatchRequest(tokens, stop, Deadline.after(60), sampling, namespace=nobody)
+        return [token.id for token in self.loop.submit(asked) if isinstance(token, BatchToken)]
 
     def start(self, decode: str = "") -> None:
-        """Starts all three, and the engine that says what is expected."""
+        """Starts all three, and what says which tokens are expected."""
         self.start_store()
         workers = [self.start_worker("prefill", "p0"), self.start_worker("decode", "d0", decode)]
-        self.engine = HfEngine(EngineSettings(str(self.model), block_tokens=BLOCK, chunk_tokens=BLOCK, threads=1))
-        self.engine.open()
+        self.start_reference()
         self.prefill_child, self.decode_child = map(self.children.told, workers)
         self.prefill = PrefillClient(self.prefill_child.address)
         self.decode = DecodeClient(self.decode_child.address)
@@ -203,10 +242,18 @@ class Trio(Cluster):
         self.known("prefill", 1)
         self.known("decode", 1)
 
+    def start_reference(self) -> None:
+        """Opens what says which tokens are expected."""
+        self.alone = AutoModelForCausalLM.from_pretrained(self.model).eval()
+        self.engine = PagedModel(EngineSettings(str(self.model), block_tokens=BLOCK, threads=1))
+        self.engine.open()
+        self.loop = BatchLoop(self.engine, BatchSettings(pages=PAGES, chunk_tokens=CHUNK))
+        self.loop.open()
+
     def end(self) -> None:
         """Ends whatever was started."""
         self.children.end()
-        for name in ("prefill", "decode", "store", "engine"):
+        for name in ("prefill", "decode", "store", "loop", "engine"):
             if hasattr(self, name):
                 getattr(self, name).close()
 

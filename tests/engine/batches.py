@@ -31,7 +31,7 @@ Directory = Callable[[str], Path]
 
 
 def opened(path: Path) -> PagedModel:
-    model = PagedModel(EngineSettings(str(path), block_tokens=SIZE, chunk_tokens=SIZE))
+    model = PagedModel(EngineSettings(str(path), block_tokens=SIZE))
     model.open()
     return model
 
@@ -72,12 +72,13 @@ def request(tokens: Sequence[int], new: int = NEW, **fields: Any) -> BatchReques
 
 
 def ended(stream: BatchStream) -> tuple[list[int], BatchUsage]:
-    *tokens, usage = stream
+    *items, usage = stream
     assert isinstance(usage, BatchUsage)
-    assert [token.index for token in tokens if isinstance(token, BatchToken)] == list(range(len(tokens)))
+    tokens = [item for item in items if isinstance(item, BatchToken)]
+    assert [token.index for token in tokens] == list(range(len(tokens)))
     assert usage.prompt_tokens == usage.computed_tokens + sum(usage.reused.values())
     assert usage.generated_tokens == len(tokens)
-    return [token.id for token in tokens if isinstance(token, BatchToken)], usage
+    return [token.id for token in tokens], usage
 
 
 @lru_cache

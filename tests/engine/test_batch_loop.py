@@ -1,12 +1,15 @@
 """The serving loop against transformers' own `generate` on each request alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+import torch
 
 from cachestore.deadline import Deadline
 from cachestore.engine.batch_loop import BatchLoop
 from cachestore.engine.batch_request import BatchRequest, BatchToken, BatchUsage
+from cachestore.engine.drawing import Draw, draw
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.sampling import Sampling
 from cachestore.engine.stopping import Finish, Stop
@@ -24,6 +27,7 @@ from tests.engine.batches import (
     figure,
     opened,
     prompt,
+    reference,
     request,
     serving,
     until,
@@ -84,18 +88,35 @@ def test_a_victim_comes_back_by_its_prefix(
             assert again > 0 and figure(loop, "restored_tokens", tier="cpu") == 0
 
 
-def test_the_same_seed_gives_the_same_tokens_in_any_batch(model: PagedModel, tiered: TieredStore) -> None:
+def test_the_same_seed_gives_the_same_tokens_in_any_batch(
+    model: PagedModel, model_dir: Directory, tiered: TieredStore
+) -> None:
     store = tiered.namespace("default")
-    asked = [(prompt(30 + seed, seed % 3), Sampling(0.8, top_p=0.95, seed=seed)) for seed in range(8)]
-    several = []
-    for most in (1, 3, 8):
+    ways = [Sampling(0.8), Sampling(1.5, top_k=5), Sampling(0.8, top_p=0.95), Sampling(2.0, min_p=0.1)]
+    ways += [Sampling(1.2, top_k=20, top_p=0.9, min_p=0.02), Sampling()]
+    # three choices of each of three prompts, in all these ways
+    asked = [(prompt(30 + n % 3, n % 3), replace(how, seed=n), n // 3 % 3) for n, how in enumerate(ways * 3)]
+    several: list[list[list[BatchToken]]] = []
+    for most in (1, 3, 18):
         with serving(model, max_batch=most, chunk_tokens=16 * most) as loop:
             streams = [
-                loop.submit(request(tokens, 20, sampling=how, choice=choice, store=store))
-                for choice, (tokens, how) in enumerate(asked)
+                loop.submit(request(tokens, 20, sampling=how, choice=choice, store=store, logprobs=2))
+                for tokens, how, choice in asked
             ]
-            several.append([ended(stream)[0] for stream in streams])
-    assert several[0] == several[1] == several[2]
+            several.append([[item for item in stream if isinstance(item, BatchToken)] for stream in streams])
+    for run in several:
+        for (tokens, how, choice), made in zip(asked, run, strict=True):
+            ids = [token.id for token in made]
+            with torch.no_grad():
+                logits = reference(model_dir("llama"))(torch.tensor([tokens + ids[:-1]])).logits[0, len(tokens) - 1 :]
+            # every draw is that of a lone run's logits at its position
+            draws = [Draw(how, len(tokens) + at, choice, 2) for at in range(20)]
+            for token, drawn in zip(made, draw(logits, draws), strict=True):
+                assert token.id == drawn.token
+                assert [each for each, _ in token.top] == [each for each, _ in drawn.top]
+                assert (token.logprob, *(chance for _, chance in token.top)) == pytest.approx(
+                    (drawn.logprob, *(chance for _, chance in drawn.top)), abs=1e-4
+                )
 
 
 def test_a_prompt_asked_many_times_at_once_is_computed_once(model: PagedModel) -> None:

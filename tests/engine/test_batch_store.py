@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from cachestore.engine.batch_request import BatchToken
+from cachestore.engine.batch_request import BatchToken, BatchUsage
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.ragged import Batch
 from cachestore.errors import (
@@ -14,7 +14,6 @@ from cachestore.errors import (
     Unavailable,
 )
 from cachestore.hashing import chain
-from cachestore.store.base import Purpose
 from cachestore.store.tiered import TieredStore
 from tests.engine.batches import (
     NEW,
@@ -24,7 +23,6 @@ from tests.engine.batches import (
     alone,
     ended,
     figure,
-    opened,
     prompt,
     request,
     serving,
@@ -40,8 +38,12 @@ def test_generated_blocks_make_the_next_turn_warm(model: PagedModel, tiered: Tie
     spoken = [*prompt(20), *made]
     assert store.lookup(chain(model.spec, spoken[:-1])).ready == 79 // SIZE
     with serving(model) as loop:
-        _, usage = ended(loop.submit(request([*spoken, 5, 6], 2, store=store)))
-        assert usage.reused == {"cpu": 64} and usage.computed_tokens == 18
+        first, _, usage = loop.submit(request([*spoken, 5, 6], 2, store=store))
+        assert isinstance(first, BatchToken) and isinstance(usage, BatchUsage)
+        assert first.reused == usage.reused == {"cpu": 64}
+        assert first.computed_tokens == usage.computed_tokens == 18
+        assert loop.cached("default", chain(model.spec, spoken).keys) == 5
+        assert loop.cached("other", chain(model.spec, spoken).keys) == 0
 
 
 def test_a_hanging_store_holds_nobody_up(model: PagedModel, model_dir: Directory, tiered: TieredStore) -> None:
@@ -59,6 +61,24 @@ def test_a_hanging_store_holds_nobody_up(model: PagedModel, model_dir: Directory
         store.held.set()
         made, usage = ended(waits)
         assert made == alone(model_dir("llama"), prompt(100, 1)) and usage.computed_tokens == 100
+
+
+def test_a_read_waits_for_pages_that_puts_still_hold(
+    model: PagedModel, tiered: TieredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tiered.namespace("default")
+    with serving(model) as loop:
+        ended(loop.submit(request(prompt(100), 1, store=store, settle=True)))
+    slow = Faulty(store)
+    monkeypatch.setattr(slow, "lookup", store.lookup)
+    slow.held.clear()
+    with serving(model, pages=10, put_timeout=30.0) as loop:
+        ended(loop.submit(request(prompt(96, 1), 1, store=slow)))
+        assert figure(loop, "pages_referenced") == 6
+        stream = loop.submit(request(prompt(100), 1, store=store))
+        until(lambda: figure(loop, "running") == 1)
+        slow.held.set()
+        assert ended(stream)[1].reused == {"cpu": 96}
 
 
 def test_blocks_that_nobody_writes_are_not_waited_for_longer(model: PagedModel, tiered: TieredStore) -> None:
@@ -135,24 +155,6 @@ def test_a_slow_run_in_the_middle_is_computed(
         assert figure(loop, "fetch_runs", tier="far", choice="compute") == 1
         assert second[1].computed_tokens == 3 * SIZE + 10
         assert sum(second[1].reused.values()) == 7 * SIZE
-
-
-def test_a_prompt_travels_slot_by_slot_to_an_engine_that_waits(
-    model: PagedModel, model_dir: Directory, tiered: TieredStore
-) -> None:
-    store, tokens = tiered.namespace("default"), prompt(200)
-    other = opened(model_dir("llama"))
-    with serving(other) as decode, serving(model, chunk_tokens=16) as prefill:
-        waiting = decode.submit(request(tokens, store=store, wait=5.0, purpose=Purpose.HANDOFF))
-        (first,), done = ended(prefill.submit(request(tokens, 1, store=store, by_slot=True, settle=True)))
-        assert done.computed_tokens == 200
-        assert store.lookup(chain(model.spec, tokens)).ready == 12
-        made, usage = ended(waiting)
-        assert made == alone(model_dir("llama"), tokens) and made[0] == first
-        assert usage.reused == {"cpu": 192} and usage.computed_tokens == 8
-        handed = decode.submit(request(prompt(96, 7), 5, first_token=11))
-        assert ended(handed)[0] == [11, *alone(model_dir("llama"), [*prompt(96, 7), 11], 4)]
-    other.close()
 
 
 def test_a_prompt_by_slot_that_is_given_up_leaves_nothing_open(model: PagedModel, tiered: TieredStore) -> None:

@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, BertConfig
 
 from cachestore.config import build
-from cachestore.engine.hf import HfEngine
+from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.revision import directory_revision, model_revision
+from cachestore.engine.runner import Runner
 from cachestore.engine.settings import EngineSettings
 from cachestore.errors import ConfigError, InvalidArgument, UnsupportedModel
 
@@ -28,8 +29,8 @@ def copy_of(source: Path, target: Path, **changes: Any) -> Path:
     return target
 
 
-def opened(directory: Path, **settings: Any) -> HfEngine:
-    engine = HfEngine(EngineSettings(str(directory), **settings))
+def opened(directory: Path, **settings: Any) -> PagedModel:
+    engine = PagedModel(EngineSettings(str(directory), **settings))
     engine.open()
     return engine
 
@@ -41,8 +42,6 @@ def opened(directory: Path, **settings: Any) -> HfEngine:
         ({"dtype": "float8"}, "engine.dtype 'float8'.*bfloat16"),
         ({"device": "tpu"}, "engine.device 'tpu'.*cpu"),
         ({"block_tokens": 0}, "engine.block_tokens"),
-        ({"chunk_tokens": 100}, "engine.chunk_tokens = 100 must be a multiple"),
-        ({"chunk_tokens": 0}, "engine.chunk_tokens"),
         ({"head_groups": -1}, "engine.head_groups"),
         ({"threads": -1}, "engine.threads"),
         ({"adapter": "lora"}, "engine.adapter"),
@@ -63,11 +62,11 @@ def test_an_open_engine_tells_what_it_is(model_dir: ModelDir) -> None:
     assert (engine.max_tokens, engine.vocabulary, engine.eos_tokens) == (1024, 97, frozenset({2}))
     assert engine.spec.model == "llama"
     assert engine.spec.revision == directory_revision(model_dir("llama"))
-    assert engine.sequence().position == 0
     engine.close()
     engine.close()
+    runner = Runner(engine, 1)
     with pytest.raises(InvalidArgument, match="not open"):
-        engine.sequence()
+        runner.step([(runner.start([5]), 1)])
 
 
 def test_longrope_stays_in_its_short_regime(model_dir: ModelDir) -> None:

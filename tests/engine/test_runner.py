@@ -2,16 +2,15 @@
 
 import random
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GptOssConfig, PhiConfig, Qwen2Config, Qwen2MoeConfig
+from transformers import AutoModelForCausalLM
 
-from cachestore.block import Block
+from cachestore.block import Block, Half
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.paged_sequence import PagedSequence
 from cachestore.engine.runner import Runner, greedy
@@ -20,64 +19,21 @@ from cachestore.errors import InvalidArgument, Overloaded, TooLarge, Unsupported
 from cachestore.store.base import BlockPlan
 from cachestore.store.compose import compose
 
-SHAPE: dict[str, Any] = dict(
-    vocab_size=97,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=1024,
-    eos_token_id=None,
-    bos_token_id=None,
-    pad_token_id=None,
-    initializer_range=0.2,
-)
-MORE: dict[str, Any] = {
-    "qwen2": lambda: Qwen2Config(**SHAPE),
-    "phi": lambda: PhiConfig(**SHAPE),
-    "qwen2_moe": lambda: Qwen2MoeConfig(
-        **SHAPE, num_experts=4, moe_intermediate_size=48, shared_expert_intermediate_size=48
-    ),
-    # attention sinks, and YaRN
-    "gpt_oss": lambda: GptOssConfig(
-        **SHAPE,
-        head_dim=16,
-        sliding_window=32,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
-    ),
-}
 SIZE = 16
 NEW = 16
 
 Directory = Callable[[str], Path]
 
 
-@pytest.fixture(scope="session")
-def directory(model_dir: Directory, tmp_path_factory: pytest.TempPathFactory) -> Directory:
-    @lru_cache
-    def find(name: str) -> Path:
-        if name not in MORE:
-            return model_dir(name)
-        torch.manual_seed(7)
-        path = tmp_path_factory.mktemp(name)
-        AutoModelForCausalLM.from_config(MORE[name]()).save_pretrained(path)
-        return path
-
-    return find
-
-
 def paged(path: Path, **settings: Any) -> PagedModel:
-    model = PagedModel(EngineSettings(str(path), **{"block_tokens": SIZE, "chunk_tokens": SIZE, **settings}))
+    model = PagedModel(EngineSettings(str(path), **{"block_tokens": SIZE, **settings}))
     model.open()
     return model
 
 
 @pytest.fixture(scope="module")
-def llama(directory: Directory) -> Iterator[PagedModel]:
-    model = paged(directory("llama"))
+def llama(model_dir: Directory) -> Iterator[PagedModel]:
+    model = paged(model_dir("llama"))
     yield model
     model.close()
 
@@ -120,8 +76,8 @@ ALSO = ["qwen2", "gemma3", "gemma4", "phi3", "qwen2_moe", "llama4", "gpt2", "gpt
 
 
 @pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in ALSO)])
-def test_a_mixed_batch_gives_the_tokens_of_lone_runs(name: str, directory: Directory) -> None:
-    model = paged(directory(name))
+def test_a_mixed_batch_gives_the_tokens_of_lone_runs(name: str, model_dir: Directory) -> None:
+    model = paged(model_dir(name))
     runner = Runner(model, 80)
     prompts = [prompt(length, length) for length in (1, 5, 16, 33, 70, 100)]
     warm = [*prompts[4][:48], *prompt(9, 3)]
@@ -130,7 +86,7 @@ def test_a_mixed_batch_gives_the_tokens_of_lone_runs(name: str, directory: Direc
     # prefixes of what is there now, in whole and in part
     again = [runner.start(prompts[2]), runner.start(warm), runner.start(sequences[5].tokens[:112])]
     assert [sequence.computed for sequence in again] == [16, 48, 112]
-    wanted = alone(directory(name), [*prompts, prompts[2], warm, sequences[5].tokens[:112]])
+    wanted = alone(model_dir(name), [*prompts, prompts[2], warm, sequences[5].tokens[:112]])
     assert made + run(runner, again) == wanted
     for sequence in sequences + again:
         runner.release(sequence)
@@ -138,13 +94,13 @@ def test_a_mixed_batch_gives_the_tokens_of_lone_runs(name: str, directory: Direc
     model.close()
 
 
-def test_layers_that_share_kv_are_stored_once(directory: Directory) -> None:
-    model = paged(directory("gemma3n"))
+def test_layers_that_share_kv_are_stored_once(model_dir: Directory) -> None:
+    model = paged(model_dir("gemma3n"))
     assert len(model.spec.slots) == 4
     assert Runner(model, 3).memory.buffer(0).nbytes == 4 * 2 * 2 * SIZE * 16 * 4
 
 
-def test_forks_part_at_the_page_they_share(llama: PagedModel, directory: Directory) -> None:
+def test_forks_part_at_the_page_they_share(llama: PagedModel, model_dir: Directory) -> None:
     runner = Runner(llama, 12)
     first = runner.start(prompt(20))
     runner.step([(first, 20)])
@@ -154,7 +110,7 @@ def test_forks_part_at_the_page_they_share(llama: PagedModel, directory: Directo
     assert runner.pool.referenced == 2
     runner.step([(first, 1), (twin, 1)])
     assert runner.pool.referenced == 3
-    wanted = alone(directory("llama"), [[*prompt(20), 5], [*prompt(20), 6]])
+    wanted = alone(model_dir("llama"), [[*prompt(20), 5], [*prompt(20), 6]])
     first.append(wanted[0][0])
     twin.append(wanted[1][0])
     assert run(runner, [first, twin], NEW - 1) == [wanted[0][1:], wanted[1][1:]]
@@ -188,18 +144,57 @@ def test_a_step_that_does_not_fit_changes_nothing(llama: PagedModel) -> None:
     assert run(runner, [other], 2)
 
 
-def test_what_another_left_in_a_page_reaches_nobody(llama: PagedModel, directory: Directory) -> None:
+def test_what_another_left_in_a_page_reaches_nobody(llama: PagedModel, model_dir: Directory) -> None:
     runner = Runner(llama, 8)
     poisoned = runner.start(prompt(16))
     for data in runner.reserve(poisoned, 8):
         data[:] = 255
     runner.accept(poisoned, 0)
     prompts = [prompt(3), prompt(14, 1), prompt(30, 2)]
-    assert run(runner, [runner.start(tokens) for tokens in prompts], 8) == alone(directory("llama"), prompts, 8)
+    assert run(runner, [runner.start(tokens) for tokens in prompts], 8) == alone(model_dir("llama"), prompts, 8)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_with_equal_chunks_a_warm_start_is_equal_bit_for_bit(name: str, model_dir: Directory) -> None:
+    model = paged(model_dir(name))
+    tokens = prompt(150)
+    first = Runner(model, 12)
+    cold = first.start(tokens)
+    wanted = in_blocks(first, cold)
+    for count in range(1, 10):
+        second = Runner(model, 12)
+        warm = second.start(tokens)
+        for into, page in zip(second.reserve(warm, count), cold.pages, strict=False):
+            into[:] = first.memory.buffer(page)
+        second.accept(warm, count)
+        assert torch.equal(in_blocks(second, warm), wanted)
+    model.close()
+
+
+def in_blocks(runner: Runner, sequence: PagedSequence) -> torch.Tensor:
+    """The logits behind a sequence whose blocks are computed one at a time."""
+    while True:
+        stepped = runner.step([(sequence, min(SIZE, sequence.pending))])
+        if stepped.sequences:
+            return stepped.logits
+
+
+def test_a_page_holds_the_canonical_bytes(llama: PagedModel, model_dir: Directory) -> None:
+    runner, tokens = Runner(llama, 2), prompt(SIZE)
+    sequence = runner.start(tokens)
+    runner.step([(sequence, SIZE)])
+    with torch.no_grad():
+        layers = AutoModelForCausalLM.from_pretrained(model_dir("llama"))(torch.tensor([tokens])).past_key_values.layers
+    planes = llama.spec.planes()
+    assert llama.spec.head_groups == 2 and len(planes) == 3 * 2 * 2
+    for number, plane in enumerate(planes):
+        wanted = getattr(layers[plane.slot], "keys" if plane.half is Half.K else "values")[0, plane.group]
+        held = runner.memory.planes(sequence.pages[0], number, number + 1).view(np.float32)
+        assert np.allclose(held, wanted.numpy().reshape(-1), atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [70, 64])
-def test_blocks_go_from_pages_to_a_store_and_back(length: int, llama: PagedModel, directory: Directory) -> None:
+def test_blocks_go_from_pages_to_a_store_and_back(length: int, llama: PagedModel, model_dir: Directory) -> None:
     tokens = prompt(length)
     first = Runner(llama, 8)
     sequence = first.start(tokens)
@@ -220,7 +215,7 @@ def test_blocks_go_from_pages_to_a_store_and_back(length: int, llama: PagedModel
             blocks: list[Block] = [loaded.block for loaded in reading]
         second.accept(back, len(blocks))
     assert back.computed == length // SIZE * SIZE
-    assert run(second, [back]) == alone(directory("llama"), [tokens])
+    assert run(second, [back]) == alone(model_dir("llama"), [tokens])
     assert second.start(tokens).computed == length // SIZE * SIZE
 
 
@@ -242,19 +237,19 @@ def test_plans_that_cannot_be_meant(llama: PagedModel) -> None:
         runner.step([(full, 1)])
 
 
-def test_half_precision_comes_near(directory: Directory) -> None:
-    model = paged(directory("llama"), dtype="bfloat16")
+def test_half_precision_comes_near(model_dir: Directory) -> None:
+    model = paged(model_dir("llama"), dtype="bfloat16")
     runner = Runner(model, 8)
     sequence = runner.start(prompt(40))
     stepped = runner.step([(sequence, 40)])
     with torch.no_grad():
-        exact = AutoModelForCausalLM.from_pretrained(directory("llama"))(torch.tensor([prompt(40)])).logits[0, -1]
+        exact = AutoModelForCausalLM.from_pretrained(model_dir("llama"))(torch.tensor([prompt(40)])).logits[0, -1]
     assert float((stepped.logits[0] - exact).norm() / exact.norm()) < 0.1
     model.close()
 
 
-def test_a_model_whose_queries_depend_on_the_batch_is_refused(directory: Directory, tmp_path: Path) -> None:
-    config = AutoModelForCausalLM.from_pretrained(directory("llama4"))
+def test_a_model_whose_queries_depend_on_the_batch_is_refused(model_dir: Directory, tmp_path: Path) -> None:
+    config = AutoModelForCausalLM.from_pretrained(model_dir("llama4"))
     config.config.floor_scale = 64
     config.save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModel, match=r"layer 3 scales its queries"):

@@ -189,5 +189,5 @@ def test_head_groups_must_divide_every_slot() -> None:
 
 
 def test_the_spec_needs_no_transformers() -> None:
-    code = "import sys, cachestore.engine.spec, cachestore.engine.generation; sys.exit('transformers' in sys.modules)"
+    code = "import sys, cachestore.engine.spec, cachestore.engine.sampling; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -73,3 +73,11 @@ def heals(call: Callable[[], object], within: float = 5.0) -> float:
         except CacheStoreError:
             assert time.monotonic() < begun + within, f"not healed within {within} s"
             time.sleep(0.02)
+
+
+def heals_when(holds: Callable[[], object], within: float = 10.0) -> None:
+    """Waits until `holds` says yes."""
+    until = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -17,7 +17,7 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.heartbeat import Heartbeat
 from cachestore.service.members import Member
 from cachestore.testing import plans_of
-from tests.faults.calls import durably, heals, outcome, putting, reading
+from tests.faults.calls import durably, heals, heals_when, outcome, putting, reading
 from tests.faults.processes import Process, StoreProcess
 from tests.faults.values import prompt
 from tests.faults.wire import LARGE, LEASE, SMALL, Wire
@@ -59,9 +59,11 @@ def remote(stored: StoreProcess, transports: Sequence[str]) -> Iterator[RemoteSt
 @pytest.mark.parametrize(
     "step",
     [
-        "amid a block",
         "committed one",
-        *(pytest.param(step, marks=pytest.mark.slow) for step in ("connected", "reserved", "written", "committed")),
+        *(
+            pytest.param(step, marks=pytest.mark.slow)
+            for step in ("connected", "reserved", "written", "amid a block", "committed")
+        ),
     ],
 )
 def test_p1_a_writer_killed_at_any_step_leaves_what_it_committed(
@@ -226,11 +228,3 @@ def test_p8_a_store_that_restarts_between_two_heartbeats_is_noticed(
         heals_when(lambda: [member.name for member in remote.members()[1]] == ["p"])
     finally:
         beat.close()
-
-
-def heals_when(holds: Callable[[], object], within: float = 10.0) -> None:
-    """Waits until `holds` says yes."""
-    until = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)

@@ -59,7 +59,7 @@ def flipped(wired: Wire, places: list[tuple[int, int]]) -> None:
 
 
 def test_n7_some_wrong_bit_in_a_reservation_spoils_no_name(wired: Wire) -> None:
-    flipped(wired, random.Random(3).sample(list(product(range(len(RESERVE)), range(8))), 30))
+    flipped(wired, random.Random(3).sample(list(product(range(len(RESERVE)), range(8))), 12))
 
 
 @pytest.mark.slow

@@ -90,7 +90,14 @@ def silent(listener: socket.socket, said: bytes | None) -> Iterator[None]:
 PEERS = {"never accepts": None, "says nothing": b"", "half a frame": SETTINGS[:4], "a greeting": SETTINGS}
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "never accepts",
+        "a greeting",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("says nothing", "half a frame")),
+    ],
+)
 def test_n4_a_peer_that_says_nothing_holds_no_call(name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, silent(listener, PEERS[name]):
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -110,7 +117,7 @@ def test_n4_a_peer_that_says_nothing_holds_no_call(name: str) -> None:
     ("direction", "at"),
     [
         (DOWN, 20),
-        (BOTH, 0),
+        pytest.param(BOTH, 0, marks=pytest.mark.slow),
         pytest.param(UP, 0, marks=pytest.mark.slow),
         pytest.param(UP, 20, marks=pytest.mark.slow),
         pytest.param(DOWN, 0, marks=pytest.mark.slow),
@@ -161,7 +168,9 @@ def test_n4_a_bulk_port_that_stops_holds_no_call(
 HALF = {"never accepts": None, "says nothing": b"", "half a message": b"\xff\0\0\0half"}
 
 
-@pytest.mark.parametrize("name", HALF)
+@pytest.mark.parametrize(
+    "name", ["never accepts", pytest.param("says nothing", marks=pytest.mark.slow), "half a message"]
+)
 @pytest.mark.parametrize("transports", [pytest.param(("shared",), marks=pytest.mark.slow), ALL])
 def test_n4_a_session_that_says_nothing_holds_no_call(
     monkeypatch: pytest.MonkeyPatch, name: str, transports: tuple[str, ...]

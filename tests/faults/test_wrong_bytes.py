@@ -2,20 +2,39 @@
 
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cachestore.metrics import total
+from cachestore.seal import Header
 from cachestore.store.base import Verdict, put_blocks
+from cachestore.store.compose import compose
 from cachestore.store.local import LocalStore
 from cachestore.testing import plans_of, random_prompt, same, small_spec, write_blocks
+from tests.redis_servers.server import RedisServer, running
 
 SPEC = small_spec()
 TIERS = ["cpu", "gpu", "disk", "redis"]
 Opener = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def one_server() -> Iterator[RedisServer]:
+    with running() as start:
+        yield start()
+
+
+@pytest.fixture
+def redis_server(one_server: RedisServer) -> Callable[[], RedisServer]:
+    """The same for all of these tests, empty: none of them harms it."""
+    with one_server.client() as client:
+        client.flushall()
+    return lambda: one_server
 
 
 def flipped(value: bytes) -> bytes:
@@ -98,6 +117,31 @@ def test_a_flipped_byte_in_any_tier_is_a_miss(open_node: Opener, tier: str) -> N
     figures = node.local.stats()
     assert total(figures, "corruptions", tier=tier) == total(figures, "corruptions") == 1
     assert total(figures, "tier_removed", tier=tier, why="corrupt") == total(figures, "read_corrupt") == 1
+
+
+@pytest.mark.slow
+def test_d6_any_flipped_bit_of_a_file_is_a_counted_miss(tmp_path: Path) -> None:
+    disk = {"name": "disk", "path": str(tmp_path), "capacity": "1MiB"}
+    tiers = [{"name": "cpu", "capacity": "1MiB"}, disk]
+    keys, blocks = random_prompt(SPEC, 1)
+    random = np.random.default_rng(6)
+    with compose({"tiers": tiers, "codecs": {"name": "raw"}, "store": {"write": "through"}}) as tiered:
+        store = tiered.namespace("a")
+        for injected in range(1, 2001):
+            put_blocks(store, keys.fingerprint, blocks)
+            assert tiered.settle() and store.clear("cpu") == 1
+            (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+            data = np.fromfile(file, np.uint8)
+            header = Header.parse(data)
+            # between planes lie bytes that are nobody's
+            planes = [(row.offset, row.stored_bytes) for row in header.stored(range(len(header.table)))]
+            covered = [*range(header.size), *(header.size + at + n for at, size in planes for n in range(size))]
+            data[random.choice(covered)] ^= 1 << int(random.integers(8))
+            data.tofile(file)
+            with store.read(keys) as reading:
+                assert list(reading) == []
+            figures = store.stats()
+            assert total(figures, "corruptions", tier="disk") == total(figures, "read_corrupt") == injected
 
 
 @pytest.mark.parametrize("spoiled", [1, 2, 3, 4])

@@ -5,9 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from openai import OpenAI
 
+from cachestore.metrics import total
+from decode_worker.client import DecodeClient
+from tests.e2e.conftest import BLOCK
 from tests.gateway.conftest import MODEL, Served
 
 BEGINNING = "Once upon a time there was a store of caches, "
@@ -91,6 +95,91 @@ def test_a_stop_string_cuts_exactly(client: OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
+def test_what_a_stop_string_ended_is_stored_and_what_needs_no_cache_is_not(
+    served: Served, client: OpenAI, wait_until: Callable[..., None]
+) -> None:
+    """The worker knows of no strings, and is told."""
+
+    def stored() -> int:
+        return total(served.store.stats(), "put_stored")
+
+    def ended_well() -> int:
+        with DecodeClient(served.worker_children[1].address) as worker:
+            return total(worker.stats(), "requests_done", finish="stop")
+
+    asked: dict[str, Any] = dict(model=MODEL, prompt="A tale that ends early: ", temperature=0)
+    served.at_rest()
+    before = stored()
+    alone = client.completions.create(**asked, max_tokens=200, extra_body={"cache": False})
+    text = alone.choices[0].text
+    stop = next(text[at : at + 3] for at in range(40, 190) if "\ufffd" not in text[at : at + 3])
+    assert alone.usage is not None and alone.usage.prompt_tokens_details is not None
+    assert alone.usage.prompt_tokens_details.cached_tokens == 0 and stored() == before
+    well = ended_well()
+    cut = client.completions.create(**asked, max_tokens=900, stop=stop)
+    assert ended_well() == well + 1, "and not given up"
+    assert cut.choices[0].finish_reason == "stop" and cut.usage is not None
+    assert cut.choices[0].text == text[: text.index(stop)]
+    # the last token of all has no KV
+    full = (cut.usage.prompt_tokens + cut.usage.completion_tokens - 1) // BLOCK
+    wait_until(lambda: stored() - before >= full)
+
+
+def test_logprobs_of_completions(client: OpenAI) -> None:
+    asked: dict[str, Any] = dict(model=MODEL, prompt=BEGINNING, max_tokens=6, temperature=0, logprobs=3)
+    choice = client.completions.create(**asked).choices[0]
+    told = choice.logprobs
+    assert told is not None and told.tokens and told.token_logprobs and told.top_logprobs and told.text_offset
+    assert "".join(told.tokens) == choice.text and told.text_offset[:2] == [0, len(told.tokens[0])]
+    for token, chance, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        # bytes that are no character read alike
+        assert chance is not None and chance <= 0 and 1 <= len(top) <= 3
+        assert max(top.values()) == top[token] == chance, "greedy takes the likeliest"
+    chunks = [chunk.choices[0].logprobs for chunk in client.completions.create(**asked, stream=True)]
+    streamed = [token for each in chunks if each is not None for token in each.tokens or ()]
+    assert streamed == told.tokens
+
+
+def test_logprobs_of_chats(client: OpenAI) -> None:
+    asked: dict[str, Any] = dict(
+        model=MODEL, messages=[{"role": "user", "content": "say"}], max_tokens=5, seed=3, logprobs=True, n=2
+    )
+    answer = client.chat.completions.create(**asked, top_logprobs=2, temperature=0.7)
+    for choice in answer.choices:
+        assert choice.logprobs is not None and choice.logprobs.content is not None
+        for each in choice.logprobs.content:
+            assert each.logprob <= 0 and len(each.top_logprobs) == 2
+            assert each.top_logprobs[0].logprob >= each.top_logprobs[1].logprob >= each.logprob or each.token in (
+                top.token for top in each.top_logprobs
+            )
+    alone = client.chat.completions.create(**asked, temperature=0.7)
+    assert [choice.message.content for choice in alone.choices] == [choice.message.content for choice in answer.choices]
+    assert alone.choices[0].logprobs is not None and alone.choices[0].logprobs.content is not None
+    assert alone.choices[0].logprobs.content[0].top_logprobs == []
+
+
+def test_the_same_seed_says_the_same(client: OpenAI) -> None:
+    def said(**more: Any) -> str:
+        answer = client.completions.create(model=MODEL, prompt=BEGINNING, max_tokens=16, temperature=1.3, **more)
+        return answer.choices[0].text
+
+    assert said(seed=5) == said(seed=5) != said(seed=6)
+    assert said(seed=5, top_p=0.9) == said(seed=5, top_p=0.9)
+    assert said() != said(), "without one each has another"
+
+
+def test_errors_are_those_of_the_official_client(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.completions.create(model="another", prompt="x")
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as long:
+        client.completions.create(model=MODEL, prompt="x" * 5000)
+    assert long.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError, match="tools"):
+        tool: Any = {"type": "function", "function": {"name": "f"}}
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}], tools=[tool])
+
+
 def refused(served: Served, path: str, **changes: Any) -> dict[str, Any]:
     """The error object of a request that is otherwise in order; what is changed to `...` is left out."""
     usual: dict[str, Any] = {"model": MODEL, "max_tokens": 4}
@@ -113,7 +202,7 @@ def refused(served: Served, path: str, **changes: Any) -> dict[str, Any]:
         ({"prompt": ""}, 400, "prompt"),
         ({"prompt": []}, 400, "prompt"),
         ({"prompt": [300]}, 400, "prompt"),
-        ({"prompt": [-1]}, 400, "prompt[0]"),
+        ({"prompt": [-1]}, 400, "prompt"),
         ({"prompt": {"a": 1}}, 400, "prompt"),
         ({"prompt": "x" * 2000}, 400, "prompt"),
         ({"max_tokens": 2000}, 400, "max_tokens"),
@@ -175,7 +264,7 @@ def test_chats_that_cannot_be_meant(served: Served, changes: Any, param: str | N
         (b'{"model": "\xff\xfe", "prompt": "x"}', 400),
         (b'{"model": "tiny-bytes", "prompt": "\\ud800"}', 400),
         (b"[" * 100_000, 400),
-        (b'{"prompt": "' + b"x" * (5 << 20) + b'"}', 413),
+        (b'{"prompt": "' + b"x" * (3 << 20) + b'"}', 413),
     ],
 )
 def test_bodies_that_are_no_request(served: Served, client: OpenAI, body: bytes, status: int) -> None:
@@ -211,7 +300,7 @@ def test_whoever_leaves_ends_the_generation(served: Served, wait_until: Callable
     for stream in (True, False):
         left = figure(served, "requests_left_total")
         body = {"model": MODEL, "prompt": "x" * 40, "max_tokens": 900, "temperature": 0, "stream": stream}
-        with httpx.Client(timeout=httpx.Timeout(30, read=0.2)) as one:
+        with httpx.Client(timeout=httpx.Timeout(30, read=30 if stream else 0.2)) as one:
             try:
                 with one.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
                     next(answer.iter_bytes())
@@ -232,4 +321,4 @@ def figure(served: Served, name: str) -> float:
 def test_the_sums_hold(served: Served) -> None:
     ends = ("requests_done_total", "requests_failed_total", "requests_left_total", "requests_under_way")
     assert figure(served, "requests_total") == sum(figure(served, name) for name in ends) > 0
-    assert json.loads(httpx.get(f"{served.url}/health").text) == {"status": "ok"}
+    assert json.loads(httpx.get(f"{served.url}/health").text) == {"status": "ok", "requests": 0}

@@ -112,6 +112,11 @@ def test_a_key_itself_is_never_shown(tmp_path: Path) -> None:
     [
         ({"host": "0.0.0.0"}, "gateway.host"),
         ({"host": "example.org"}, "gateway.host"),
+        ({"host": "0.0.0.0", "insecure": True}, "gateway.keys"),
+        ({"host": "0.0.0.0", "keys": "keys.toml"}, "gateway.insecure"),
+        ({"tls_cert": "server.crt"}, "gateway.tls_key"),
+        ({"tls_key": "server.key"}, "gateway.tls_cert"),
+        ({"stall": 0.0}, "gateway.stall"),
         ({"port": 70000}, "gateway.port"),
         ({"max_waiting": 0}, "gateway.max_waiting"),
         ({"request_timeout": 0.0}, "gateway.request_timeout"),

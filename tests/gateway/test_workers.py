@@ -14,7 +14,8 @@ from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.store.tiered import TieredStore
 from cachestore.tiers.cpu import Cpu
-from gateway.workers import MOST_SENT, Worker, Workers
+from gateway.worker import MOST_SENT, Worker
+from gateway.workers import Workers
 
 SPEC = bytes(32)
 
@@ -68,7 +69,7 @@ def test_workers_come_move_and_go(server: CacheStoreServer) -> None:
 
         store.register(member("1", 2), 60)
         store.register(member("2", spec=bytes(31) + b"x"), 60)
-        workers = Workers([server.address], SPEC, 0.02, 0.1)
+        workers = Workers([server.address], SPEC, 0.02, 0.1, 30.0)
         await workers.open()
         assert names() == [("1", 2)], "the other one serves another spec"
         store.register(member("3"), 60)

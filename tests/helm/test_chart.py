@@ -147,6 +147,77 @@ def test_overridden_configuration(render: Run, tmp_path: Path) -> None:
     assert result["cluster"] == {"prefill": 5, "decode": 2, "num_gpus": 0}
 
 
+EXPOSED = ("--set", "expose.enabled=true", "--set", "expose.keysSecret=keys")
+WITH_TLS = (*EXPOSED, "--set", "expose.tlsSecret=certificate")
+
+
+def test_the_gateway_is_reached_by_tls_and_with_keys(render: Run) -> None:
+    kinds = documents(render, *WITH_TLS, "--set", "gateway.port=8443", "--set", "gateway.served_model=llama")
+    tables = configuration(kinds)
+    check(tables)
+    assert tables["gateway"] == {
+        "host": "0.0.0.0", "port": 8443, "served_model": "llama", "keys": "/keys/keys.toml",
+        "tls_cert": "/keys/tls.crt", "tls_key": "/keys/tls.key",
+    }  # fmt: skip
+    (port,) = kinds["Service"]["spec"]["ports"]
+    assert port == {"name": "https", "port": 443, "targetPort": 8443}
+    labels = kinds["RayCluster"]["spec"]["headGroupSpec"]["template"]["metadata"]["labels"]
+    assert kinds["Service"]["spec"]["selector"].items() <= labels.items()
+    inside, outside = kinds["NetworkPolicy"]["spec"]["ingress"]
+    assert "podSelector" in str(inside) and outside == {"ports": [{"port": 8443}]}
+    spec = pod(kinds)
+    (init,) = spec["initContainers"]
+    assert mounted(spec["containers"][0], "keys") == "/keys" and "umask 077" in str(init["command"])
+    assert {mount["name"] for mount in init["volumeMounts"]} <= {volume["name"] for volume in spec["volumes"]}
+    probe = spec["containers"][1]["readinessProbe"]["httpGet"]
+    assert probe == {"path": "/health", "port": 8443, "scheme": "HTTPS"}
+
+
+def test_the_keys_can_be_read_by_their_owner_alone(render: Run, tmp_path: Path) -> None:
+    """What the init container runs, run here."""
+    (init,) = pod(documents(render, *WITH_TLS))["initContainers"]
+    for name in ("secrets/keys/keys.toml", "secrets/tls/tls.crt", "secrets/tls/tls.key", "keys/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+        (tmp_path / name).chmod(0o644)
+    (tmp_path / "keys" / "x").unlink()
+    script = init["command"][2].replace(" /", f" {tmp_path}/")
+    subprocess.run([*init["command"][:2], script], check=True, timeout=10)
+    made = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "keys").iterdir()}
+    assert made == {"keys.toml": "0o600", "tls.crt": "0o600", "tls.key": "0o600"}
+    assert (tmp_path / "keys" / "tls.key").read_text() == "secrets/tls/tls.key"
+
+
+def test_without_tls_only_who_speaks_it_before_the_gateway_reaches_it(render: Run, tmp_path: Path) -> None:
+    proxy = [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]
+    given = values(tmp_path / "values.yaml", expose={"enabled": True, "keysSecret": "keys", "from": proxy})
+    kinds = documents(render, *given)
+    tables = configuration(kinds)
+    check(tables)
+    assert tables["gateway"] == {"host": "0.0.0.0", "port": 8000, "keys": "/keys/keys.toml", "insecure": True}
+    assert kinds["NetworkPolicy"]["spec"]["ingress"][1] == {"ports": [{"port": 8000}], "from": proxy}
+    assert kinds["Service"]["spec"]["ports"][0]["name"] == "http"
+    assert pod(kinds)["containers"][1]["readinessProbe"]["httpGet"]["scheme"] == "HTTP"
+
+
+def test_batching_scheduling_and_scaling_are_handed_over(render: Run, tmp_path: Path) -> None:
+    sections: dict[str, Any] = {
+        "batch": {"pages": 512, "max_waiting": 64},
+        "scheduling": {"name": "mc_sf", "ageing": 0.5, "predictor": {"name": "history", "quantile": 0.8}},
+        "decode_worker": {"rest": "5s"},
+        "gateway": {"served_model": "llama", "routing": {"name": "prefix_load", "load": 0.7}},
+    }
+    scaled = {"decode": 2, "decode_most": 4, "target_queue": 6, "scale_down_after": "2min", "drain": "45s"}
+    kinds = documents(render, *values(tmp_path / "values.yaml", cluster=scaled, **sections))
+    tables = configuration(kinds)
+    check(tables)
+    assert {name: tables[name] for name in sections} == sections
+    assert tables["cluster"] == {"prefill": 2, "num_gpus": 0, **scaled}
+    # a gateway that is not exposed answers on the pod's loopback
+    assert "Service" not in kinds and "initContainers" not in pod(kinds)
+    assert pod(kinds)["terminationGracePeriodSeconds"] == 90
+
+
 def test_nobody_is_root(render: Run) -> None:
     spec = pod(documents(render))
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -242,6 +313,8 @@ def test_own_secrets_and_volumes(render: Run, tmp_path: Path) -> None:
         ((*NEEDED, "--set", "service.host=0.0.0.0"), "service.host: 0.0.0.0 is not loopback"),
         ((*NEEDED, "--set", "cluster.num_gpus=1"), "set resources.gpus"),
         ((*NEEDED, "--set", "securityContext.runAsUser=0"), "securityContext.runAsUser: 0 is root"),
+        ((*NEEDED, "--set", "expose.enabled=true", "--set", "expose.tlsSecret=x"), "expose.keysSecret: name a Secret"),
+        ((*NEEDED, *EXPOSED), "expose.tlsSecret: without it"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -7,7 +7,9 @@ To add one: a `Mutation` in the file of its floor. `old` must stand exactly once
 
 from tests.mutations.form import FORM
 from tests.mutations.mutation import Mutation
+from tests.mutations.pages import PAGES
 from tests.mutations.store import STORE
 from tests.mutations.tiers import TIERS
+from tests.mutations.wire import WIRE
 
-MUTATIONS: tuple[Mutation, ...] = (*FORM, *STORE, *TIERS)
+MUTATIONS: tuple[Mutation, ...] = (*FORM, *PAGES, *STORE, *TIERS, *WIRE)

@@ -79,6 +79,20 @@ STORE = (
         ("tests/store/test_quotas.py::test_what_others_removed_from_redis_makes_room_there",),
     ),
     Mutation(
+        "block made durable again beyond the quota",
+        "cachestore/store/repairing.py",
+        "        with charged(tiered, name.namespace, [(name.key, data)], deadline):\n",
+        "        if True:\n",
+        ("tests/store/test_lost_durable_blocks.py::test_what_is_made_again_is_within_the_quota",),
+    ),
+    Mutation(
+        "error for a commit that is stored and gets no lease",
+        _PUT,
+        "            with suppress(Overloaded):\n",
+        "            if True:\n",
+        ("tests/store/test_lease_of_a_commit.py::test_a_commit_whose_lease_is_refused_is_stored_and_written_down",),
+    ),
+    Mutation(
         "durable bytes counted twice while they are committed",
         "cachestore/store/promises.py",
         "            held = sum(_not_kept(keeping, namespace, promised).values())\n",
@@ -123,8 +137,8 @@ STORE = (
     Mutation(
         "lease of a commit forgotten",
         _PUT,
-        "        if lease:\n            granted =",
-        "        if lease < 0:\n            granted =",
+        "        return granted\n",
+        "        return None\n",
         ("tests/store/test_local_store.py::TestMemoryOnly::test_a_commit_may_open_a_lease_on_what_is_there",),
     ),
     Mutation(
@@ -233,9 +247,23 @@ STORE = (
     Mutation(
         "dropped block not counted",
         _ROOM,
-        '        counters.add("dropped")\n',
+        '        counters.add("dropped", reason=reason)\n',
         "        pass\n",
         ("tests/store/test_eviction_and_caps.py::test_the_prompt_not_read_for_longest_leaves_first_from_its_end",),
+    ),
+    Mutation(
+        "block that left for its quota counted as left for room",
+        _ROOM,
+        "            needed = QUOTA if index.over_quota(namespace, nbytes) > 0 else reason\n",
+        "            needed = reason\n",
+        ("tests/store/test_reasons.py::test_blocks_leave_for_their_namespaces_quota_though_memory_has_room",),
+    ),
+    Mutation(
+        "fetched block not protected by its lease",
+        _PROMOTION,
+        "                    held.entry = entry\n",
+        "                    index.leave(entry)\n",
+        ("tests/store/test_movements.py::test_nothing_is_fetched_ahead_for_which_memory_has_no_room",),
     ),
     Mutation(
         "block evicted without a copy below",

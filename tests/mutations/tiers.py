@@ -8,6 +8,7 @@ _ARENA, _FILES, _DISK_PUT = (
     "cachestore/tiers/disk_put.py",
 )
 _DURABLE, _BLOCKS, _BREAKER = (f"cachestore/tiers/{name}.py" for name in ("redis_durable", "redis_blocks", "breaker"))
+_REMOVAL, _LOST = "cachestore/tiers/redis_removal.py", "tests/store/test_lost_durable_blocks.py"
 
 TIERS = (
     Mutation(
@@ -89,23 +90,33 @@ TIERS = (
     Mutation(
         "block served from disk after its end",
         "cachestore/tiers/disk_index.py",
-        "[entry if entry and entry.ends > now else None for entry in map(held.entries.get, keys)]",
-        "[entry for entry in map(held.entries.get, keys)]",
+        "                entry if entry and (entry.ends > now or entry.key in held.leased) else None\n",
+        "                entry\n",
         ("tests/store/test_teeth.py::test_the_disk_serves_no_block_after_its_end",),
     ),
     Mutation(
         "block evicted from disk while it is read",
         "cachestore/tiers/disk_index.py",
-        "        return entry.durable or entry.users > 0\n",
-        "        return entry.durable\n",
+        "        return entry.durable or entry.users > 0 or entry.key in self.leased\n",
+        "        return entry.durable or entry.key in self.leased\n",
         ("tests/tiers/test_disk.py::test_a_block_that_is_being_read_does_not_leave",),
     ),
     Mutation(
         "durable block evicted from disk",
         "cachestore/tiers/disk_index.py",
-        "        return entry.durable or entry.users > 0\n",
-        "        return entry.users > 0\n",
+        "        return entry.durable or entry.users > 0 or entry.key in self.leased\n",
+        "        return entry.users > 0 or entry.key in self.leased\n",
         ("tests/store/test_durable_blocks.py::test_durable_blocks_stay_on_disk_while_others_leave",),
+    ),
+    Mutation(
+        "leased block removed from disk",
+        "cachestore/tiers/disk_index.py",
+        "            if not leased and entry.key in held.leased:\n",
+        "            if False:\n",
+        (
+            "tests/store/test_cold_leases.py::test_a_leased_block_on_disk_is_read_after_its_end_and_goes_with_the_lease",
+            "tests/tiers/test_disk.py::test_a_lease_holds_that_comes_when_its_block_is_just_about_to_leave",
+        ),
     ),
     Mutation(
         "block served from Redis after its end",
@@ -130,8 +141,8 @@ TIERS = (
     ),
     Mutation(
         "durable block in Redis not counted",
-        "cachestore/tiers/redis.py",
-        "        self._kept.came(namespace, came, anew)\n",
+        "cachestore/tiers/redis_keeper.py",
+        "        self.kept.came(namespace, came, anew)\n",
         "",
         ("tests/store/test_quotas.py::test_what_redis_keeps_counts_until_it_is_deleted_or_cleared",),
     ),
@@ -141,6 +152,79 @@ TIERS = (
         "        while (name := self._ending.due(time.time())) is not None:\n",
         "        while False:\n",
         ("tests/store/test_quotas.py::test_what_redis_keeps_counts_until_its_time_is_over",),
+    ),
+    Mutation(
+        "durable block removed from Redis without a note",
+        _REMOVAL,
+        '        removals += [noted(names[index]), ("UNLINK", durable_name(names[index]))]\n',
+        '        removals += [("PING",), ("UNLINK", durable_name(names[index]))]\n',
+        (f"{_LOST}::test_what_another_node_removed_is_no_loss",),
+    ),
+    Mutation(
+        "durable blocks cleared from Redis without a note",
+        _REMOVAL,
+        " for name, key in ours.items() if name.startswith(DURABLE_PREFIX)]\n",
+        " for name, key in ours.items() if not name]\n",
+        (f"{_LOST}::test_what_another_node_removed_is_no_loss",),
+    ),
+    Mutation(
+        "durable block ended in Redis without a note",
+        _REMOVAL,
+        '[("MULTI",), noted(name), ("UNLINK", durable), ("EXEC",)]',
+        '[("MULTI",), ("UNLINK", durable), ("EXEC",)]',
+        (f"{_LOST}::test_what_ended_is_no_loss", f"{_LOST}::test_what_was_taken_back_is_no_loss"),
+    ),
+    Mutation(
+        "note on a durable block that is put again kept",
+        _DURABLE,
+        '("UNLINK", name, note_name(name))]\n',
+        '("UNLINK", name)]\n',
+        (f"{_LOST}::test_what_another_node_removed_is_no_loss",),
+    ),
+    Mutation(
+        "loss in Redis taken for a removal",
+        "cachestore/tiers/redis_keeper.py",
+        "        if lost:\n            self.departed(lost)\n",
+        "",
+        (f"{_LOST}::test_what_redis_lost_is_counted_once",),
+    ),
+    Mutation(
+        "durable copy removed with a corrupt cache copy",
+        "cachestore/tiers/redis.py",
+        '        removal = redis_removal.unlink if why == "corrupt" else redis_removal.remove\n',
+        "        removal = redis_removal.remove\n",
+        (
+            f"{_LOST}::test_a_spoiled_cache_copy_takes_no_durable_one_with_it",
+            "tests/tiers/test_durable_contract.py::TestRedis",
+        ),
+    ),
+    Mutation(
+        "corrupt durable file removed before there is another",
+        "cachestore/tiers/disk_work.py",
+        '                    elif not (why == "corrupt" and entry.durable) and self.drop(entry, why, []):\n',
+        "                    elif self.drop(entry, why, []):\n",
+        (f"{_LOST}::test_a_block_whose_repair_never_began_counts_after_the_restart",),
+    ),
+    Mutation(
+        "corrupt durable file removed at the start",
+        "cachestore/tiers/disk_scan.py",
+        "                if durable:\n",
+        "                if False:\n",
+        (f"{_LOST}::test_a_durable_block_that_was_cut_while_nobody_looked_counts_at_the_start",),
+    ),
+    Mutation(
+        "copy of a pinned block not renewed",
+        "cachestore/tiers/redis_blocks.py",
+        "0 <= ms < lifetimes[name]\n",
+        "0 <= ms < 0\n",
+        ("tests/store/test_pins.py::test_a_pin_never_takes_time_from_a_copy",),
+    ),
+    Mutation(
+        "time taken from the copy of a pinned block",
+        "cachestore/tiers/redis_blocks.py",
+        "0 <= ms < lifetimes[name]\n",
+        "ms != -2\n",
+        ("tests/store/test_pins.py::test_a_pin_never_takes_time_from_a_copy",),
     ),
     Mutation(
         "answer of WAIT ignored",

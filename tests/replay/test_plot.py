@@ -16,8 +16,9 @@ from cachestore.replay.trace import Trace
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("capacities", [[2], [1, 10, 100]])
-@pytest.mark.parametrize("name", ["trace.jsonl", "a$b_$x^{.jsonl", "会話.jsonl"])
+@pytest.mark.parametrize(
+    ("name", "capacities"), [("trace.jsonl", [2]), ("a$b_$x^{.jsonl", [1, 10, 100]), ("会話.jsonl", [1, 10, 100])]
+)
 def test_picture(conversations: Trace, tmp_path: Path, capacities: Sequence[int], name: str) -> None:
     trace, path = replace(conversations, name=name), tmp_path / "hits.png"
     rows = list(compare(trace, ["lru"], capacities, Alone(), lambda blocks: None))

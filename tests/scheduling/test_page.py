@@ -19,12 +19,6 @@ def test_the_configuration_loads_and_shows_the_defaults() -> None:
     assert compose(tomllib.loads(text)["scheduling"]) == compose()
 
 
-def test_the_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (text,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    exec(compile(text, "docs/scheduling.md", "exec"), {})
-    assert capsys.readouterr().out == "['a']\n"
-
-
 @pytest.mark.parametrize("catalogue", [SCHEDULINGS, PREDICTORS], ids=lambda catalogue: catalogue.folder)
 def test_every_method_and_its_settings_are_named(catalogue: Catalogue) -> None:
     for method in catalogue.names():

@@ -54,10 +54,10 @@ class Raw:
         self.lines.append(PlainLine(connection, 5.0))
         return self.lines[-1]
 
-    def ticket(self, chain: Any, **metadata: str) -> bytes:
+    def ticket(self, chain: Any, lease_ms: int = 1000, **metadata: str) -> bytes:
         """The ticket of a read."""
         request = wire.ReadRequest(
-            chain=wire.Chain(fingerprint=chain.fingerprint, keys=b"".join(chain.keys)), bulk=True, lease_ms=1000
+            chain=wire.Chain(fingerprint=chain.fingerprint, keys=b"".join(chain.keys)), bulk=True, lease_ms=lease_ms
         )
         with grpc.insecure_channel(self.server.address) as channel:
             call = channel.unary_stream(frames.READ, wire.ReadRequest.SerializeToString, wire.ReadResponse.FromString)

@@ -3,6 +3,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -61,6 +63,20 @@ def process() -> Iterator[Callable[..., Process]]:
     yield start
     for one in started:
         one.kill()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(people: "People") -> Iterator[Callable[[], RemoteStore]]:
+    """Clients of one server in another process, each in a namespace of its own."""
+    known = people.settings
+    process = Process(**{**known, "identities": [asdict(identity) for identity in known["identities"]]})
+    numbers = count()
+
+    def client() -> RemoteStore:
+        return RemoteStore(process.address, credentials=people.credentials("worker", f"tenant-{next(numbers)}"))
+
+    yield client
+    process.kill()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ LARGE = BlockSpec("test/large", "0" * 40, "float32", (Slot(8, 128, 128),), head_
 """Two planes of 4 MiB: each is larger than any message."""
 
 
-@pytest.mark.parametrize("codec", ["raw", "lz4"])
+@pytest.mark.parametrize("codec", ["raw", pytest.param("lz4", marks=pytest.mark.slow)])
 def test_planes_larger_than_a_message(server: CacheStoreServer, codec: str) -> None:
     keys, blocks = random_prompt(LARGE, 2)
     with RemoteStore(server.address, codec=codec) as remote:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+import numpy as np
 import pytest
 
 from cachestore.block import BlockSpec, Slot
@@ -12,6 +13,7 @@ from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
 from cachestore.store.base import put_blocks
+from cachestore.store.tiered import TieredStore
 from cachestore.testing import check_sums, plans_of, random_prompt, same, write_blocks
 from tests.faults.injections import (
     DOWN,
@@ -65,7 +67,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(serve: Callable[..., CacheStoreServer]) -> CacheStoreServer:
-    return serve(stall=0.5)
+    return serve(stall=1.0)
 
 
 @pytest.fixture
@@ -88,10 +90,12 @@ def settled(store: RemoteStore) -> None:
 @pytest.mark.parametrize(
     ("breaks", "place"), everywhere([0, 5, 40, BLOCK // 2, BLOCK + 1000, 3 * BLOCK + BLOCK // 2], BLOCK + 1000)
 )
-def test_a_read_that_breaks_goes_on(server: CacheStoreServer, proxy: Proxy, breaks: Breaks, place: int) -> None:
+def test_a_read_that_breaks_goes_on(
+    tiered: TieredStore, server: CacheStoreServer, proxy: Proxy, breaks: Breaks, place: int
+) -> None:
     keys, blocks = random_prompt(LARGE, BLOCKS)
+    put_blocks(tiered.namespace("default"), keys.fingerprint, blocks)
     with RemoteStore(server.address, transports=("bulk", "stream")) as store:
-        put_blocks(store, keys.fingerprint, blocks)
         begun = time.monotonic()
         with proxy.inject(breaks(DOWN, place)), store.read(keys, timeout=8) as reading:
             loaded = list(reading)
@@ -105,12 +109,22 @@ def test_a_read_that_breaks_goes_on(server: CacheStoreServer, proxy: Proxy, brea
         settled(store)
 
 
-@pytest.mark.parametrize("place", [0, 13, 100, 300, 1000, BLOCK, BLOCK + 600, 2 * BLOCK + 5])
-def test_a_flipped_bit_on_the_way_is_a_miss_and_counted(server: CacheStoreServer, proxy: Proxy, place: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "wanted_at"),
+    [
+        *((place, "anywhere") for place in (0, 13, 100, 300, 1000, BLOCK, BLOCK + 600, 2 * BLOCK + 5)),
+        *((place, "memory given") for place in (1000, BLOCK + 600)),
+    ],
+)
+def test_a_flipped_bit_on_the_way_is_a_miss_and_counted(
+    tiered: TieredStore, server: CacheStoreServer, proxy: Proxy, place: int, wanted_at: str
+) -> None:
     keys, blocks = random_prompt(LARGE, BLOCKS)
+    put_blocks(tiered.namespace("default"), keys.fingerprint, blocks)
+    # where a block lands in its reader's own memory, it is verified there
+    into = [np.empty(2 << 20, np.uint8) for _ in blocks] if wanted_at == "memory given" else None
     with RemoteStore(server.address, transports=("bulk", "stream")) as store:
-        put_blocks(store, keys.fingerprint, blocks)
-        with proxy.inject(FlipAt(DOWN, at=place, bit=3)), store.read(keys, timeout=8) as reading:
+        with proxy.inject(FlipAt(DOWN, at=place, bit=3)), store.read(keys, timeout=8, into=into) as reading:
             loaded = list(reading)
         assert all(same(block, wanted) for (block, _), wanted in zip(loaded, blocks, strict=False))
         figures = store.stats()

@@ -1,6 +1,5 @@
 """Health: each tier and path is tried with a block, heals by itself, and takes nothing from the whole."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from cachestore.codecs import create
 from cachestore.deadline import Deadline
 from cachestore.eviction.lru import Lru
 from cachestore.hashing import namespace_id
+from cachestore.service.auth.certificates import Made
 from cachestore.service.auth.settings import NAME
 from cachestore.service.health.canary import NAMESPACE, kept_in_memory
 from cachestore.service.health.probing import Prober
@@ -28,6 +28,7 @@ from cachestore.testing import random_prompt, small_spec
 from cachestore.tiers.base import ColdTier
 from cachestore.tiers.cpu import Cpu
 from cachestore.tiers.disk import Disk
+from tests.service.tls_sides import one_way
 
 EVERY = 0.05
 
@@ -211,7 +212,13 @@ class Still(grpc.ServicerContext):  # type: ignore[misc]
 Still.__abstractmethods__ = frozenset()
 
 
-def test_the_bulk_port_is_tried_without_harm(served: CacheStoreServer) -> None:
-    with socket.create_connection(("127.0.0.1", served.bulk.port), 5) as connection:
-        connection.shutdown(socket.SHUT_WR)
-        assert connection.recv(1) == b""
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_bulk_port_is_tried_and_no_figure_has_it(
+    serve: Callable[..., CacheStoreServer], made: Made, eventually: Callable[[Callable[[], object]], None], tls: bool
+) -> None:
+    server = serve(**(one_way(made) if tls else {}), probe_every=EVERY)
+    # what did not serve before serves again because it was tried since then
+    for _ in range(3):
+        server._health.say("path/bulk", NOT_SERVING)
+        eventually(lambda: server._health._said["path/bulk"] == SERVING)
+    assert list(server.bulk.counters.figures()) == [] and not server.bulk.guests

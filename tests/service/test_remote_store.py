@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ class TestInProcess(StoreTests):
         return remote
 
 
-class TestUnixSocketCompressed(StoreTests):
+class TestUnixSocketCompressed(PutTests):
     @pytest.fixture
     def store(self, serve: Callable[..., CacheStoreServer], tmp_path: Path) -> Iterator[Store]:
         server = serve(unix_socket=str(tmp_path / "private" / "store.sock"))
@@ -35,10 +34,15 @@ class TestUnixSocketCompressed(StoreTests):
             yield remote
 
 
+@pytest.mark.slow
+class TestAllOverUnixSocketCompressed(TestUnixSocketCompressed, StoreTests):
+    pass
+
+
 class TestOtherProcess(PutTests):
     @pytest.fixture
-    def store(self, process: Callable[..., Any]) -> Iterator[Store]:
-        with RemoteStore(process().address) as remote:
+    def store(self, elsewhere: Callable[[], RemoteStore]) -> Iterator[Store]:
+        with elsewhere() as remote:
             yield remote
 
 

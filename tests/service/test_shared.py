@@ -22,6 +22,7 @@ from cachestore.service.shared import client as shared_session
 from cachestore.service.shared import messages as session_socket
 from cachestore.service.shared import server as session_server
 from cachestore.service.shared import sessions as shared_sessions
+from cachestore.service.shared import sink as shared_sink
 from cachestore.store.base import Store, put_blocks
 from cachestore.store.compose import compose
 from cachestore.store.tiered import TieredStore
@@ -70,6 +71,24 @@ def test_no_payload_crosses_a_socket(shared: RemoteStore, said: list[int]) -> No
         assert all(map(same, (block for block, _ in reading), blocks))
     # a ticket, a reservation, a commit, a read, its end: of 24 MiB that were put, and read
     assert 0 < sum(said) < 8192
+
+
+def test_a_put_that_fails_with_its_client_leaves_nothing_of_it_to_the_next(
+    shared: RemoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, blocks = random_prompt(small_spec(), 2)
+
+    def full(planes: object) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        # by then the store has lent memory for it
+        patch.setattr(shared_sink, "layout_of", full)
+        with pytest.raises(MemoryError):
+            put_blocks(shared, keys.fingerprint, blocks)
+    put_blocks(shared, keys.fingerprint, blocks)
+    with shared.read(keys) as reading:
+        assert all(map(same, (block for block, _ in reading), blocks))
 
 
 def test_a_block_is_read_where_it_is_wanted(shared: RemoteStore) -> None:

@@ -51,6 +51,13 @@ def test_a_bug_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
     assert opaque in caplog.text and "/secret/place" in caplog.text and "Traceback" in caplog.text
 
 
+def test_want_of_memory_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        answer = status.answer(MemoryError(), "Read")
+    assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Read" in caplog.text
+    assert answer.trailers == (("kv-reason", "overloaded"), ("retryable", "1"))
+
+
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
 def test_whatever_grpc_says_becomes_an_error_of_ours(code: grpc.StatusCode) -> None:
     error = status.error_of(Failed(code, "text"), "Read", "host:1")

@@ -146,7 +146,8 @@ def test_a_block_larger_than_memory_is_too_large_and_leaves_nothing(open_store: 
     plans = [BlockPlan(bytes(32), 256, big.planes())]
     with pytest.raises(TooLarge, match="more than this store ever takes"):
         store.put(keys.fingerprint, [*plans_of(blocks_of(1, 5)[1]), *plans])
-    assert store.lookup(keys).ready == 1 and total(store.stats(), "put_blocks") == 1
+    assert store.lookup(keys).ready == 1 and total(store.stats(), "put_blocks") == 3
+    assert total(store.stats(), "put_refused", reason="too_large") == 2
 
 
 def test_a_block_as_large_as_memory_takes_its_place(open_store: Opener) -> None:

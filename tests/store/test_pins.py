@@ -3,15 +3,17 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cachestore.block import Block
 from cachestore.errors import InvalidArgument
+from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.store.base import put_blocks
 from cachestore.store.tiered import TieredStore
-from cachestore.testing import random_prompt, small_spec
+from cachestore.testing import plans_of, random_prompt, small_spec, write_blocks
 from cachestore.tiers.disk_files import Files
 
 SPEC = small_spec()
@@ -126,3 +128,50 @@ def test_a_pin_ends_by_its_deadline_though_what_must_leave_for_it_goes_to_a_slow
     began = time.monotonic()
     store.pin(keys, 60, timeout=0.2)
     assert time.monotonic() - began < 1.2
+
+
+@pytest.mark.slow
+def test_copies_of_pinned_blocks_live_on_in_redis_and_end_after_their_pin(
+    open_store: Opener, redis_server: Callable[..., Any], eventually: Callable[..., None]
+) -> None:
+    server = redis_server()
+    tiered = open_store(redis={"url": server.url, "ttl": 1.0})
+    store = tiered.namespace("a")
+    pinned, others, ending = (random_prompt(SPEC, 2, seed) for seed in (1, 2, 3))
+    put_blocks(store, pinned[0].fingerprint, pinned[1])
+    put_blocks(store, others[0].fingerprint, others[1])
+    with store.put(ending[0].fingerprint, plans_of(ending[1]), ttl=1.5) as put:
+        write_blocks(put, ending[1])
+        put.commit()
+    assert tiered.settle() and store.pin(pinned[0], 60) == 2 == store.pin(ending[0], 60)
+
+    def there(chain: Chain) -> int:
+        with server.client() as client:
+            names = [f"cachestore:block:{store.namespace.hex()}:{key.hex()}" for key in chain.keys]
+            assert all(-1 != client.pttl(name) <= 1500 for name in names)
+            return int(client.exists(*names))
+
+    eventually(lambda: there(others[0]) == 0)
+    assert there(pinned[0]) == 2
+    # the copy of a block with an end of its own does not outlive that, pinned or not
+    eventually(lambda: there(ending[0]) == 0)
+    assert there(pinned[0]) == 2 == store.unpin(pinned[0])
+    eventually(lambda: there(pinned[0]) == 0)
+    assert store.lookup(pinned[0]).ready == 2
+
+
+def test_a_pin_never_takes_time_from_a_copy(open_store: Opener, redis_server: Callable[..., Any]) -> None:
+    server = redis_server()
+    tiered = open_store(redis={"url": server.url, "ttl": 50.0})
+    store = tiered.namespace("a")
+    keys, blocks = random_prompt(SPEC, 2)
+    put_blocks(store, keys.fingerprint, blocks)
+    assert tiered.settle()
+    names = [f"cachestore:block:{store.namespace.hex()}:{key.hex()}" for key in keys.keys]
+    with server.client() as client:
+        # another node's time to live is longer, and nobody sees why one has none
+        assert client.pexpire(names[0], 90_000) and client.persist(names[1])
+        assert store.pin(keys, 60) == 2 and tiered.settle()
+        assert client.pttl(names[0]) > 80_000 and client.pttl(names[1]) == -1
+        assert client.pexpire(names[0], 1_000) and store.pin(keys, 60) == 2 and tiered.settle()
+        assert 40_000 < client.pttl(names[0]) <= 50_000

@@ -234,7 +234,7 @@ def test_durable_is_refused_where_nothing_is(open_store: Opener) -> None:
     keys, blocks = blocks_of(1)
     with pytest.raises(DurabilityUnmet):
         store.put(keys.fingerprint, plans_of(blocks), durability=Durability.DURABLE)
-    assert total(store.stats(), "put_blocks") == 0
+    assert total(store.stats(), "put_blocks") == 1 == total(store.stats(), "put_refused", reason="durability_unmet")
 
 
 @pytest.mark.parametrize("ttl", [0.0, -1.0, 1e-9, float("nan"), float("inf"), 1e12])

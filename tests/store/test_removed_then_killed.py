@@ -46,7 +46,7 @@ with compose({"tiers": tiers, "store": {"write": "back", "write_delay": 0.01}}) 
 """
 
 
-@pytest.mark.parametrize("remove", ["delete", "clear"])
+@pytest.mark.parametrize("remove", ["delete", pytest.param("clear", marks=pytest.mark.slow)])
 def test_a_copy_that_was_under_way_does_not_come_back(tmp_path: Path, remove: str) -> None:
     folder = tmp_path / "blocks"
     ended = subprocess.run([sys.executable, "-c", PROGRAM, str(folder), remove], timeout=60, check=False)

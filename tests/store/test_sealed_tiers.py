@@ -1,9 +1,12 @@
 """With `[sealing]`, what leaves memory is encrypted, and opens with its key only; what others' keys open stays."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lz4.block
+import numpy as np
 import pytest
 
 from cachestore.block import Block
@@ -33,12 +36,12 @@ def key_file(tmp_path: Path) -> Callable[[dict[int, str]], str]:
 def opened(tmp_path: Path) -> Iterator[Callable[..., TieredStore]]:
     stores: list[TieredStore] = []
 
-    def start(sealing: dict[str, Any] | None = None) -> TieredStore:
+    def start(sealing: dict[str, Any] | None = None, codec: str = "raw") -> TieredStore:
         tiers = [
             {"name": "cpu", "capacity": "1MiB"},
             {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"},
         ]
-        stores.append(compose({"tiers": tiers, **({"sealing": sealing} if sealing else {})}))
+        stores.append(compose({"tiers": tiers, "codecs": {"name": codec}, **({"sealing": sealing} if sealing else {})}))
         stores[-1].open()
         return stores[-1]
 
@@ -47,9 +50,9 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., TieredStore]]:
         tiered.close()
 
 
-def keep(store: Store) -> None:
-    with store.put(KEYS.fingerprint, plans_of(BLOCKS), durability=Durability.DURABLE) as put:
-        write_blocks(put, BLOCKS)
+def keep(store: Store, blocks: Sequence[Block] = BLOCKS) -> None:
+    with store.put(KEYS.fingerprint, plans_of(blocks), durability=Durability.DURABLE) as put:
+        write_blocks(put, blocks)
         put.commit()
         assert [answer.tier for answer in put.answers] == ["disk"] * 3
 
@@ -74,6 +77,30 @@ def test_on_disk_there_is_nothing_to_read(opened: Any, key_file: Any, tmp_path: 
     assert len(stored) == 3 and all(Header.parse(data).flags & ENCRYPTED for data in stored)
     plain = [plane.tobytes()[:64] for block in BLOCKS for plane in block.data]
     assert not any(piece in data for piece in plain for data in stored)
+
+
+def test_nothing_is_decoded_whose_tag_does_not_hold(
+    opened: Any, key_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    decompress = lz4.block.decompress
+    monkeypatch.setattr(
+        lz4.block, "decompress", lambda data, **more: (decoded.append(data), decompress(data, **more))[1]
+    )
+    tiered = opened({"key_file": key_file({1: "ab"})}, codec="lz4")
+    zeros = [replace(block, data=[np.zeros_like(plane) for plane in block.data]) for block in BLOCKS]
+    keep(tiered.namespace("a"), zeros)
+    tiered.namespace("a").clear("cpu")
+    assert all(map(same, read(tiered), zeros)) and decoded
+    tiered.namespace("a").clear("cpu")
+    for path in (tmp_path / "blocks").rglob("*"):
+        if path.is_file():
+            data = np.fromfile(path, np.uint8)
+            data[Header.parse(data).size :] ^= 1
+            data.tofile(path)
+    decoded.clear()
+    assert read(tiered) == [] and not decoded
+    assert total(tiered.namespace("a").stats(), "corruptions", tier="disk", reason="tag") >= 1
 
 
 def test_after_rotation_old_blocks_open_and_new_ones_have_the_new_epoch(

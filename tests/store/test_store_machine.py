@@ -404,8 +404,6 @@ class StoreMachine(RuleBasedStateMachine):
         assert total(figures, "data_loss") == total(before, "data_loss") + lost
         if not got:
             self.forget([(name, copies.key)])
-        elif "disk" in chosen:
-            self.stored[name, copies.key] = stored._replace(durable=False)
 
     @rule(
         name=names,

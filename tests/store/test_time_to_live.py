@@ -99,6 +99,6 @@ def test_a_block_that_the_disk_hands_to_redis_lives_no_longer_there(
 def test_ends_of_blocks_that_are_gone_are_forgotten(open_store: Callable[..., TieredStore]) -> None:
     tiered = open_store()
     store = tiered.namespace("a")
-    for _ in range(200):
+    for _ in range(120):
         store.delete(put(store, 1000.0))
     assert len(tiered._ending) < 100

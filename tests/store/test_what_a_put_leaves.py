@@ -164,7 +164,7 @@ def test_what_is_removed_while_it_becomes_durable_leaves_no_copies(
     assert store.lookup(keys) == (0, (), 0)
 
 
-@pytest.mark.parametrize("remove", ["delete", "clear"])
+@pytest.mark.parametrize("remove", ["delete", pytest.param("clear", marks=pytest.mark.slow)])
 def test_a_copy_that_is_under_way_is_removed_when_it_has_arrived(
     with_disk: Callable[..., TieredStore],
     monkeypatch: pytest.MonkeyPatch,

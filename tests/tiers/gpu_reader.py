@@ -1,6 +1,6 @@
-"""Another process that reads pages: attaches what its parent sends, and says what it finds. Run with a socket's number.
+"""Another process that reads pages: attaches what it inherits, and says what it finds. Run with a socket's number.
 
-After the slabs come lines of JSON; each is answered by one.
+The first line of JSON has the slabs, their descriptors as they are here; each further one is answered by one.
 
     {"register": …}   finds a page of the catalogue: its checksum, and whether the header is that of the key
     {"check": key}    whether the page found before still is that block's
@@ -10,19 +10,25 @@ After the slabs come lines of JSON; each is answered by one.
 import json
 import socket
 import sys
+from typing import Any
 
 from cachestore.seal import CorruptBlock, checksum
 from cachestore.tiers.gpu_pages import Page
-from cachestore.tiers.gpu_sharing import Registered, attach, receive_slabs
+from cachestore.tiers.gpu_sharing import Registered, SlabHandle, attach
 
 
 def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as connection:
-        slabs = {handle.number: attach(handle) for handle in receive_slabs(connection)}
         pages: dict[str, Page] = {}
         with connection.makefile("rw") as lines:
+            slabs = {one["number"]: attach(handle(one)) for one in json.loads(lines.readline())}
             for line in lines:
                 print(json.dumps(answer(json.loads(line), slabs, pages)), file=lines, flush=True)
+
+
+def handle(given: dict[str, Any]) -> SlabHandle:
+    hexadecimal = {name: bytes.fromhex(given[name]) for name in ("namespace", "token")}
+    return SlabHandle(**{**given, **hexadecimal})
 
 
 def answer(asked: dict[str, object], slabs: dict[int, object], pages: dict[str, Page]) -> object:

@@ -125,7 +125,12 @@ class CpuMachine(RuleBasedStateMachine):
 
 
 TestCpuTier = CpuMachine.TestCase
-TestCpuTier.settings = settings(max_examples=80, stateful_step_count=50)
+TestCpuTier.settings = settings(max_examples=40, stateful_step_count=50)
+
+
+@pytest.mark.slow
+class TestCpuTierForLong(CpuMachine.TestCase):
+    settings = settings(max_examples=400, stateful_step_count=50)
 
 
 def named(tier: CpuTier, namespace: bytes, nbytes: int) -> Slot:

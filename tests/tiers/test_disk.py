@@ -126,7 +126,7 @@ def test_of_a_full_tier_the_least_recently_read_leaves(opened: Opened) -> None:
         assert put(tier, block) == [True]
     assert get(tier, KEYS[0]) is not None
     assert put(tier, blocks[5]) == [True]
-    assert opened.gone == [Departure(A, KEYS[1], blocks[1].nbytes, "evicted")]
+    assert opened.gone == [Departure(A, KEYS[1], blocks[1].nbytes, "evicted", reason="capacity")]
     assert tier.present(A, KEYS[:6], soon()) == [True, False, True, True, True, True]
     assert tier.usage().used == opened.room() <= 1 << 20
 
@@ -302,6 +302,44 @@ def test_a_block_that_is_being_read_does_not_leave() -> None:
     index.leave(read)
     leaving = index.evict()
     assert leaving is not None and leaving.key == KEYS[0]
+
+
+def test_a_leased_block_stays_as_long_as_one_lease_does_also_when_it_is_replaced(opened: Opened) -> None:
+    tier = opened(1 << 20)
+    put(tier, *(value(number, 200_000) for number in range(5)))
+    assert tier.protect(A, [KEYS[0], KEYS[6]]) == [True, False] and tier.protect(A, KEYS[:1]) == [True]
+    other = sealed_block(A, KEYS[0], 210_000, seed=9)
+    assert put(tier, other) == [True]
+    tier.unprotect(A, KEYS[:1])
+    assert put(tier, *(value(number, 200_000) for number in (5, 6, 7, 1))) == [True] * 4
+    assert equal(get(tier, KEYS[0]), other)
+    tier.unprotect(A, KEYS[:1])
+    assert put(tier, *(value(number, 200_000) for number in (2, 3, 4, 5))) == [True] * 4
+    assert put(tier, value(6, 200_000)) == [True] and get(tier, KEYS[0]) is None
+
+
+def test_a_lease_holds_that_comes_when_its_block_is_just_about_to_leave(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = opened(1 << 20)
+    put(tier, *(value(number, 200_000) for number in range(5)))
+    evict = DiskIndex.evict
+
+    def leased(index: DiskIndex) -> DiskEntry | None:
+        entry = evict(index)
+        if entry is not None and entry.key == KEYS[0]:
+            assert index.protect(A, KEYS[:1]) == [True]
+        return entry
+
+    monkeypatch.setattr(DiskIndex, "evict", leased)
+    assert put(tier, value(5, 200_000)) == [True]
+    assert tier.present(A, KEYS[:6], soon()) == [True, False, True, True, True, True]
+    tier.unprotect(A, KEYS[:1])
+    monkeypatch.undo()
+    # it counts as just read, and is in the order still
+    assert put(tier, *(value(number, 200_000) for number in (6, 7))) == [True] * 2
+    assert put(tier, *(value(number, 200_000) for number in (1, 2))) == [True] * 2
+    assert tier.present(A, KEYS[:3], soon()) == [False, True, True]
 
 
 def milliseconds(seconds: float) -> int:

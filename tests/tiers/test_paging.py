@@ -30,7 +30,7 @@ print(shared() - before)
 """
 
 
-@pytest.mark.parametrize("huge", [True, False])
+@pytest.mark.parametrize("huge", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_only_what_was_written_is_resident(huge: bool) -> None:
     script = RESIDENT.format(huge=huge)
     result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 
 from cachestore.block import Buffer
 from cachestore.errors import ConfigError
@@ -16,20 +17,23 @@ from cachestore.eviction.lru import Lru
 from cachestore.seal import CorruptBlock, Header, checksum
 from cachestore.testing.sealed import sealed_block
 from cachestore.testing.tiers import KEYS, A, departed, equal, soon, value
+from cachestore.tiers.base import Departed, Departure
 from cachestore.tiers.redis import Redis, RedisTier
 from cachestore.tiers.redis_durable import Acknowledgement
 from cachestore.tiers.resp_errors import Broken
+from tests.redis_servers.cluster import clustered
 
 NAMES = [f"cachestore:block:{A.hex()}:{key.hex()}" for key in KEYS]
 DURABLE = [f"cachestore:durable:{{{name}}}" for name in NAMES]
+NOTES = [f"cachestore:durable-removed:{{{name}}}" for name in NAMES]
 SYNCED = ["--appendonly", "yes", "--appendfsync", "always"]
 
 
 @contextlib.contextmanager
-def opened(settings: Redis) -> Iterator[RedisTier]:
+def opened(settings: Redis, told: Departed = departed) -> Iterator[RedisTier]:
     # time-outs are looked at elsewhere: a machine that is busy must not end these calls
     tier = replace(settings, connect_timeout=2.0, timeout=2.0).start(Lru())
-    tier.open(departed)
+    tier.open(told)
     try:
         yield tier
     finally:
@@ -358,3 +362,55 @@ def test_what_is_withdrawn_stays_if_another_process_had_it_acknowledged(server: 
         assert keep(ours, lasting(1)) == [True]
         assert ours.delete_many(A, KEYS[1:3], soon(), why="withdrawn") == [True, False]
         assert theirs.present(A, KEYS[:2], soon()) == [True, False] and ours.kept(A, KEYS[:2]) == [True, False]
+
+
+def test_notes_on_what_was_removed_are_swept_when_their_time_is_over(
+    tier: RedisTier, server: Any, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    assert keep(tier, lasting(0), lasting(1), lasting(2)) == [True] * 3
+    with server.client() as client:
+        assert tier.delete_many(A, KEYS[:1], soon()) == [True]
+        monkeypatch.setattr("cachestore.tiers.redis_removal.NOTE_SECONDS", 0.1)
+        assert tier.delete_many(A, KEYS[1:2], soon()) == [True] and tier.clear(A, soon()) == {KEYS[2]}
+        # what has a time to live may be evicted
+        assert [client.pttl(name) for name in client.keys("cachestore:durable-removed:*")] == [-1] * 3
+        eventually(lambda: tier.usage() and client.keys("cachestore:*") == [NOTES[0].encode()])
+
+
+def test_what_is_over_goes_from_a_server_that_has_no_room_for_a_note(
+    tier: RedisTier, server: Any, eventually: Callable[..., None]
+) -> None:
+    ends = in_ms(300)
+    assert keep(tier, lasting(0, ends), lasting(1)) == [True, True]
+    with server.client() as client:
+        client.config_set("maxmemory", "500kb")
+        with pytest.raises(redis.RedisError):
+            client.set("any", "value")
+        time.sleep(max(0.0, ends / 1000 + 0.02 - time.time()))
+        eventually(lambda: tier.get_many(A, KEYS[:1], soon()) == [None] and not client.exists(DURABLE[0]))
+        assert client.exists(DURABLE[1]) and not client.keys("cachestore:durable-removed:*")
+        assert tier.delete_many(A, KEYS[1:2], soon()) == [True] and not client.exists(DURABLE[1])
+
+
+@pytest.mark.slow
+def test_what_a_cluster_lost_is_told_and_what_was_removed_is_not() -> None:
+    gone: list[Departure] = []
+    with clustered(*SYNCED) as servers:
+        places = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        settings = Redis(f"cluster://{places}", durable="aof", connect_timeout=2.0, timeout=2.0)
+        with opened(settings, gone.extend) as tier:
+            assert keep(tier, *map(lasting, range(7))) == [True] * 7
+            assert tier.delete_many(A, KEYS[:1], soon()) == [True]
+            assert tier.put_many(A, [(KEYS[7], value(7))], 5.0, soon()) == [True]
+            tier.renew(A, [(KEYS[7], 3600.0)], soon())
+            for server in servers:
+                with server.client() as client:
+                    for name in client.keys("cachestore:*"):
+                        if name.decode() in DURABLE[1:4]:
+                            client.delete(name)
+                        if name.decode() == NAMES[7]:
+                            assert 3_500_000 < client.pttl(name) <= 3_600_000
+            assert tier.present(A, KEYS, soon()) == [False] * 4 + [True] * 4
+            tier.look(soon())
+            assert sorted((d.key, d.why, d.durable) for d in gone) == [(key, "lost", True) for key in KEYS[1:4]]
+            assert tier.kept(A, KEYS) == [False] * 4 + [True] * 3 + [False]

@@ -1,13 +1,16 @@
-"""One tiny engine, and stores in this process."""
+"""One tiny model, and stores in this process."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from cachestore.engine.hf import HfEngine
+from cachestore.engine.batch_loop import BatchLoop
+from cachestore.engine.batch_settings import BatchSettings
+from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.settings import EngineSettings
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
@@ -31,12 +34,28 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine(tiny_model: Path) -> Iterator[HfEngine]:
-    """Blocks and chunks of 16 tokens."""
-    engine = HfEngine(EngineSettings(str(tiny_model), block_tokens=16, chunk_tokens=16, threads=1))
-    engine.open()
-    yield engine
-    engine.close()
+def model(tiny_model: Path) -> Iterator[PagedModel]:
+    """Blocks of 16 tokens."""
+    model = PagedModel(EngineSettings(str(tiny_model), block_tokens=16, threads=1))
+    model.open()
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def open_loop(model: PagedModel) -> Iterator[Callable[..., BatchLoop]]:
+    """Serving loops; what is stored is read, however fast it could be computed."""
+    opened: list[BatchLoop] = []
+
+    def make(**settings: Any) -> BatchLoop:
+        loop = BatchLoop(model, BatchSettings(**{"pages": 80, "recompute": False, **settings}))
+        loop.open()
+        opened.append(loop)
+        return loop
+
+    yield make
+    for loop in opened:
+        loop.close()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_abort_and_drain() -> None:
     def work(name: str) -> None:
         with running.enter(name, Deadline.after(10)) as call:
             woken = threading.Event()
-            with call.cancelling(woken.set):
+            with call.ending(woken.set, woken.set):
                 entered.set()
                 assert woken.wait(10)
 
@@ -61,9 +61,16 @@ def test_a_call_says_why_it_is_over() -> None:
     call.abort()
     with pytest.raises(Aborted, match="while testing"):
         call.check("testing")
-    told = []
-    with call.cancelling(lambda: told.append(1)):
-        assert told == [1]
+    told: list[str] = []
+    with call.ending(lambda: told.append("abort"), lambda: told.append("finish")):
+        assert told == ["abort"]
+    other = Call(Deadline.after(5))
+    other.finish()
+    with other.ending(lambda: told.append("abort"), lambda: told.append("finish")):
+        assert told == ["abort", "finish"]
+        other.check("testing")
+        other.abort()
+    assert told == ["abort", "finish", "abort"]
     late = Call(Deadline(0.0))
     with pytest.raises(DeadlineExceeded, match="while testing"):
         late.check("testing")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(("cls", "section"), [(PrefillSettings, "prefill_worker"), (DecodeSettings, "decode_worker")])
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("port", 70000), ("max_concurrent", 0), ("store_timeout", 0), ("longest_call", 0)],
+    [("port", 70000), ("store_timeout", 0), ("longest_call", 0)],
 )
 def test_what_cannot_work(cls: Any, section: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{section}\.{key}"):
@@ -31,10 +31,10 @@ def test_what_cannot_work(cls: Any, section: str, key: str, value: Any) -> None:
     ("cls", "key", "value"),
     [
         (PrefillSettings, "lease", 0),
-        (PrefillSettings, "tail_ttl", 0),
-        (PrefillSettings, "wait", -1),
-        (DecodeSettings, "prefill_timeout", "0s"),
+        (DecodeSettings, "prefill_begin", "0s"),
+        (DecodeSettings, "silence", 0),
         (DecodeSettings, "prefill_attempts", -1),
+        (DecodeSettings, "local_prefill_tokens", -1),
         (DecodeSettings, "rest", 0),
     ],
 )
@@ -52,6 +52,8 @@ def test_servers_take_the_whole_configuration(cls: Any, section: str, tiny_model
         _ = server.address
     with pytest.raises(ConfigError, match=f"{section}.prot"):
         cls({**tables, section: {"prot": 1}}, store="127.0.0.1:9", name="n")
+    with pytest.raises(ConfigError, match=r"batch\.pages"):
+        cls({**tables, "batch": {"pages": -1}}, store="127.0.0.1:9", name="n")
     with pytest.raises(ConfigError, match="codec"):
         cls({**tables, section: {"codec": "nothing"}}, store="127.0.0.1:9", name="n")
 

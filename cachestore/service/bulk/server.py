@@ -107,6 +107,9 @@ class BulkServer:
     _listening: socket.socket | None = None
     guests: set[Guest] = field(init=False, default_factory=set)
     """The connections that are open."""
+    trial: object = None
+    """Where this process connects from only to see whether it is answered: it is, with the end, and nothing counts it.
+    """
     _changed: Condition = field(default_factory=Condition)
 
     def open(self) -> None:
@@ -166,12 +169,15 @@ class BulkServer:
             # what was agreed and never fetched would stay until somebody agrees on more
             self._tickets.expire()
             try:
-                connection, _ = listening.accept()
+                connection, peer = listening.accept()
             except TimeoutError:
                 continue
             except OSError:
                 # it was closed, or there are no descriptors left just now
                 time.sleep(0.05)
+                continue
+            if peer == self.trial:
+                connection.close()
                 continue
             with self._changed:
                 if len(self.guests) >= self.settings.max_concurrent and not self._make_room():

@@ -17,6 +17,7 @@ from threading import Event, Thread
 
 from cachestore.deadline import Deadline
 from cachestore.service.auth.identity import Identity, Role
+from cachestore.service.bulk.server import BulkServer
 from cachestore.service.health.canary import NAMESPACE, kept_below, kept_in_memory
 from cachestore.service.health.servicer import NOT_SERVING, SERVING, UNKNOWN, Health
 from cachestore.service.shared.client import SharedSession
@@ -27,6 +28,9 @@ SECONDS = 2.0
 """How long one look may take; what takes longer does not serve."""
 
 IDENTITY = Identity(NAMESPACE, NAMESPACE, Role.reader)
+
+LOOPBACK = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where hosts that are no address of their own are reached on this machine."""
 
 Look = Callable[[Deadline], bool]
 
@@ -116,13 +120,21 @@ def shared(sessions: SessionServer) -> Look:
     return look
 
 
-def bulk(host: str, port: int) -> Look:
-    """Whether whoever connects there and says nothing is answered: with the end."""
+def bulk(host: str, server: BulkServer) -> Look:
+    """Whether whoever connects to the port of bulk bytes at `host` is answered: here with the end."""
+    reached = LOOPBACK.get(host, host)
 
     def look(deadline: Deadline) -> bool:
-        with socket.create_connection((host, port), deadline.remaining()) as connection:
-            connection.shutdown(socket.SHUT_WR)
-            connection.settimeout(deadline.remaining())
-            return not connection.recv(1)
+        with socket.socket(socket.AF_INET6 if ":" in reached else socket.AF_INET) as connection:
+            connection.bind((reached, 0))
+            # said before it connects, or it could be taken for a client that says nothing
+            server.trial = connection.getsockname()
+            try:
+                connection.settimeout(deadline.remaining())
+                connection.connect((reached, server.port))
+                return not connection.recv(1)
+            finally:
+                # the next that has this port is a client
+                server.trial = None
 
     return look

@@ -2,5 +2,6 @@
 
 transport, sessions, client, source, sink   the client's side: its sessions, its reads, its puts
 server, session, lending, slabs, place      the store's side
+pages                                       the same for pages of workers, see `cachestore.service.pages`
 messages                                    what both say on the socket
 """

@@ -30,12 +30,14 @@ def send_answer(connection: socket.socket, session: Session, answer: wire.Sessio
             raise
     answer.gone.extend(session.slabs.gone())
     last = max(0, len(news) - 1) // MOST_DESCRIPTORS * MOST_DESCRIPTORS
+    # an answer that shows pages speaks of no slabs of the store
+    of_pages = session.pages.descriptors()
     try:
         for start in range(0, last + 1, MOST_DESCRIPTORS):
             some = news[start : start + MOST_DESCRIPTORS]
             message = answer if start == last else wire.SessionAnswer()
             message.slabs.extend(one.message for one in some)
-            send(connection, message.SerializeToString(), [one.descriptor for one in some])
+            send(connection, message.SerializeToString(), [*(one.descriptor for one in some), *of_pages])
     finally:
-        for one in news:
-            os.close(one.descriptor)
+        for descriptor in [*(one.descriptor for one in news), *of_pages]:
+            os.close(descriptor)

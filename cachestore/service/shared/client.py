@@ -4,7 +4,7 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,14 +79,17 @@ class SharedSession:
         self._connection: socket.socket | None = None
         self.namespace = b""
 
-    def open(self, ticket: bytes, timeout: float) -> None:
-        """Connects and shows the ticket. Lost if there is nothing to connect to."""
+    def open(self, ticket: bytes, timeout: float, device: str = "") -> None:
+        """Connects, shows the ticket and names the device whose memory can be opened here, if any.
+
+        Lost if there is nothing to connect to.
+        """
         self._connection = connection = socket.socket(socket.AF_UNIX)
         until = time.monotonic() + timeout
         try:
             connection.settimeout(max(timeout, 1e-3))
             connection.connect(self._path)
-            hello = wire.SessionRequest(hello=wire.Hello(ticket=ticket))
+            hello = wire.SessionRequest(hello=wire.Hello(ticket=ticket, device=device))
             answer = self.ask(hello, max(until - time.monotonic(), 1e-3))
         except OSError as error:
             self.close()
@@ -123,7 +126,7 @@ class SharedSession:
             return False
         return False
 
-    def ask(self, request: wire.SessionRequest, timeout: float) -> wire.SessionAnswer:
+    def ask(self, request: wire.SessionRequest, timeout: float, descriptors: Sequence[int] = ()) -> wire.SessionAnswer:
         """The answer, within `timeout` seconds; raises what the store answers instead, and Lost if the session broke.
 
         Unavailable if the store does not answer in any way, DeadlineExceeded if it does so late; then it is over too.
@@ -133,7 +136,7 @@ class SharedSession:
         request.timeout_ms = max(1, round(timeout * 1000))
         until = time.monotonic() + timeout + MARGIN
         try:
-            self._send(self._connection, request.SerializeToString(), until)
+            self._send(self._connection, request.SerializeToString(), descriptors, until)
             answer = self._answer(self._connection, until)
             while answer.WhichOneof("message") is None:
                 answer = self._answer(self._connection, until)
@@ -160,9 +163,14 @@ class SharedSession:
             raise Lost
         return places
 
-    def _send(self, connection: socket.socket, message: bytes, until: float) -> None:
+    def keep(self, answer: wire.SessionAnswer, descriptors: list[int]) -> None:
+        """Maps what an answer brings; ValueError if that is not what it says. The descriptors stay the caller's."""
+        for slab, descriptor in zip(answer.slabs, descriptors, strict=True):
+            self._slabs[slab.number] = self._mapped(slab, descriptor)
+
+    def _send(self, connection: socket.socket, message: bytes, descriptors: Sequence[int], until: float) -> None:
         try:
-            send(connection, message, within=until - time.monotonic())
+            send(connection, message, descriptors=descriptors, within=until - time.monotonic())
         except TimeoutError:
             if time.monotonic() < until:
                 raise
@@ -184,8 +192,7 @@ class SharedSession:
             if data is None:
                 raise Garbled("the store ended the session")
             answer = wire.SessionAnswer.FromString(data)
-            for slab, descriptor in zip(answer.slabs, descriptors, strict=True):
-                self._slabs[slab.number] = self._mapped(slab, descriptor)
+            self.keep(answer, descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -56,14 +56,25 @@ def receive(connection: socket.socket, wait: float | None, most: int = MAX_MESSA
 
 @contextmanager
 def received(
-    connection: socket.socket, wait: float | None, admitted: Callable[[int], AbstractContextManager[None]]
+    connection: socket.socket,
+    wait: float | None,
+    admitted: Callable[[int], AbstractContextManager[None]],
+    descriptors: list[int] | None = None,
 ) -> Iterator[bytes | None]:
     """The same, within what admits one of so many bytes: from when its length is known for as long as this lasts.
 
-    Overloaded if that refuses it, which is once it was thrown away as it came.
+    Overloaded if that refuses it, which is once it was thrown away as it came. Descriptors that come with it are
+    appended to `descriptors`, whose owner closes them, however this ends; without that, nobody gets them.
     """
     connection.settimeout(wait)
-    first, until = connection.recv(CHUNK), time.monotonic() + STALL
+    if descriptors is None:
+        first = connection.recv(CHUNK)
+    else:
+        first, came, flags, _ = socket.recv_fds(connection, CHUNK, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        descriptors += came
+        if flags & socket.MSG_CTRUNC:
+            raise Garbled("descriptors were lost: they are too many, or this process may have no more open files")
+    until = time.monotonic() + STALL
     if not first:
         yield None
         return
@@ -84,7 +95,7 @@ def receive_with_descriptors(
     """The same with the descriptors that came with it, which are the caller's to close; whole by `until`, in monotonic
     seconds."""
     connection.settimeout(wait)
-    data, descriptors, flags, _ = socket.recv_fds(connection, CHUNK, MOST_DESCRIPTORS)
+    data, descriptors, flags, _ = socket.recv_fds(connection, CHUNK, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
     try:
         if flags & socket.MSG_CTRUNC:
             raise Garbled("descriptors were lost: this process may have no more open files")

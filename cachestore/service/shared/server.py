@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,7 +44,7 @@ MOST_HELLO = 256
 LONGEST_SESSION = 600.0
 """Seconds after which a session without an open put ends: identities are taken away, tokens run out."""
 
-BEGINNINGS = frozenset({"lookup", "read", "reserve"})
+BEGINNINGS = frozenset({"lookup", "read", "reserve", "register"})
 """Requests that begin something new."""
 
 ENDINGS = frozenset({"commit", "abort"})
@@ -180,14 +180,15 @@ class SessionServer:
     def _serve(self, connection: socket.socket) -> None:
         try:
             with connection, suppress(OSError, Garbled, DecodeError):
-                agreed = self._greeted(connection)
-                if agreed is not None:
-                    self._welcome(connection, agreed)
+                hello = self._greeted(connection)
+                agreed = self._agreed(connection, hello) if hello is not None else None
+                if hello is not None and agreed is not None:
+                    self._welcome(connection, agreed, hello.device)
         finally:
             with self._lock:
                 self._connections.pop(connection, None)
 
-    def _welcome(self, connection: socket.socket, agreed: Agreed) -> None:
+    def _welcome(self, connection: socket.socket, agreed: Agreed, device: str) -> None:
         identity, store = agreed.identity, self.store.namespace(agreed.identity.namespace)
         with ExitStack() as held:
             try:
@@ -195,7 +196,8 @@ class SessionServer:
             except Overloaded as error:
                 send(connection, failed(error).SerializeToString())
                 return
-            session = Session(store, identity, agreed.writer, self._numbers, partial(self._over, connection))
+            over = partial(self._over, connection)
+            session = Session(store, identity, agreed.writer, self._numbers, over, device)
             held.enter_context(self._session(session))
             send_answer(connection, session, wire.SessionAnswer(welcome=wire.Welcome(namespace_id=store.namespace)))
             self._converse(connection, session, identity)
@@ -211,11 +213,15 @@ class SessionServer:
             with self._lock:
                 self._sessions.discard(session)
 
-    def _greeted(self, connection: socket.socket) -> Agreed | None:
-        """What the ticket says that the client shows; None, and the client is told, if it is none that holds."""
+    def _greeted(self, connection: socket.socket) -> wire.Hello | None:
+        """What the client says first, if it says anything."""
         data = receive(connection, STALL, MOST_HELLO)
-        agreed = self.tickets.redeem(wire.SessionRequest.FromString(data).hello.ticket) if data is not None else None
-        if agreed is None and data is not None:
+        return wire.SessionRequest.FromString(data).hello if data is not None else None
+
+    def _agreed(self, connection: socket.socket, hello: wire.Hello) -> Agreed | None:
+        """What the ticket says that the client shows; None, and the client is told, if it is none that holds."""
+        agreed = self.tickets.redeem(hello.ticket)
+        if agreed is None:
             failure = wire.Failure(
                 reason=PermissionDenied.reason, text="the ticket is unknown, used or too old; call Attach for another"
             )
@@ -227,14 +233,19 @@ class SessionServer:
         while True:
             # whoever may be writing to memory of ours is never sent away: that memory could not be used again
             wait = None if session.lent else max(ends - time.monotonic(), 1e-3)
+            # only who registers pages has any to send: the kernel closes what others do
+            came: list[int] | None = [] if session.writer and session.device else None
             try:
-                with received(connection, wait, partial(self._admitted, identity)) as data:
+                with received(connection, wait, partial(self._admitted, identity), came) as data:
                     late = time.monotonic() >= ends
                     if data is None or (late and not session.lent):
                         return
-                    answer = self._answered(session, data, late=late)
+                    answer = self._answered(session, data, came or (), late=late)
             except Overloaded as error:
                 answer = failed(error)
+            finally:
+                for descriptor in came or ():
+                    os.close(descriptor)
             send_answer(connection, session, answer)
 
     def _over(self, connection: socket.socket) -> bool:
@@ -247,14 +258,14 @@ class SessionServer:
         with self.share.hold(identity), self.bytes_in_flight.hold(identity, nbytes):
             yield
 
-    def _answered(self, session: Session, data: bytes, *, late: bool) -> wire.SessionAnswer:
+    def _answered(self, session: Session, data: bytes, descriptors: Sequence[int], *, late: bool) -> wire.SessionAnswer:
         try:
             with self.calls.hold(1):
-                return self._answer(session, data, late=late)
+                return self._answer(session, data, descriptors, late=late)
         except Exception as error:
             return failed(error)
 
-    def _answer(self, session: Session, data: bytes, *, late: bool) -> wire.SessionAnswer:
+    def _answer(self, session: Session, data: bytes, descriptors: Sequence[int], *, late: bool) -> wire.SessionAnswer:
         try:
             request = wire.SessionRequest.FromString(data)
         except DecodeError:
@@ -270,4 +281,4 @@ class SessionServer:
             if longest <= 0:
                 raise Unauthenticated("what the caller showed expired; show another token, and attach again")
         seconds = min(request.timeout_ms / 1000, longest) if request.timeout_ms else longest
-        return session.answer(request, Deadline.after(seconds))
+        return session.answer(request, Deadline.after(seconds), descriptors)

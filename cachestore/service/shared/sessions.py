@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from weakref import WeakValueDictionary
 
@@ -24,6 +25,17 @@ PAUSE = 5.0
 
 SHORT_PAUSE = 0.25
 """The same when it did not answer at all: it may be restarting."""
+
+
+def alive(connection: Connection) -> bool:
+    """Whether the store behind `connection` answers within `ALIVE_SECONDS`."""
+    try:
+        connection.call("Attach", wire.AttachRequest(), ALIVE_SECONDS)
+    except (Unavailable, DeadlineExceeded):
+        return False
+    except CacheStoreError:
+        return True
+    return True
 
 
 @dataclass(eq=False)
@@ -89,7 +101,7 @@ class SharedSessions:
             return None
         try:
             offer = self.connection.call("Attach", wire.AttachRequest(writer=writer), until.remaining())
-            session = SharedSession(offer.socket, self._slabs_of(offer.socket), self._alive)
+            session = SharedSession(offer.socket, self._slabs_of(offer.socket), partial(alive, self.connection))
             session.open(offer.ticket, until.remaining())
             self._closed = False
             return session
@@ -105,12 +117,3 @@ class SharedSessions:
                 # another server: its numbers are others
                 self._path, self._known = path, WeakValueDictionary()
             return self._known
-
-    def _alive(self) -> bool:
-        try:
-            self.connection.call("Attach", wire.AttachRequest(), ALIVE_SECONDS)
-        except (Unavailable, DeadlineExceeded):
-            return False
-        except CacheStoreError:
-            return True
-        return True

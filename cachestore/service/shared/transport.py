@@ -43,7 +43,13 @@ class Shared:
             return None
         try:
             answer = session.ask(request, deadline.remaining())
-            return SharedSink(self._sessions, session, self._connection.address, reservation, codec, answer, deadline)
+            try:
+                address = self._connection.address
+                return SharedSink(self._sessions, session, address, reservation, codec, answer, deadline)
+            except BaseException:
+                # by now the store has lent it memory for a put, which only the end of the session takes back
+                session.close()
+                raise
         except Lost:
             return None
         except BaseException:

@@ -15,6 +15,7 @@ from cachestore.service.stream import frames, provisional
 from cachestore.service.words import PURPOSE
 from cachestore.store.base import Lease
 from cachestore.store.local import LocalStore
+from cachestore.store.owned_page import Show
 from cachestore.store.reading import SealedBlock, SealedReading
 from cachestore.wire import store_pb2 as wire
 
@@ -37,9 +38,16 @@ class Opened(NamedTuple):
 
 
 def opened(
-    store: LocalStore, request: wire.ReadRequest, deadline: Deadline, over: Callable[[], bool] | None = None
+    store: LocalStore,
+    request: wire.ReadRequest,
+    deadline: Deadline,
+    over: Callable[[], bool] | None = None,
+    show: Show | None = None,
 ) -> Opened:
-    """The read that a request asks for, by whichever way its blocks will travel; `over` ends its wait for blocks."""
+    """The read that a request asks for, by whichever way its blocks will travel; `over` ends its wait for blocks.
+
+    `show` has the pages that its reader can open, if it can open any.
+    """
     chain = convert.chain(request.chain)
     place = convert.place(request.resume, chain) if request.HasField("resume") else convert.Place()
     if request.lease and request.lease_ms:
@@ -53,6 +61,8 @@ def opened(
         ttl=convert.seconds(request.lease_ms),
         wait=convert.seconds(request.wait_ms) or 0.0,
         over=over,
+        show=show,
+        first=place.block,
         purpose=PURPOSE.word(request.purpose),
         timeout=deadline.remaining(),
     )
@@ -94,8 +104,6 @@ def read(
             return
         yield wire.ReadResponse(granted=granted)
         for block in sealed:
-            if block.number < place.block:
-                continue
             offset = place.offset if block.number == place.block else 0
             if block.number == place.block and place.digest not in (b"", digest(block.packed)):
                 raise Aborted("resume.digest: the block is another one by now; ask for it from its beginning")
