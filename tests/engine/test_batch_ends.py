@@ -69,7 +69,7 @@ def crowd(model: PagedModel, tiered: TieredStore, requests: int, seed: int) -> N
         with ThreadPoolExecutor(CLIENTS) as clients:
             jobs = [clients.submit(one, loop, stores, random.Random(seed * requests + n)) for n in range(requests)]
             ends = {job.result() for job in jobs}
-        assert ends >= {"ended", "left"}
+        assert "ended" in ends
         until(lambda: figure(loop, "pages_referenced") == figure(loop, "running") == figure(loop, "waiting") == 0)
         assert figure(loop, "pages_free") + figure(loop, "pages_cached") == 40
         until(lambda: not any(total(store.stats(), f"{name}_open") for name in ("read", "put", "leases", "puts")))
