@@ -1,8 +1,8 @@
 """The one table between our errors and gRPC's status codes.
 
 Every failed call carries two trailers: `kv-reason`, the error's stable word, and `retryable`, `1` or `0`. The client
-turns them back into the same class with the server's text. Want of memory is RESOURCE_EXHAUSTED. Whatever else is not in
-our error tree is a bug: the caller gets INTERNAL with an opaque id, and the log has the traceback under that id.
+turns them back into the same class with the server's text. Want of memory is RESOURCE_EXHAUSTED. Whatever else is not
+in our error tree is a bug: the caller gets INTERNAL with an opaque id, and the log has the traceback under that id.
 """
 
 import logging

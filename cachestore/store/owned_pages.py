@@ -3,7 +3,7 @@
 1. A page belongs to the namespace of the session that registered it, and is shown only to who can open its device.
 2. It is looked at by its generation word, which its owner shares: what the owner took back is not shown any more,
    whether or not it said so by then. Its reader looks once more, after the copy.
-3. Nothing here keeps a page: a lease on one protects the copies elsewhere.
+3. Nothing here keeps a page: a lease on one protects its block's copy in memory, if there is one.
 4. The first value of a key stays: a page of other bytes than one that is there is refused.
 5. With the end of its session all that an owner registered is forgotten.
 """

@@ -22,7 +22,7 @@ from cachestore.eviction.base import Eviction
 from cachestore.tiers.base import ColdTier, Departed, Found, Usage
 from cachestore.tiers.disk_files import Files
 from cachestore.tiers.disk_index import DiskIndex
-from cachestore.tiers.disk_lane import Lane
+from cachestore.tiers.disk_lane import Lane, Work
 from cachestore.tiers.disk_put import DiskPut
 from cachestore.tiers.disk_scan import scan
 from cachestore.tiers.disk_work import DiskWork
@@ -191,7 +191,7 @@ class DiskTier:
         entries = work.index.entries(namespace)
         wanted = [entry for entry in map(entries.get, dict.fromkeys(keys)) if entry is not None]
         removed: set[bytes] = set()
-        if wanted and not self._writing.run(lambda call: work.remove(call, wanted, why, removed), deadline):
+        if wanted and not self._removed(lambda call: work.remove(call, wanted, why, removed), deadline):
             return None
         return [key in removed for key in keys]
 
@@ -201,8 +201,7 @@ class DiskTier:
             return None
         wanted = work.index.snapshot(namespace)
         removed: set[bytes] = set()
-
-        if wanted and not self._writing.run(lambda call: work.remove(call, wanted, "cleared", removed), deadline):
+        if wanted and not self._removed(lambda call: work.remove(call, wanted, "cleared", removed), deadline):
             return None
         return removed
 
@@ -234,12 +233,16 @@ class DiskTier:
         used = work.index.used if work is not None and self.healthy else 0
         return Usage(used, self.settings.capacity)
 
+    def _removed(self, work: Work, deadline: Deadline) -> bool:
+        # a full disk is given up, and this is what makes room on it
+        return self._writing.run(work, deadline, given_up=True)
+
     def _keep(self, work: DiskWork, stop: Event) -> None:
         """Removes what is over, and finds out when a disk given up works again."""
         while not stop.wait(TICK):
             if not self._writing.breaker.open:
                 self._writing.attempt(work.collect)
             elif self._writing.breaker.allows():
-                self._writing.attempt(work.files.probe)
+                self._writing.attempt(work.revive)
             if self._reading.breaker.open and self._reading.breaker.allows():
                 self._reading.attempt(work.probe)

@@ -84,9 +84,12 @@ class Lane:
         self._started.clear()
         return not hanging
 
-    def run(self, work: Work, deadline: Deadline) -> bool:
-        """Whether all was finished when this returns: by the deadline, or after `timeout` without an answer."""
-        if not deadline.remaining() or self._stuck or not self.breaker.allows():
+    def run(self, work: Work, deadline: Deadline, *, given_up: bool = False) -> bool:
+        """Whether all was finished when this returns: by the deadline, or after `timeout` without an answer.
+
+        With `given_up` it is tried on a disk that fails, too.
+        """
+        if not deadline.remaining() or self._stuck or not (given_up or self.breaker.allows()):
             return False
         call = Call(work)
         self._calls.put(call)

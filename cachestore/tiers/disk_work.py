@@ -144,6 +144,11 @@ class DiskWork:
             self.tell(gone)
         return bool(gone)
 
+    def revive(self) -> bool:
+        """Writes and removes a small file: whether writing works. What is over leaves first: the disk may be full."""
+        self.collect()
+        return self.files.probe()
+
     def probe(self) -> bool:
         """Reads a byte of some block: whether reading works."""
         entry = self.index.some()

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from cachestore.metrics import Figure
 
-
 EVICTED = ("evicted", "demoted")
 """Why a block left that left for others."""
 

@@ -86,6 +86,27 @@ STORE = (
         ("tests/store/test_lost_durable_blocks.py::test_what_is_made_again_is_within_the_quota",),
     ),
     Mutation(
+        "repair of a lost durable block given up for the removal of another",
+        "cachestore/store/removal.py",
+        "if name.namespace == namespace and (keys is None or name.key in keys) and tier",
+        "if name.namespace == namespace and tier",
+        ("tests/store/test_lost_durable_blocks.py::test_a_removal_of_other_blocks_is_none_of_these",),
+    ),
+    Mutation(
+        "lost durable block made again though it was removed meanwhile",
+        "cachestore/store/removal.py",
+        "            spoiled.removed = True\n",
+        "            pass\n",
+        ("tests/store/test_lost_durable_blocks.py::test_what_is_removed_while_it_is_made_again_stays_removed",),
+    ),
+    Mutation(
+        "deleted block comes back into memory from what was fetched ahead",
+        "cachestore/store/reading.py",
+        "        data, self._as_of = self._fetched.pop(held.key)\n",
+        "        data, self._as_of = self._fetched.pop(held.key)[0], self.tiered.removals(self.holding.namespace)\n",
+        ("tests/store/test_between_locks.py::test_what_was_fetched_ahead_and_deleted_then_does_not_come_back",),
+    ),
+    Mutation(
         "error for a commit that is stored and gets no lease",
         _PUT,
         "            with suppress(Overloaded):\n",

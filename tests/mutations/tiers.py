@@ -199,6 +199,13 @@ TIERS = (
         ),
     ),
     Mutation(
+        "removal refused by a disk that takes nothing more",
+        "cachestore/tiers/disk.py",
+        "deadline, given_up=True)",
+        "deadline, given_up=False)",
+        ("tests/tiers/test_disk_faults.py::test_a_disk_that_takes_nothing_more_can_be_emptied",),
+    ),
+    Mutation(
         "corrupt durable file removed before there is another",
         "cachestore/tiers/disk_work.py",
         '                    elif not (why == "corrupt" and entry.durable) and self.drop(entry, why, []):\n',

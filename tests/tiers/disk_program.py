@@ -5,7 +5,8 @@ Speaks over a socket at descriptor 0, so that its answers need none of the syste
 
     open FOLDER TIMEOUT THREADS
                             "open PID"; when that process has died: "died"
-    put N SEED KIND ...     whether blocks N of content SEED are there now; KIND is "cache" or "durable"
+    put N SEED KIND ...     whether blocks N of content SEED are there now; KIND is "cache", "durable", or "brief" for
+                            a cache block that ends after half a second
     get N SECONDS           "right SEED", "corrupt REASON" or "None"
     delete N, clear, present N, healthy, log, limit BYTES (of a file), close
 """
@@ -56,9 +57,9 @@ class Session:
     def put(self, *words: str) -> str:
         """Any number of N SEED KIND in one batch."""
         wanted = list(zip(words[::3], words[1::3], words[2::3], strict=True))
-        durable = wanted[0][2] == "durable"
+        durable, ttl = wanted[0][2] == "durable", 0.5 if wanted[0][2] == "brief" else None
         blocks = [(KEYS[int(number)], block(int(number), int(seed), durable)) for number, seed, _ in wanted]
-        return str(all(self.tier.put_many(A, blocks, None, Deadline.after(10), durable=durable)))
+        return str(all(self.tier.put_many(A, blocks, ttl, Deadline.after(10), durable=durable)))
 
     def get(self, number: str, seconds: str) -> str:
         """What is found of one block."""

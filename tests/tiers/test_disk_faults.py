@@ -355,6 +355,23 @@ def test_a_full_disk_keeps_what_it_has_and_heals(driver: Driver, tmp_path: Path,
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+def test_a_disk_that_takes_nothing_more_can_be_emptied(driver: Driver, tmp_path: Path, eventually: Any) -> None:
+    driver.open(tmp_path)
+    assert driver.tell("put 0 1 durable") == driver.tell("put 1 1 cache") == driver.tell("put 2 1 brief") == "True"
+    # not even the smallest file
+    driver.tell("limit 0")
+    assert [driver.tell(f"put {number} 1 cache") for number in (3, 4, 5)] == ["False"] * 3
+    assert driver.tell("healthy") == "False" and driver.tell("get 0 5") == "right 1"
+    assert driver.tell("delete 0") == "[True]" and driver.tell("get 0 5") == "None"
+    assert [driver.tell(f"put {number} 1 cache") for number in (3, 4, 5)] == ["False"] * 3
+    eventually(lambda: not list(tmp_path.rglob(KEYS[2].hex())))
+    assert driver.tell("healthy") == "False" and driver.tell("clear") == "1"
+    assert not [path for key in KEYS for path in tmp_path.rglob(key.hex())]
+    driver.tell("limit -1")
+    eventually(lambda: driver.tell("healthy") == "True")
+    assert driver.tell("put 0 2 durable") == "True"
+
+
 def lasted(call: Callable[[], object]) -> float:
     start = time.monotonic()
     call()

@@ -1,0 +1,151 @@
+"""Who is alive, as each Redis server knows by its own clock.
+
+Every server that has entries also has a hash of lives, so that it can be lost without the others. A node writes until
+when it lives, in the server's time; who is long over is buried by whoever looks. A node that finds itself unknown where
+it was known before was buried, or the server lost what it had: then it begins another life and says everything again.
+"""
+
+import json
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cachestore.directory.base import INCARNATION_BYTES, Life
+from cachestore.tiers.resp import Command, Connection
+from cachestore.tiers.resp_errors import Broken, checked
+
+GRACE = 3
+"""A life is buried after so many times its time to live: until then it may come back from a long pause."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A life as it is noted: when it began and until when it lasts, in milliseconds of the server's time."""
+
+    life: Life
+    born: int
+    until: int
+    ttl: int
+
+    @property
+    def order(self) -> tuple[int, bytes]:
+        """Of two lives of one node the greater counts."""
+        return self.born, self.life.incarnation
+
+    def pack(self) -> bytes:
+        """The value under its incarnation."""
+        life = self.life
+        return json.dumps([life.node, life.address, life.queue, self.born, self.until, self.ttl]).encode()
+
+    def over(self, now: int) -> bool:
+        """Whether nobody waits for it to come back any more."""
+        return self.until + GRACE * self.ttl < now
+
+    @classmethod
+    def unpack(cls, incarnation: bytes, value: bytes) -> "Note | None":
+        """What was noted; None if it is no note."""
+        try:
+            node, address, queue, born, until, ttl = json.loads(value)
+        except (ValueError, TypeError, RecursionError):
+            return None
+        if len(incarnation) != INCARNATION_BYTES or not (isinstance(node, str) and isinstance(address, str)):
+            return None
+        if not all(type(number) is int for number in (queue, born, until, ttl)):
+            return None
+        return cls(Life(node, address, incarnation, queue), born, until, ttl)
+
+
+class Roll(NamedTuple):
+    """What one server said: all lives it knows, its time in milliseconds, and whether it did not know one's own."""
+
+    notes: dict[bytes, Note]
+    now: int
+    anew: bool
+
+
+@dataclass(eq=False)
+class Lives:
+    """What all servers say of lives, by the name of each one's roll. Written by one thread, read by many."""
+
+    _alive: dict[bytes, dict[bytes, tuple[Life, float]]] = field(default_factory=dict)
+    _noted: dict[bytes, set[bytes]] = field(default_factory=dict)
+
+    def learn(self, name: bytes, roll: Roll) -> None:
+        """Takes what the server with this roll says; seconds are its own, counted from now."""
+        latest: dict[str, Note] = {}
+        for note in roll.notes.values():
+            other = latest.get(note.life.node)
+            if note.until > roll.now and (other is None or other.order < note.order):
+                latest[note.life.node] = note
+        now = time.monotonic()
+        alive = {note.life.incarnation: (note.life, now + (note.until - roll.now) / 1000) for note in latest.values()}
+        # whoever reads them meanwhile goes on with those it has
+        self._alive = {**self._alive, name: alive}
+        self._noted = {**self._noted, name: set(roll.notes)}
+
+    def keep(self, names: Collection[bytes]) -> None:
+        """Forgets what other rolls said."""
+        self._alive = {name: alive for name, alive in self._alive.items() if name in names}
+        self._noted = {name: noted for name, noted in self._noted.items() if name in names}
+
+    def forget(self, incarnations: Collection[bytes]) -> None:
+        """These are over, whatever was said of them."""
+        self._alive = {
+            name: {one: known for one, known in alive.items() if one not in incarnations}
+            for name, alive in self._alive.items()
+        }
+
+    def find(self, incarnation: bytes) -> Life | None:
+        """The life of this incarnation, if it goes on."""
+        now = time.monotonic()
+        for alive in self._alive.values():
+            life, until = alive.get(incarnation, (None, 0.0))
+            if until > now:
+                return life
+        return None
+
+    def noted(self, incarnation: bytes) -> bool:
+        """Whether any server knows it, alive or not."""
+        return any(incarnation in noted for noted in self._noted.values())
+
+    def all(self) -> tuple[Life, ...]:
+        """All that go on, by node."""
+        now = time.monotonic()
+        found = {life.node: life for alive in self._alive.values() for life, until in alive.values() if until > now}
+        return tuple(found[node] for node in sorted(found))
+
+
+def clock(connection: Connection) -> int:
+    """The server's time in milliseconds."""
+    return _milliseconds(connection.call("TIME"))
+
+
+def call_roll(connection: Connection, name: bytes, own: Note | None) -> Roll:
+    """Says that one lives, if one does, and asks who else; buries who is long over."""
+    commands: list[Command] = [("TIME",), ("HGETALL", name)]
+    if own is not None:
+        commands = [("HSET", name, own.life.incarnation, own.pack()), *commands]
+    *said, time_, lives = connection.ask(commands)
+    now, known = _milliseconds(time_), checked(lives, list)
+    found = {
+        bytes(incarnation): Note.unpack(incarnation, value)
+        for incarnation, value in zip(known[::2], known[1::2], strict=True)
+    }
+    notes = {incarnation: note for incarnation, note in found.items() if note and not note.over(now)}
+    if len(notes) < len(found):
+        bury(connection, name, [incarnation for incarnation in found if incarnation not in notes])
+    return Roll(notes, now, any(checked(answer, int) == 1 for answer in said))
+
+
+def bury(connection: Connection, name: bytes, incarnations: list[bytes]) -> None:
+    """Forgets these lives."""
+    checked(connection.call("HDEL", name, *incarnations), int)
+
+
+def _milliseconds(answer: object) -> int:
+    try:
+        seconds, micros = checked(answer, list)
+        return int(seconds) * 1000 + int(micros) // 1000
+    except (TypeError, ValueError):
+        raise Broken("protocol") from None

@@ -1,0 +1,104 @@
+"""One process's life among those that are noted in Redis."""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from cachestore.deadline import Deadline
+from cachestore.directory.base import INCARNATION_BYTES, Life, idle
+from cachestore.directory.redis_entries import HEADS, LIVES
+from cachestore.directory.redis_lives import Lives, Note, Roll, bury, call_roll, clock
+from cachestore.tiers.redis_node import Node
+from cachestore.tiers.redis_servers import Servers
+from cachestore.tiers.resp import Connection
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Member:
+    """Says again and again that its life goes on, and learns who else lives. One thread at a time."""
+
+    servers: Servers
+    ttl: float
+    lives: Lives = field(default_factory=Lives)
+    life: Life | None = None
+    queue: Callable[[], int] = idle
+    told: set[bytes] = field(default_factory=set)
+    """The rolls in which this life was noted."""
+    _born: int = 0
+    _ahead: dict[bytes, int] = field(default_factory=dict)
+    """By roll: how far its server's clock is ahead of this machine's monotonic one, in milliseconds."""
+
+    def begin(self, node: str, address: str) -> None:
+        """From now on this is a life of this node, and no one knows of it yet."""
+        self.life = Life(node, address, secrets.token_bytes(INCARNATION_BYTES), int(self.queue()))
+        self.told, self._born = set(), 0
+
+    def beat(self) -> bool:
+        """Says that it lives, and asks who else does; whether all servers answered.
+
+        Where it was noted and is not any more, it was buried, or the server lost what it had: another life begins.
+        """
+        forgotten, whole = self._call_all()
+        if forgotten and self.life is not None:
+            log.warning("directory: %s was forgotten, and joins again", self.life.node)
+            self.bury([self.life.incarnation])
+            self.begin(self.life.node, self.life.address)
+            forgotten, whole = self._call_all()
+        return whole
+
+    def bury(self, incarnations: list[bytes]) -> None:
+        """Lets all servers forget these lives, as far as they can be reached."""
+        for node, name in self._rolls().items():
+            self.servers.on(node, self._soon(), bury, name, incarnations)
+
+    def rolls(self) -> frozenset[bytes]:
+        """The names of the rolls there are now."""
+        return frozenset(self._rolls().values())
+
+    def _call_all(self) -> tuple[bool, bool]:
+        """Whether any server forgot this life, and whether all answered."""
+        forgotten, rolls = False, self._rolls()
+        answered = 0
+        if self.life is not None:
+            self.life = replace(self.life, queue=int(self.queue()))
+        for node, name in rolls.items():
+            roll = self.servers.on(node, self._soon(), self._call, name)
+            if roll is None:
+                continue
+            answered += 1
+            self.lives.learn(name, roll)
+            if self.life is not None:
+                forgotten |= roll.anew and name in self.told
+                self.told.add(name)
+        self.lives.keep(rolls.values())
+        return forgotten, 0 < len(rolls) == answered
+
+    def _call(self, connection: Connection, name: bytes) -> Roll:
+        own = None
+        if self.life is not None:
+            if name not in self._ahead:
+                self._ahead[name] = clock(connection) - _now()
+            now = _now() + self._ahead[name]
+            # the same for all servers, by the clock of the first: of two lives of a node all see the same as the later
+            self._born = self._born or now
+            ttl = round(1000 * self.ttl)
+            own = Note(self.life, self._born, now + ttl, ttl)
+        roll = call_roll(connection, name, own)
+        self._ahead[name] = roll.now - _now()
+        return roll
+
+    def _rolls(self) -> dict[Node, bytes]:
+        """For each server that has buckets the name of its roll."""
+        where = self.servers.where(HEADS, Deadline(self._soon()))
+        return {node: LIVES[indices[0]] for node, indices in where.items()}
+
+    def _soon(self) -> float:
+        return time.monotonic() + self.servers.timeout
+
+
+def _now() -> int:
+    return int(time.monotonic() * 1000)

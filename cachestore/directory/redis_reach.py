@@ -1,0 +1,62 @@
+"""Reaches the servers of a directory, and looks at each before anything is noted there."""
+
+import time
+from dataclasses import dataclass
+
+from cachestore.errors import ConfigError, Unavailable
+from cachestore.tiers.redis import Redis as Server
+from cachestore.tiers.redis_condition import denied
+from cachestore.tiers.redis_durable import Acknowledgement
+from cachestore.tiers.redis_map import Map
+from cachestore.tiers.redis_open import opened
+from cachestore.tiers.redis_url import Place
+from cachestore.tiers.resp import Command
+from cachestore.tiers.resp_dial import Dialer, context
+from cachestore.tiers.resp_errors import Broken
+
+CHECK_SECONDS = 5.0
+"""After so long a server's policy and role are looked at again."""
+
+_PROBE = "cachestore:probe"
+NEEDED: tuple[Command, ...] = (
+    ("APPEND", _PROBE, ""), ("MGET", _PROBE), ("PERSIST", _PROBE), ("TIME",), ("HSET", f"{_PROBE}:hash", "a", "b"),
+    ("HGETALL", f"{_PROBE}:hash"), ("HDEL", f"{_PROBE}:hash", "a"), ("WATCH", _PROBE), ("MULTI",), ("EXEC",),
+    ("UNLINK", _PROBE),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What is said of a Redis as for a tier, and how long to wait for it."""
+
+    server: Server
+    connect_timeout: float
+    timeout: float
+
+    def map(self, place: Place) -> Map:
+        """Its servers; ConfigError or Unavailable, which say what to do, if they cannot be used."""
+        server = self.server
+        tls = context(server.ca_file, server.cert_file, server.key_file) if place.tls else None
+        waits = self.connect_timeout, self.timeout
+        dialer = guide = Dialer(
+            place.user or server.user, place.password or server.password, place.database, tls, *waits
+        )
+        if place.kind == "sentinel":
+            guide = Dialer(server.sentinel_user, server.sentinel_password, 0, tls, *waits)
+        found = opened(place, dialer, guide, Acknowledgement("no", 0, 1.0), CHECK_SECONDS)
+        try:
+            for node in found.nodes():
+                connection = dialer.dial(node.address, time.monotonic() + sum(waits))
+                try:
+                    connection.begin(time.monotonic() + self.timeout)
+                    missing = denied(connection, NEEDED)
+                finally:
+                    connection.close()
+                if missing:
+                    raise ConfigError(
+                        f"directory: {place} does not let this user give {', '.join(missing)} on keys cachestore:*; "
+                        "allow it with ACL SETUSER"
+                    )
+        except Broken as broken:
+            raise Unavailable(f"directory: {place} cannot be used ({broken.reason}); is that server well?") from broken
+        return found
