@@ -1,8 +1,8 @@
 """How do blocks leave an engine's pages, and how do they get back in?
 
-A page holds the KV of one block of consecutive tokens of one slot. The K of a slot is one pool of pages, its
-V another. A pool is passed as a view `[pages, heads, tokens, head_dim]` with any strides as long as the last
-is 1, so every engine's layout is a view away:
+A page holds the KV of consecutive tokens of one slot; a block is one page, or several one after the other. The K of
+a slot is one pool of pages, its V another. A pool is passed as a view `[pages, heads, tokens, head_dim]` with any
+strides as long as the last is 1, so every engine's layout is a view away:
 
 - `[pages, heads, tokens, head_dim]`: as it is
 - `[pages, tokens, heads, head_dim]`: `pool.transpose(1, 2)`
@@ -14,18 +14,13 @@ their width: NaN payloads, signed zeros and fp8 arrive bit for bit.
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
-from types import ModuleType
-from typing import Literal
 
 import torch
 
-from cachestore_kernels.paged import naive
-from cachestore_kernels.paged.pools import Pools, check_blocks, check_pools
+from cachestore_kernels.method import Method, choose
+from cachestore_kernels.paged.pools import check_blocks, check_pools
 
 __all__ = ["Method", "gather", "scatter"]
-
-Method = Literal["naive", "fused"]
 
 
 def gather(
@@ -41,14 +36,15 @@ def gather(
 
     keys, values: one pool per slot, each `[pages, heads, tokens, head_dim]`, equal in shape, strides, dtype
         and device; any real dtype of 1, 2, 4 or 8 bytes.
-    pages: int64 `[blocks]`, on the device of the pools; a page may be named more than once.
+    pages: int64 `[blocks]`, or `[blocks, pages of a block]` for blocks longer than a page, on the device of the
+        pools; a page may be named more than once.
     heads: the heads to copy, a slice or range with step 1 inside `[0, heads)`; all by default.
     out: where to write, contiguous, of the result's shape and the pools' dtype and device; new by default.
     method: fused for CUDA tensors where Triton is installed, else naive. Asking for fused on CPU needs
         `TRITON_INTERPRET=1` in the environment before this function first runs fused.
 
     A page id outside the pool raises ValueError in naive. Fused does not wait for the device to look at ids:
-    there such a page is never read, and its block is filled with zeros.
+    there such a page is never read, and its tokens are filled with zeros.
 
     Raises TypeError for a wrong dtype or kind of argument, ValueError for a wrong shape, stride, range,
     device or method, and in fused for memory that is not aligned to its elements.
@@ -57,7 +53,7 @@ def gather(
     if out is None:
         out = torch.empty(pools.blocks_shape, dtype=pools.dtype, device=pools.device)
     check_blocks("out", out, pools)
-    _choose(method, pools).gather(pools, out)
+    choose(__name__, pools.device, method).gather(pools, out)
     return out
 
 
@@ -74,7 +70,7 @@ def scatter(
 
     blocks: `[blocks, slots, 2, heads, tokens, head_dim]`, contiguous, of the pools' dtype and device: what
         `gather` returns for the same arguments.
-    pages: int64 `[blocks]`, each page at most once: two blocks written to one page would race.
+    pages: int64 as for `gather`, each page at most once: two blocks written to one page would race.
     keys, values, heads, method: as for `gather`.
 
     A page id that repeats or lies outside the pool raises ValueError in naive, before anything is written.
@@ -85,23 +81,4 @@ def scatter(
     """
     pools = check_pools(keys, values, pages, heads)
     check_blocks("blocks", blocks, pools)
-    _choose(method, pools).scatter(blocks, pools)
-
-
-def _choose(method: Method | None, pools: Pools) -> ModuleType:
-    on_cuda = pools.device.type == "cuda"
-    if method is None:
-        method = "fused" if on_cuda and find_spec("triton") else "naive"
-    if method == "naive":
-        return naive
-    if method != "fused":
-        raise ValueError(f"method: 'naive', 'fused' or None, not {method!r}")
-
-    from cachestore_kernels.paged import fused
-
-    if not on_cuda and not fused.INTERPRETED:
-        raise ValueError(
-            f"method: 'fused' on {pools.device} runs only in Triton's interpreter; "
-            "set TRITON_INTERPRET=1 before the first use, or pass method='naive'"
-        )
-    return fused
+    choose(__name__, pools.device, method).scatter(blocks, pools)

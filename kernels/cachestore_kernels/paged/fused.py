@@ -39,50 +39,61 @@ def _launch(pools: Pools, blocks: torch.Tensor, *, into_pages: bool) -> None:
         return
     first = pools.keys[0]
     size = pools.dtype.itemsize
-    strides = [n * size for n in first.stride()[:3]]
-    start = pools.heads.start * strides[1]
-    pairs = zip(pools.keys, pools.values, strict=True)
-    planes = [pool.data_ptr() + start for pair in pairs for pool in pair]
-    # the longest vector that fits everywhere; strides are passed in this unit so that the compiler can see it
-    step = gcd(VECTOR_BYTES, head_dim * size, blocks.data_ptr(), *strides, *planes)
-    if step < size:
-        raise ValueError("keys, values, blocks: memory not aligned to the elements; copy it with .clone()")
+    planes, strides, step = reach(pools, blocks)
     width = triton.next_power_of_2(head_dim)
     rows = max(1, TILE_BYTES // (width * size))
     tiles = triton.cdiv(heads * tokens, rows)
     # Triton launches on the current device, which need not be the tensors'
     with torch.cuda.device(blocks.get_device()):
         _move[(count * tiles, 2 * slots)](
-            torch.tensor(planes, device=pools.device),
+            planes,
             pools.pages,
             blocks.view(INTEGERS[size]),
             first.shape[0],
             heads * tokens,
             tiles,
-            *(n // step for n in strides),
+            tokens // first.shape[2],
+            *strides,
             INTO_PAGES=into_pages,
-            STEP=step // size,
-            TOKENS=tokens,
+            STEP=step,
+            TOKENS=first.shape[2],
             HEAD_DIM=head_dim,
             ROWS=rows,
             WIDTH=width,
         )
 
 
+def reach(pools: Pools, *others: torch.Tensor) -> tuple[torch.Tensor, list[int], int]:
+    """What `locate` needs: addresses of K and V of every slot, strides of page, head and token, and their unit.
+
+    The unit, in elements, is the longest vector of up to 16 bytes that fits everywhere, in `others` too: strides are
+    passed in it so that the compiler can see how wide it may load. ValueError if memory is not aligned to its elements.
+    """
+    size = pools.dtype.itemsize
+    first = pools.keys[0]
+    strides = [n * size for n in first.stride()[:3]]
+    addresses = pools.addresses()
+    step = gcd(VECTOR_BYTES, first.shape[3] * size, *(other.data_ptr() for other in others), *strides, *addresses)
+    if step < size:
+        raise ValueError("keys, values, blocks: memory not aligned to the elements; copy it with .clone()")
+    return torch.tensor(addresses, device=pools.device), [n // step for n in strides], step // size
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _move(
     planes: tl.tensor,  # [slots * 2] addresses
-    pages: tl.tensor,  # [blocks]
+    pages: tl.tensor,  # [blocks, pages of a block]
     blocks: tl.tensor,  # [blocks, slots * 2, rows, HEAD_DIM]
     page_count: tl.tensor,
     rows: tl.tensor,
     tiles: tl.tensor,
+    each: tl.tensor,  # pages of a block
     page_stride: tl.tensor,
     head_stride: tl.tensor,
     token_stride: tl.tensor,
     INTO_PAGES: tl.constexpr,
     STEP: tl.constexpr,  # elements per unit of the strides
-    TOKENS: tl.constexpr,
+    TOKENS: tl.constexpr,  # of a page
     HEAD_DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -92,24 +103,46 @@ def _move(
     row = (tl.program_id(0) % tiles) * ROWS + tl.arange(0, ROWS)  # [ROWS]
     dim = tl.arange(0, WIDTH)[None, :]  # [1, WIDTH]
 
-    # int64 before any stride: pools and blocks may be larger than 2**31 elements
-    page = tl.load(pages + block)
-    head = (row // TOKENS).to(tl.int64)
-    token = (row % TOKENS).to(tl.int64)
-    offset = (page * page_stride + head * head_stride + token * token_stride) * STEP  # [ROWS]
-    element = blocks.dtype.element_ty
-    base = tl.load(planes + plane).to(tl.pointer_type(element))
-    base = tl.multiple_of(base, STEP * element.primitive_bitwidth // 8)
-    in_page = base + offset[:, None] + dim  # [ROWS, WIDTH]
+    head, token = row // (TOKENS * each), row % (TOKENS * each)
+    at, inside = locate(
+        planes, plane, pages, page_count, block, each, head, token,
+        page_stride, head_stride, token_stride, STEP, TOKENS, blocks.dtype.element_ty,
+    )  # fmt: skip
+    in_page = at[:, None] + dim  # [ROWS, WIDTH]
 
     first = (block.to(tl.int64) * tl.num_programs(1) + plane) * rows
     in_block = blocks + (first + row)[:, None] * HEAD_DIM + dim  # [ROWS, WIDTH]
 
-    # a page outside the pool has no rows
-    page_rows = tl.where((page >= 0) & (page < page_count), rows, 0)
-    page_mask = (row < page_rows)[:, None] & (dim < HEAD_DIM)
+    page_mask = (inside & (row < rows))[:, None] & (dim < HEAD_DIM)
     if INTO_PAGES:
         tl.store(in_page, tl.load(in_block, mask=page_mask), mask=page_mask)
     else:
         block_mask = (row < rows)[:, None] & (dim < HEAD_DIM)
         tl.store(in_block, tl.load(in_page, mask=page_mask, other=0), mask=block_mask)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def locate(
+    planes: tl.tensor,  # addresses, as `Pools.addresses` gives them
+    plane: tl.tensor,  # which of them
+    pages: tl.tensor,  # [blocks, pages of a block]
+    page_count: tl.tensor,
+    block: tl.tensor,
+    each: tl.tensor,  # pages of a block
+    head: tl.tensor,  # counted from the first head wanted
+    token: tl.tensor,  # of the block
+    page_stride: tl.tensor,  # in units of STEP elements, as are the others
+    head_stride: tl.tensor,
+    token_stride: tl.tensor,
+    STEP: tl.constexpr,
+    TOKENS: tl.constexpr,  # of a page
+    ELEMENT: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Where the elements of each (head, token) begin, and whether its page lies inside the pool."""
+    page = tl.load(pages + block * each + token // TOKENS)
+    # int64 before any stride: pools may be larger than 2**31 elements
+    row = head.to(tl.int64) * head_stride + (token % TOKENS).to(tl.int64) * token_stride
+    offset = (page * page_stride + row) * STEP
+    base = tl.load(planes + plane).to(tl.pointer_type(ELEMENT))
+    base = tl.multiple_of(base, STEP * ELEMENT.primitive_bitwidth // 8)
+    return base + offset, (page >= 0) & (page < page_count)

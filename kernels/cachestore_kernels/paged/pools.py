@@ -15,7 +15,7 @@ class Pools:
 
     keys: tuple[torch.Tensor, ...]  # per slot [pages, heads, tokens, head_dim]
     values: tuple[torch.Tensor, ...]  # per slot [pages, heads, tokens, head_dim]
-    pages: torch.Tensor  # [blocks]
+    pages: torch.Tensor  # [blocks, pages of a block]
     heads: range
 
     @property
@@ -29,8 +29,14 @@ class Pools:
     @property
     def blocks_shape(self) -> tuple[int, ...]:
         """`(blocks, slots, 2, heads, tokens, head_dim)` of the canonical blocks."""
-        _, _, tokens, head_dim = self.keys[0].shape
-        return (self.pages.numel(), len(self.keys), 2, len(self.heads), tokens, head_dim)
+        _, _, page_tokens, head_dim = self.keys[0].shape
+        blocks, each = self.pages.shape
+        return (blocks, len(self.keys), 2, len(self.heads), each * page_tokens, head_dim)
+
+    def addresses(self) -> list[int]:
+        """Where the first head wanted of page 0 begins, for K and V of every slot."""
+        start = self.heads.start * self.keys[0].stride(1) * self.dtype.itemsize
+        return [pool.data_ptr() + start for pair in zip(self.keys, self.values, strict=True) for pool in pair]
 
 
 def check_pools(
@@ -59,11 +65,13 @@ def check_pools(
             _check_alike(f"{name}[{slot}]", pool, first)
     if pages.dtype != torch.int64:
         raise TypeError(f"pages: int64 is needed, not {pages.dtype}; pass pages.long()")
-    if pages.ndim != 1:
-        raise ValueError(f"pages: one dimension is needed, not {list(pages.shape)}; pass pages.flatten()")
+    if pages.ndim not in (1, 2) or 0 in pages.shape[1:]:
+        raise ValueError(f"pages: [blocks] or [blocks, pages of a block] is needed, not {list(pages.shape)}")
     if pages.device != first.device:
         raise ValueError(f"pages: on {pages.device}, the pools on {first.device}; move one of them")
-    return Pools(tuple(keys), tuple(values), pages.contiguous(), _head_range(heads, first.shape[1]))
+    each = pages.shape[1] if pages.ndim == 2 else 1
+    pages = pages.reshape(len(pages), each).contiguous()
+    return Pools(tuple(keys), tuple(values), pages, _head_range(heads, first.shape[1]))
 
 
 def check_blocks(name: str, blocks: torch.Tensor, pools: Pools) -> None:

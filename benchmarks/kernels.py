@@ -1,0 +1,94 @@
+"""How near do the kernels come to what the memory of their device can do?
+
+    python -m benchmarks.kernels --gpu --out DIR       every test and every timing on a CUDA device, a table last
+    python -m benchmarks.kernels --cpu [--json]        the naive paths on this processor
+    python -m benchmarks.kernels --interpret --out DIR the same program as --gpu on small shapes, without a GPU: its
+                                                       figures mean nothing, but that it runs does
+
+`--gpu` needs torch, triton, numpy and pytest, nothing else, and ends within eight minutes: timings whose turn has not
+come by then are listed as skipped. Figures are medians (`triton.testing.do_bench`, which empties the L2 cache between
+runs) over data larger than any cache; ratios are to a device copy, or to a peer, timed in the same call. DIR gets
+`kernels.json`, `kernels.txt` and the tests' output.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS_SECONDS = 240.0
+SECONDS = 450.0
+
+
+def run_tests(out: Path, interpret: bool) -> str:
+    """How the kernels' own tests end, on the device or, one file of them, in the interpreter."""
+    folder = ROOT / "tests" / "kernels"
+    # others ask for the rest of the project, or compile for other devices
+    names = ["checksum"] if interpret else ["paged", "quant", "rope", "checksum", "decode", "prefill"]
+    # nothing of the project's own test settings: their plugins are not there
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
+    command += ["--import-mode=importlib", f"--confcutdir={folder}", "-W", "ignore::pytest.PytestUnknownMarkWarning"]
+    command += ["-m", "not gpu and not slow" if interpret else "gpu"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    environment.pop("TRITON_INTERPRET", None)
+    running = {}
+    for name in names:
+        with (out / f"tests_{name}.log").open("w") as log:
+            # side by side: they spend their time compiling
+            files = [*command, str(folder / f"test_{name}.py")]
+            running[name] = subprocess.Popen(files, stdout=log, stderr=log, env=environment, cwd=ROOT)
+    until = time.monotonic() + TESTS_SECONDS
+    ends = []
+    for name, process in running.items():
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            ends.append(f"{name}: not done after {TESTS_SECONDS:g} s")
+            continue
+        lines = (out / f"tests_{name}.log").read_text().strip().splitlines()
+        ends.append(f"{name}: {lines[-1] if lines else 'no output'}")
+    return "; ".join(ends)
+
+
+def main() -> None:
+    """The command line."""
+    parser = ArgumentParser(description=__doc__)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    for name in ("gpu", "cpu", "interpret"):
+        kind.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("build/kernels"))
+    parser.add_argument("--json", action="store_true", help="with --cpu: one JSON object")
+    parser.add_argument(
+        "--rows", nargs="+", default=[""], metavar="PREFIX", help="only rows that start with one of these"
+    )
+    parser.add_argument("--no-tests", action="store_true", help="timings only")
+    arguments = parser.parse_args()
+    sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+    if arguments.cpu:
+        from benchmarks import kernels_host
+
+        kernels_host.measure(arguments.json)
+        return
+    until = time.monotonic() + SECONDS
+    if arguments.interpret:
+        os.environ["TRITON_INTERPRET"] = "1"
+    else:
+        os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    tests = "not run" if arguments.no_tests else run_tests(arguments.out, arguments.interpret)
+
+    from benchmarks import kernels_device
+    from benchmarks.kernels_timing import Bench
+
+    bench = Bench(interpret=arguments.interpret, until=until, notes={"tests": tests})
+    kernels_device.measure(bench, arguments.rows)
+    bench.save(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

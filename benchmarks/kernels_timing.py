@@ -1,0 +1,92 @@
+"""What kernel timings share: a clock for device and interpreter, and the figures, printed without any library."""
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import triton
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`bar` is what it must reach to keep its promise, `reach` what we would like; of times lower is better."""
+
+    id: str
+    value: float
+    unit: str
+    bar: float | None = None
+    reach: float | None = None
+
+
+@dataclass
+class Bench:
+    """The figures of one call, and what its clock says."""
+
+    interpret: bool
+    until: float
+    notes: dict[str, str]
+    figures: list[Figure] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.interpret else "cuda"
+
+    def size(self, real: int, small: int) -> int:
+        """`real` on a device, `small` in the interpreter."""
+        return small if self.interpret else real
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """The median time of a call."""
+        if self.interpret:
+            start = time.perf_counter()
+            call()
+            return time.perf_counter() - start
+        milliseconds: float = triton.testing.do_bench(call, warmup=20, rep=80, return_mode="median")
+        return milliseconds / 1e3
+
+    def add(self, id: str, value: float, unit: str, bar: float | None = None, reach: float | None = None) -> None:
+        """One more figure, shown at once: what comes later may fail."""
+        self.figures.append(Figure(id, float(f"{value:.4g}"), unit, bar, reach))
+        print(f"{id} {value:.4g} {unit}", flush=True)
+
+    def save(self, folder: Path) -> None:
+        """Writes `kernels.json` and `kernels.txt`, and prints the latter."""
+        self.notes |= about()
+        rows = [asdict(figure) for figure in self.figures]
+        (folder / "kernels.json").write_text(
+            json.dumps({"rows": rows, "skipped": self.skipped, **self.notes}, indent=1)
+        )
+        lines = [f"{key}: {value}" for key, value in self.notes.items()]
+        lines += [f"{'figure':44} {'value':>10} {'bar':>6} {'reach':>6}  unit"]
+        for figure in self.figures:
+            wanted = ("" if number is None else f"{number:g}" for number in (figure.bar, figure.reach))
+            lines.append(f"{figure.id:44} {figure.value:>10g} {next(wanted):>6} {next(wanted):>6}  {figure.unit}")
+        lines += [f"{id:44} skipped: {why}" for id, why in self.skipped.items()]
+        text = "\n".join(lines)
+        (folder / "kernels.txt").write_text(text + "\n")
+        print(text)
+
+
+def about() -> dict[str, str]:
+    """Date, device, versions and commit that figures hold for."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        git = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True
+        )
+        commit = git.stdout.strip()
+    except OSError:
+        commit = ""
+    cuda = torch.cuda.is_available()
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, Triton's interpreter",
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, triton {triton.__version__}",
+        "commit": commit or "unknown",
+    }

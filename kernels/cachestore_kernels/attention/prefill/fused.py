@@ -1,0 +1,137 @@
+"""Prefill attention in Triton: one program a tile of rows of one sequence and KV head."""
+
+from typing import Final
+
+import torch
+import triton
+import triton.language as tl
+
+from cachestore_kernels.attention.fused import LOWEST, absorbed, pages_of, scored
+from cachestore_kernels.attention.paging import Paged, Scoring
+
+INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
+"""Whether the kernel below runs in Triton's interpreter: TRITON_INTERPRET at the import of this file."""
+
+ROWS = 16 if INTERPRETED else 128
+"""Rows of a tile, a row being one head of one token: few in the interpreter, so that small tests have many tiles."""
+
+
+def prefill(query: torch.Tensor, paged: Paged, starts: torch.Tensor, longest: int, scoring: Scoring) -> torch.Tensor:
+    """`[rows, heads, value_dim]`."""
+    rows, heads, key_dim = query.shape
+    kv_heads, value_dim = paged.keys.shape[1], paged.values.shape[3]
+    out = query.new_empty(rows, heads, value_dim)
+    sequences = len(paged.lengths)
+    if 0 in (rows, longest, sequences):
+        return out
+    widest = max(key_dim, value_dim)
+    tile_rows = ROWS if widest * query.element_size() <= 256 else max(16, ROWS // 2)
+    with torch.cuda.device(query.get_device()):
+        _attend[(triton.cdiv(longest * (heads // kv_heads), tile_rows), kv_heads, sequences)](
+            query,
+            paged.keys,
+            paged.values,
+            paged.table,
+            paged.lengths,
+            starts,
+            out,
+            scoring.scale,
+            scoring.soft_cap or 1.0,
+            rows,
+            len(paged.keys),
+            paged.table.shape[1],
+            *query.stride()[:2],
+            *paged.keys.stride()[:3],
+            *paged.values.stride()[:3],
+            GROUP_HEADS=heads // kv_heads,
+            ROWS=tile_rows,
+            WINDOW=scoring.window or 0,
+            CAPPED=scoring.soft_cap is not None,
+            PAGE_TOKENS=paged.tokens,
+            TILE=64 if widest * query.element_size() <= 256 else 32,
+            KEY_DIM=key_dim,
+            VALUE_DIM=value_dim,
+            num_warps=8,
+            num_stages=2,
+        )
+    return out
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _attend(
+    query: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    table: tl.tensor,  # [sequences, table_pages]
+    lengths: tl.tensor,
+    starts: tl.tensor,
+    out: tl.tensor,  # [rows, heads, VALUE_DIM]
+    scale: tl.tensor,
+    soft_cap: tl.tensor,
+    all_rows: tl.tensor,
+    page_count: tl.tensor,
+    table_pages: tl.tensor,
+    query_row: tl.tensor,  # strides from here on
+    query_head: tl.tensor,
+    key_page: tl.tensor,
+    key_head: tl.tensor,
+    key_token: tl.tensor,
+    value_page: tl.tensor,
+    value_head: tl.tensor,
+    value_token: tl.tensor,
+    GROUP_HEADS: tl.constexpr,  # query heads of a KV head
+    ROWS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    CAPPED: tl.constexpr,
+    PAGE_TOKENS: tl.constexpr,
+    TILE: tl.constexpr,
+    KEY_DIM: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+) -> None:
+    head, sequence = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    # the longest tiles of causal attention come last in a sequence: they are started first
+    tile_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS
+    start, past = tl.load(starts + sequence), tl.load(starts + sequence + 1)
+    count = past - start
+    if tile_row >= count * GROUP_HEADS:
+        return
+    KEY_WIDTH: tl.constexpr = triton.next_power_of_2(KEY_DIM)
+    VALUE_WIDTH: tl.constexpr = triton.next_power_of_2(VALUE_DIM)
+    row = tile_row + tl.arange(0, ROWS)
+    token_row, member = row // GROUP_HEADS, row % GROUP_HEADS
+    key_dim, value_dim = tl.arange(0, KEY_WIDTH), tl.arange(0, VALUE_WIDTH)
+    real = (token_row < count) & (start + token_row >= 0) & (start + token_row < all_rows)
+    at = (start + token_row).to(tl.int64)
+    q_head = head * GROUP_HEADS + member
+    at_query = query + (at * query_row + q_head * query_head)[:, None] + key_dim[None, :]
+    queries = tl.load(at_query, mask=real[:, None] & (key_dim < KEY_DIM)[None, :], other=0)
+    result = tl.zeros((ROWS, VALUE_WIDTH), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    top = tl.full((ROWS,), LOWEST, tl.float32)
+
+    length = tl.minimum(tl.load(lengths + sequence), table_pages * PAGE_TOKENS)
+    position = length - count + token_row  # [ROWS]
+    lowest = length - count + tile_row // GROUP_HEADS
+    stop = tl.minimum(length - count + (tile_row + ROWS - 1) // GROUP_HEADS + 1, length)
+    first = tl.maximum(lowest - WINDOW + 1, 0) if WINDOW else stop * 0
+    pages = table + sequence * table_pages
+    keys += head * key_head
+    values += head * value_head
+    for tile in range(first // TILE, tl.cdiv(stop, TILE)):
+        token = tile * TILE + tl.arange(0, TILE)
+        page, inside = pages_of(pages, token, stop, page_count, PAGE_TOKENS)
+        place = (token % PAGE_TOKENS).to(tl.int64)
+        at_key = keys + (page * key_page + place * key_token)[:, None] + key_dim[None, :]
+        k = tl.load(at_key, mask=inside[:, None] & (key_dim < KEY_DIM)[None, :], other=0)
+        at_value = values + (page * value_page + place * value_token)[:, None] + value_dim[None, :]
+        v = tl.load(at_value, mask=inside[:, None] & (value_dim < VALUE_DIM)[None, :], other=0)
+        seen = inside[None, :] & (token[None, :] <= position[:, None])
+        if WINDOW:
+            seen &= token[None, :] > position[:, None] - WINDOW
+        scores = tl.where(seen, scored(queries, k, scale, soft_cap, CAPPED), -float("inf"))
+        result, total, top = absorbed(scores, v, result, total, top)
+
+    result /= tl.where(total == 0, 1.0, total)[:, None]
+    heads = tl.num_programs(1) * GROUP_HEADS
+    at_out = out + (at * heads + q_head)[:, None] * VALUE_DIM + value_dim[None, :]
+    tl.store(at_out, result.to(out.dtype.element_ty), mask=real[:, None] & (value_dim < VALUE_DIM)[None, :])

@@ -1,0 +1,121 @@
+"""Keys turned on their way into pages: one Triton launch for K and V of all slots and blocks."""
+
+from typing import Final
+
+import torch
+import triton
+import triton.language as tl
+
+from cachestore_kernels.paged.fused import TILE_BYTES, locate, reach
+from cachestore_kernels.paged.pools import Pools
+from cachestore_kernels.rope.turns import Turns
+
+INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
+"""Whether the kernel below runs in Triton's interpreter: TRITON_INTERPRET at the import of this file."""
+
+
+def scatter(blocks: torch.Tensor, pools: Pools, turns: Turns) -> None:
+    """Write `blocks` into their pages, keys turned; pages outside the pools are skipped."""
+    count, slots, _, heads, tokens, head_dim = pools.blocks_shape
+    if count == 0:
+        return
+    first = pools.keys[0]
+    planes, strides, step = reach(pools, blocks)
+    width = triton.next_power_of_2(head_dim)
+    # half of what a plain move holds: turned keys lie beside those that came
+    rows = max(1, TILE_BYTES // (2 * width * pools.dtype.itemsize))
+    tiles = triton.cdiv(heads * tokens, rows)
+    with torch.cuda.device(blocks.get_device()):
+        _turn[(count * tiles, 2 * slots)](
+            planes,
+            pools.pages,
+            blocks,
+            turns.cosines,
+            turns.sines,
+            turns.still,
+            first.shape[0],
+            heads * tokens,
+            tiles,
+            tokens // first.shape[2],
+            *strides,
+            INTERLEAVED=turns.interleaved,
+            PAIRS=turns.pairs,
+            STEP=step,
+            TOKENS=first.shape[2],
+            HEAD_DIM=head_dim,
+            ROWS=rows,
+            WIDTH=width,
+            enable_fp_fusion=False,
+        )
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _turn(
+    planes: tl.tensor,  # [slots * 2] addresses
+    pages: tl.tensor,  # [blocks, pages of a block]
+    blocks: tl.tensor,  # [blocks, slots * 2, rows, HEAD_DIM]
+    cosines: tl.tensor,  # [blocks, tokens, PAIRS]
+    sines: tl.tensor,
+    still: tl.tensor,  # [blocks, tokens]
+    page_count: tl.tensor,
+    rows: tl.tensor,
+    tiles: tl.tensor,
+    each: tl.tensor,  # pages of a block
+    page_stride: tl.tensor,
+    head_stride: tl.tensor,
+    token_stride: tl.tensor,
+    INTERLEAVED: tl.constexpr,
+    PAIRS: tl.constexpr,
+    STEP: tl.constexpr,
+    TOKENS: tl.constexpr,  # of a page
+    HEAD_DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
+    block = tl.program_id(0) // tiles
+    plane = tl.program_id(1)
+    row = (tl.program_id(0) % tiles) * ROWS + tl.arange(0, ROWS)  # [ROWS]
+    head, token = row // (TOKENS * each), row % (TOKENS * each)
+    at, inside = locate(
+        planes, plane, pages, page_count, block, each, head, token,
+        page_stride, head_stride, token_stride, STEP, TOKENS, blocks.dtype.element_ty,
+    )  # fmt: skip
+    start = blocks + ((block.to(tl.int64) * tl.num_programs(1) + plane) * rows + row) * HEAD_DIM
+    real = (inside & (row < rows))[:, None]
+    dim = tl.arange(0, WIDTH)[None, :]
+    if plane % 2 == 1:
+        whole = real & (dim < HEAD_DIM)
+        tl.store(at[:, None] + dim, tl.load(start[:, None] + dim, mask=whole), mask=whole)
+    else:
+        PAIR_WIDTH: tl.constexpr = triton.next_power_of_2(PAIRS)
+        pair = tl.arange(0, PAIR_WIDTH)[None, :]
+        turn = (block.to(tl.int64) * TOKENS * each + token)[:, None]  # [ROWS, 1]
+        mask = real & (pair < PAIRS)
+        cosine = tl.load(cosines + turn * PAIRS + pair, mask=mask, other=1)
+        sine = tl.load(sines + turn * PAIRS + pair, mask=mask, other=0)
+        unmoved = tl.load(still + turn, mask=real, other=1) == 1
+        if INTERLEAVED:
+            both = tl.arange(0, 2 * PAIR_WIDTH)[None, :]
+            both_mask = real & (both < 2 * PAIRS)
+            keys = tl.load(start[:, None] + both, mask=both_mask, other=0)
+            one, two = tl.split(keys.reshape(ROWS, PAIR_WIDTH, 2))
+            left, right = _turned(one, two, cosine, sine)
+            turned = tl.where(unmoved, keys, tl.interleave(left, right))
+            tl.store(at[:, None] + both, turned, mask=both_mask)
+        else:
+            one = tl.load(start[:, None] + pair, mask=mask, other=0)
+            two = tl.load(start[:, None] + PAIRS + pair, mask=mask, other=0)
+            left, right = _turned(one, two, cosine, sine)
+            tl.store(at[:, None] + pair, tl.where(unmoved, one, left), mask=mask)
+            tl.store(at[:, None] + PAIRS + pair, tl.where(unmoved, two, right), mask=mask)
+        if 2 * PAIRS < HEAD_DIM:
+            rest = 2 * PAIRS + tl.arange(0, triton.next_power_of_2(HEAD_DIM - 2 * PAIRS))[None, :]
+            rest_mask = real & (rest < HEAD_DIM)
+            tl.store(at[:, None] + rest, tl.load(start[:, None] + rest, mask=rest_mask), mask=rest_mask)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _turned(one: tl.tensor, two: tl.tensor, cosine: tl.tensor, sine: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Both channels of each pair, turned in float32 and rounded to their dtype."""
+    x, y = one.to(tl.float32), two.to(tl.float32)
+    return (x * cosine - y * sine).to(one.dtype), (y * cosine + x * sine).to(one.dtype)

@@ -1,0 +1,57 @@
+"""Fused kernels compiled for real architectures without a GPU: registers, spills, wide loads, prefetch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("compiling.py")
+ROOT = Path(__file__).resolve().parents[2]
+SPILLS = {("_attend", 80): 16}
+"""Bytes a thread may spill: prefill without grouped heads takes all registers that sm_80 has, and two more."""
+
+
+def compiled(folder: Path, arch: int, *cases: str) -> list[dict[str, Any]]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), *filter(None, sys.path)])
+    environment |= {"TRITON_CACHE_DIR": str(folder), "TRITON_DEFAULT_FP_FUSION": "1"}
+    command = [sys.executable, str(PROGRAM), str(arch), *cases]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    kernels: list[dict[str, Any]] = json.loads(done.stdout)
+    return kernels
+
+
+def check(kernel: dict[str, Any]) -> None:
+    assert kernel["STACK"] + kernel["LOCAL"] <= SPILLS.get((kernel["kernel"], kernel["arch"]), 0), f"spills: {kernel}"
+    assert kernel["REG"] <= (128 if kernel["kernel"] in ("_move", "_checksum", "_combine") else 255), kernel
+    assert kernel["shared"] <= 99 << 10, f"more shared memory than two programs find: {kernel}"
+    # rows of 40 bytes of codes are no whole vectors, and neither is one pair of channels
+    if kernel["kernel"] != "_combine" and kernel["case"] not in ("quant int4 fp16 80", "ones"):
+        assert kernel["wide_loads"], f"no loads of 16 bytes: {kernel}"
+    if kernel["kernel"] == "_move":
+        assert kernel["wide_stores"], f"no stores of 16 bytes: {kernel}"
+    bulk = "cp.async.bulk.prefetch.L2.global" if kernel["arch"] >= 90 else "prefetch.global.L2"
+    wanted = "prefetch" in kernel["case"] and kernel["kernel"] == "_attend"
+    assert kernel["prefetch"] == ([bulk] if wanted else [])
+
+
+def test_some_for_hopper(tmp_path: Path) -> None:
+    kernels = compiled(tmp_path, 90, "move bf16 128", "decode bf16 128 prefetch")
+    assert [kernel["kernel"] for kernel in kernels] == ["_move", "_move", "_attend", "_combine"]
+    for kernel in kernels:
+        check(kernel)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("arch", [80, 90])
+def test_all(arch: int, tmp_path: Path) -> None:
+    kernels = compiled(tmp_path, arch)
+    assert {kernel["kernel"] for kernel in kernels} >= {"_move", "_code", "_checksum", "_attend", "_combine"}
+    for kernel in kernels:
+        check(kernel)
