@@ -82,6 +82,8 @@ def _of_validation(error: ValidationError) -> ApiError:
         return ApiError(400, f"{param} {message}", param=param, code="unsupported_parameter")
     param = _param(place)
     if first["type"] == "missing":
+        # the last part is the field's own name, whatever it is
+        param = _param((*_place(first["loc"][:-1]), first["loc"][-1]))
         return ApiError(400, f"{param} is missing", param=param, code="missing_required_parameter")
     code = "invalid_type" if first["type"].endswith("_type") else "invalid_value"
     return ApiError(400, f"{param}: {message}" if param else message, param=param or None, code=code)

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ DEFAULT_COMPLETION = 16
 
 LONG = 8192
 """Characters from which a prompt is tokenised beside the event loop: below, the change of threads costs more."""
+
+_BESIDE = ThreadPoolExecutor(2, thread_name_prefix="gateway-tokens")
+"""Few, so that many long prompts at once leave processors, and the threads of everything else, to the others."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ async def asked(served: Served, request: CompletionRequest | ChatRequest) -> lis
     if _characters(request) < LONG:
         prompts = _tokens(served, request)
     else:
-        prompts = await asyncio.to_thread(_tokens, served, request)
+        prompts = await asyncio.get_running_loop().run_in_executor(_BESIDE, _tokens, served, request)
     param = "messages" if isinstance(request, ChatRequest) else "prompt"
     found: list[Asked] = []
     for tokens in prompts:
@@ -100,7 +104,7 @@ def _most(served: Served, request: Generation, prompt: int, param: str) -> int:
     room = served.max_tokens - prompt + 1
     if room < 1:
         raise invalid(
-            f"{param}: the model takes {served.max_tokens} tokens, and this has {prompt}", param,
+            f"{param}: the model takes {served.max_tokens} tokens, and this has at least {prompt}", param,
             "context_length_exceeded",
         )  # fmt: skip
     if isinstance(request, ChatRequest):

@@ -14,6 +14,12 @@ from cachestore.hashing import Chain, extend, fingerprint
 UNLIMITED = 1 << 31
 """Tokens a model takes that states no limit."""
 
+LONGEST_TOKENS = 16
+"""Characters for each token that the model takes, beyond which a text is looked at before all of it is tokenised."""
+
+MARGIN = 2
+"""Where a text is cut its tokens may be other ones; never so many others that what follows would make up for it."""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -66,9 +72,20 @@ class Served:
         return extend(self.spec, Chain(self.fingerprint, ()), tokens)
 
     def tokens(self, text: str, *, signs: bool = True) -> list[int]:
-        """The tokens of a text; with the model's own `signs` of a beginning or an end, where it has them."""
-        # not by way of transformers, which takes as long again
-        ids: list[int] = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=signs).ids
+        """The tokens of a text; with the model's own `signs` of a beginning or an end, where it has them.
+
+        Of a text that is far too long only those of its beginning, which are more than the model takes already.
+        """
+        look = LONGEST_TOKENS * self.max_tokens
+        if len(text) > look:
+            beginning = self._encoded(text[:look], signs)
+            if len(beginning) > MARGIN * self.max_tokens:
+                return beginning
+        return self._encoded(text, signs)
+
+    def _encoded(self, text: str, signs: bool) -> list[int]:
+        # not by way of transformers, which takes as long again; `encode` would keep Python's lock all the while
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode_batch_fast([text], add_special_tokens=signs)[0].ids
         return ids
 
     def text(self, tokens: list[int]) -> str:

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from cachestore.errors import CacheStoreError
 from cachestore.service.auth.credentials import Credentials
 from cachestore.service.client import RemoteStore
+from cachestore.service.heartbeat import TTL
 from gateway.worker import Worker
 
 MAP_TIMEOUT = 1.0
 """Seconds a store may take to tell the cluster map; it is one small message."""
+
+BLANK = TTL
+"""Seconds in which a store that was started again may not know all workers that live: they tell it one by one."""
 
 Place = tuple[str, bytes]
 """Address and incarnation: a worker that was started again is another one."""
@@ -22,9 +26,9 @@ Place = tuple[str, bytes]
 class Workers:
     """The decode workers of the spec `fingerprint`, in the cluster maps of the stores at `addresses`.
 
-    The maps are asked again every `refresh` seconds. A store that does not answer leaves its workers as they were last
-    known. A worker that failed rests for `rest` seconds, unless nobody else is there; requests on which one has been
-    silent for `stall` seconds are given up.
+    The maps are asked again every `refresh` seconds. A store that does not answer, or was just started again, leaves
+    its workers as they were last known. A worker that failed rests for `rest` seconds, unless nobody else is there;
+    requests on which one has been silent for `stall` seconds are given up.
     """
 
     addresses: Sequence[str]
@@ -35,6 +39,9 @@ class Workers:
     credentials: Credentials = field(default_factory=Credentials.from_environment)
     _known: dict[Place, Worker] = field(default_factory=dict)
     _stores: list[RemoteStore] = field(default_factory=list)
+    _epochs: dict[str, int] = field(default_factory=dict)
+    _blank: dict[str, float] = field(default_factory=dict)
+    """Until when a store misses nobody."""
     _task: "asyncio.Task[None] | None" = None
 
     async def open(self) -> None:
@@ -87,9 +94,14 @@ class Workers:
 
     async def _ask_one(self, store: RemoteStore, address: str) -> None:
         try:
-            _, members = await asyncio.to_thread(store.members, "decode", timeout=MAP_TIMEOUT)
+            epoch, members = await asyncio.to_thread(store.members, "decode", timeout=MAP_TIMEOUT)
         except CacheStoreError:
             return
+        now = time.monotonic()
+        if epoch < self._epochs.get(address, 0):
+            # epochs only grow in one life of a store
+            self._blank[address] = now + BLANK
+        self._epochs[address] = epoch
         ours = {
             (member.address, member.incarnation): member for member in members if member.fingerprint == self.fingerprint
         }
@@ -99,7 +111,7 @@ class Workers:
             self._known[place].heard(member.queue)
         for place, worker in list(self._known.items()):
             if worker.store == address:
-                worker.there = place in ours
+                worker.there = place in ours or (worker.there and now < self._blank.get(address, 0.0))
                 if not worker.there and not worker.under_way:
                     del self._known[place]
                     await worker.close()

@@ -50,8 +50,8 @@ class Replica:
 
     def check_health(self) -> None:
         """Asked by Serve; raising makes it start another replica."""
-        if not self._server.address:
-            raise Unavailable("the worker is not serving")
+        if not self._server.address or not self._server.healthy:
+            raise Unavailable("the worker is not serving, or hangs")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Asked by Serve, for the policy that scales."""

@@ -138,3 +138,18 @@ def test_what_is_no_json(content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"[1]", b"null", b'"text"', b"5"])
 def test_what_is_no_object(content: bytes) -> None:
     assert refused(ChatRequest, content)["message"] == "the body must be a JSON object"
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "param"),
+    [
+        (CompletionRequest, {"prompt": ...}, "prompt"),
+        (ChatRequest, {"messages": [{"role": "user"}]}, "messages[0].content"),
+        (ChatRequest, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    ],
+)
+def test_what_is_missing_is_named(kind: Kind, more: dict[str, Any], param: str) -> None:
+    given = {name: value for name, value in {**json.loads(body(kind)), **more}.items() if value is not ...}
+    error = refused(kind, json.dumps(given).encode())
+    assert (error["param"], error["code"]) == (param, "missing_required_parameter")
+    assert error["message"] == f"{param} is missing"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -95,3 +96,33 @@ def test_workers_come_move_and_go(server: CacheStoreServer) -> None:
 
     with RemoteStore(server.address) as store:
         asyncio.run(follow(store))
+
+
+def test_a_store_that_was_started_again_misses_nobody_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.workers.BLANK", 1.0)
+
+    def served(port: int = 0) -> CacheStoreServer:
+        kept = TieredStore(Cpu(16 << 20).start(), (), create("raw"), Lru())
+        return CacheStoreServer(held.enter_context(kept), ServiceSettings(port=port))
+
+    async def follow() -> None:
+        def names() -> list[str]:
+            return sorted(worker.member.name for worker in workers.all())
+
+        with served() as first:
+            with RemoteStore(first.address) as store:
+                store.register(member("1"), 60)
+                store.register(member("2"), 60)
+            at = first.address
+            workers = Workers([at], SPEC, 0.02, 0.1, 30.0)
+            await workers.open()
+        with served(int(at.rpartition(":")[2])), RemoteStore(at) as store:
+            await asyncio.to_thread(store.register, member("3"), 60)
+            await eventually(lambda: "3" in names())
+            assert names() == ["1", "2", "3"], "the new one knows nothing of them yet"
+            await asyncio.to_thread(store.register, member("1"), 60)
+            await eventually(lambda: names() == ["1", "3"])
+            await workers.close()
+
+    with ExitStack() as held:
+        asyncio.run(follow())
