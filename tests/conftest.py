@@ -1,11 +1,17 @@
 """What tests of several floors share."""
 
+import os
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if not Path("/dev/nvidiactl").exists():
+    # whoever imports triton first decides for the whole process whether its own functions can be interpreted
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # how long an example takes says more about the machine than about us; pytest's own timeout ends what hangs
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -148,6 +148,9 @@ class SealedReading:
             self._fetch_from(index, held.tier)
         data, self._as_of = self._fetched.pop(held.key)
         if data is None:
+            tier = next(cold for cold in self.tiered.lower if cold.name == held.tier)
+            if tier.ledger is not None and tier.healthy:
+                self._look_at_those_behind(index, tier)
             return None
         if isinstance(data, CorruptBlock):
             raise data
@@ -220,10 +223,13 @@ class SealedReading:
                 self.holding.settle([(held, "corrupt")])
 
     def _look_behind(self, index: int, tier: ColdTier) -> None:
-        """Finds out in the background which further copies cannot be read, if that was why this one was dropped."""
+        """Looks at those behind a copy that was dropped, if it was one that cannot be read."""
+        if self.tiered.unreadable.has(tier.name, self.holding.namespace, self.holding.blocks[index].key):
+            self._look_at_those_behind(index, tier)
+
+    def _look_at_those_behind(self, index: int, tier: ColdTier) -> None:
+        """Finds out in the background which further copies are gone or cannot be read, lest a put counts on them."""
         tiered, blocks, namespace = self.tiered, self.holding.blocks, self.holding.namespace
-        if not tiered.unreadable.has(tier.name, namespace, blocks[index].key):
-            return
         further = [held.key for held in blocks[index + 1 :] if held.entry is None and held.tier == tier.name]
         if further:
             fingerprint = self.holding.fingerprint

@@ -205,7 +205,7 @@ def test_what_is_removed_under_a_running_store_is_a_miss(open_node: Opener) -> N
     node.only_in("disk", keys)
     for path in sorted(node.folder.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    assert node.read(keys) == [] and node.store.lookup(keys).ready < 6
+    assert node.read(keys) == [] and node.tiered.settle() and node.store.lookup(keys).ready == 0
     put_blocks(node.store, keys.fingerprint, random_prompt(SPEC, 6)[1])
     assert len(node.read(keys)) == 6 and total(node.local.stats(), "corruptions") == 0
 
