@@ -195,7 +195,8 @@ def storm(make_trio: Callable[..., Any]) -> Iterator[Storm]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seconds", [10.0, pytest.param(300.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [10.0, 300.0])
 def test_every_stream_ends_and_nothing_stays(
     seconds: float, storm: Storm, make_prompt: Callable[..., list[int]], wait_until: Callable[..., None]
 ) -> None:
