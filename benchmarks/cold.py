@@ -13,7 +13,7 @@ from cachestore.deadline import Deadline
 from cachestore.index import Name
 from cachestore.seal import header_bytes
 from cachestore.store.inspection import opened
-from cachestore.store.reading import decoded
+from cachestore.store.local_reading import decoded
 from cachestore.testing.sealed import sealed_block
 from cachestore.tiers.base import ColdTier
 

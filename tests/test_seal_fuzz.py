@@ -32,7 +32,7 @@ from cachestore.plane_table import TABLE, Stored, table_of
 from cachestore.seal import CorruptBlock, Header, aligned, checksum
 from cachestore.sealing import Sealer
 from cachestore.store.inspection import decodes, intact, opened
-from cachestore.store.reading import decoded
+from cachestore.store.local_reading import decoded
 from cachestore.testing import bf16_normal
 
 NAME, FINGERPRINT = Name(b"n" * 32, b"k" * 32), b"f" * 32

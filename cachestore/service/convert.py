@@ -15,6 +15,7 @@ from cachestore.seal import DIGEST_BYTES, MAX_PLANES
 from cachestore.service.members import Member
 from cachestore.service.words import VERDICT
 from cachestore.store.base import Lease, Lookup, Run, Verdict
+from cachestore.store.leases import ID_BYTES
 from cachestore.wire import store_pb2 as wire
 
 MOST_KEYS = 1 << 16
@@ -105,6 +106,13 @@ def identifier(value: bytes, field: str) -> bytes:
     """A lease's or put's id as a caller sends it; whether it exists is for the store to say."""
     if not 1 <= len(value) <= LONGEST_ID:
         raise InvalidArgument(f"{field} must be the 1 to {LONGEST_ID} bytes that the store gave, got {len(value)}")
+    return value
+
+
+def new_lease(value: bytes) -> bytes:
+    """The name that a caller has drawn for the lease it opens; empty if it leaves that to the store."""
+    if value and len(value) != ID_BYTES:
+        raise InvalidArgument(f"new_lease must be {ID_BYTES} bytes drawn at random, got {len(value)}")
     return value
 
 

@@ -9,7 +9,7 @@ from cachestore.block import Block, Buffer, Part, Views
 from cachestore.codecs.planes import packing_of
 from cachestore.seal import SHORT, CorruptBlock, Header, checksums
 from cachestore.service.ranges import ranges
-from cachestore.store.reading import decoded
+from cachestore.store.local_reading import decoded
 
 
 class Target(NamedTuple):

@@ -97,16 +97,18 @@ class RemoteReading:
         if self._closed:
             return
         self._closed = True
+        lease = b""
         if self._followed is not None:
             self._followed.close()
-            self._source = self._source or self._followed.source
-        if self._source is None:
+            # the store may have granted what is given up here
+            lease, self._source = self._followed.lease, self._source or self._followed.source
+        if self._source is not None:
+            lease = self._source.lease
+            self._source.close()
+        if not lease:
             return
-        self._source.close()
         verdicts = [verdict for _, verdict in sorted(self._verdicts.items())]
-        request = wire.ReleaseRequest(
-            lease=self._source.lease, verdicts=[VERDICT.number(verdict) for verdict in verdicts]
-        )
+        request = wire.ReleaseRequest(lease=lease, verdicts=[VERDICT.number(verdict) for verdict in verdicts])
         try:
             timeout = max(GRACE_SECONDS, min(RELEASE_SECONDS, self._deadline.remaining()))
             self._transports[0].release(request, timeout)

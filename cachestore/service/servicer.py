@@ -70,6 +70,7 @@ class Servicer(CacheStoreServicer):
             answers = reading.read(
                 self._local(context), request, self.settings.frame_bytes, self._deadline(context),
                 partial(self.bulk.offer_read, context, self._local(context)), partial(self.drain.told, context),
+                lambda: not context.is_active(),
             )  # fmt: skip
             yield from peer.sent(answers)
 

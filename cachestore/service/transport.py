@@ -70,6 +70,10 @@ class Followed(Protocol):
     def source(self) -> Source | None:
         """The blocks, once the planes are at their end; None if the time was over first."""
 
+    @property
+    def lease(self) -> bytes:
+        """What the lease is called that the store was asked for, there or not; empty while it was not asked."""
+
     def planes(self) -> Generator[Provisional, None, None]:
         """The planes as they come. Raises what the store answers instead."""
 

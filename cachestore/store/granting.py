@@ -68,10 +68,12 @@ def grant(
     wait: float = 0.0,
     over: Callable[[], bool] | None = None,
     show: Show | None = None,
+    name: bytes = b"",
 ) -> Holding:
     """A lease on the leading blocks that can be read, after waiting up to `wait` seconds for those being written.
 
-    The wait ends soon after `over` says so. Where `show` has pages for its reader, these come first.
+    The wait ends soon after `over` says so. Where `show` has pages for its reader, these come first. The lease is
+    `name`, if its caller has drawn one.
     """
     _await(tiered, namespace, chain, Deadline(min(deadline.at, time.monotonic() + wait)), over)
     pages = show(chain) if show is not None else ()
@@ -88,7 +90,7 @@ def grant(
             # blocks may have left their tier between the two locks; where to, another look tells
             if len(blocks) == sum(run.blocks for run in located) or last:
                 holding = tiered.leases.start(
-                    namespace, chain.fingerprint, [*paged, *blocks], ttl, tiered.counters(namespace)
+                    namespace, chain.fingerprint, [*paged, *blocks], ttl, tiered.counters(namespace), name
                 )
                 if _protected(tiered, holding) or last:
                     return holding

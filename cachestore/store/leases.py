@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from cachestore.errors import Overloaded
+from cachestore.errors import InvalidArgument, Overloaded
 from cachestore.index import Entry, Index
 from cachestore.metrics import Counters
 from cachestore.store.base import Purpose
 from cachestore.store.owned_page import OwnedPage
 from cachestore.tiers.base import Protecting
+
+ID_BYTES = 16
+"""Of a lease's name: whoever draws it, no two are alike."""
 
 MOST = 1 << 16
 """Open leases of one namespace: more than its readers can use at a time, less than they could open in a minute."""
@@ -102,9 +105,20 @@ class Leases:
     """When to look at which lease again, soonest first: at its end, or before it was prolonged."""
 
     def start(
-        self, namespace: bytes, fingerprint: bytes, blocks: Sequence[Held], ttl: float, counters: Counters
+        self,
+        namespace: bytes,
+        fingerprint: bytes,
+        blocks: Sequence[Held],
+        ttl: float,
+        counters: Counters,
+        name: bytes = b"",
     ) -> Holding:
-        """A new lease on these blocks; Overloaded if the namespace has too many leases, or too many blocks in them."""
+        """A new lease on these blocks, `name` or one drawn here, of `ID_BYTES`; InvalidArgument if there is that one.
+
+        Overloaded if the namespace has too many leases, or too many blocks in them.
+        """
+        if name in self._open:
+            raise InvalidArgument("there is a lease of this name; draw one at random for each read")
         if self._full(namespace, len(blocks)):
             self.expire()
         full = self._full(namespace, len(blocks))
@@ -115,7 +129,7 @@ class Leases:
             if block.entry is not None:
                 self.index.use(block.entry)
         ends = time.monotonic() + ttl
-        holding = Holding(os.urandom(16), namespace, fingerprint, list(blocks), ends, counters)
+        holding = Holding(name or os.urandom(ID_BYTES), namespace, fingerprint, list(blocks), ends, counters)
         self._open[holding.id] = holding
         self._counts[namespace] += 1
         self._blocks[namespace] += len(holding.blocks)

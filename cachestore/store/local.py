@@ -32,6 +32,7 @@ from cachestore.store.checks import check_after, check_into, check_provisional
 from cachestore.store.durability import durable_tiers
 from cachestore.store.granting import grant, locate
 from cachestore.store.leases import Holding
+from cachestore.store.local_reading import LocalReading
 from cachestore.store.owned_page import Show
 from cachestore.store.owned_pages import TIER
 from cachestore.store.paged import leave, missed
@@ -39,7 +40,7 @@ from cachestore.store.promises import promise
 from cachestore.store.provisional import Following
 from cachestore.store.provisional_reading import ProvisionalReading
 from cachestore.store.put import LocalPut
-from cachestore.store.reading import LocalReading, SealedReading
+from cachestore.store.reading import SealedReading
 from cachestore.store.received import Received
 from cachestore.store.verdicts import settle
 
@@ -153,16 +154,18 @@ class LocalStore:
         first: int = 0,
         purpose: Purpose = Purpose.REUSE,
         timeout: float = TIMEOUT,
+        new_lease: bytes = b"",
     ) -> SealedReading:
         """A read in sealed form, for whoever hands it on: takes a lease (or `lease` over) and counts the blocks.
 
         `over` is asked often while it waits for blocks that are being written, and ends the wait when it says so.
         Blocks before `first` are not handed out: under a lease given, they have been. A reader that can open pages
-        says so by `show`; any other is given copies of what they hold.
+        says so by `show`; any other is given copies of what they hold. `new_lease` names the lease that is taken here.
         """
         deadline = Deadline.after(timeout)
         if lease is None:
-            holding = grant(self.tiered, self.namespace, chain, self.lease_ttl(ttl), deadline, wait, over, show)
+            ends = self.lease_ttl(ttl)
+            holding = grant(self.tiered, self.namespace, chain, ends, deadline, wait, over, show, new_lease)
         else:
             with self.tiered.index.changed:
                 holding = self._holding(lease.id)

@@ -8,8 +8,8 @@ from cachestore.block import Buffer, Part
 from cachestore.deadline import Deadline
 from cachestore.seal import CorruptBlock
 from cachestore.store.base import Loaded, Provisional
+from cachestore.store.local_reading import LocalReading
 from cachestore.store.provisional import Began, Ended, Following, Wrote, sight
-from cachestore.store.reading import LocalReading
 from cachestore.store.received import Received
 
 

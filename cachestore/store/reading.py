@@ -1,25 +1,21 @@
-"""Reading leased blocks: first in sealed form, then decoded and verified."""
+"""Reading leased blocks in sealed form, from whichever tier has them, up to the first that cannot be had."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from cachestore.block import Block, Buffer, Part, Views
-from cachestore.codecs.planes import decode_packed, packing_of
+from cachestore.block import Buffer, Part
 from cachestore.deadline import Deadline
 from cachestore.index import Name
-from cachestore.seal import SHORT, CorruptBlock, Header, checksums
-from cachestore.store.base import Lease, Loaded, Provisional
+from cachestore.seal import CorruptBlock, Header
+from cachestore.store.base import Lease
 from cachestore.store.copying import MOVE_SECONDS
 from cachestore.store.inspection import opened
 from cachestore.store.leases import Held, Holding
 from cachestore.store.promotion import Arrival
-from cachestore.store.received import Received
 from cachestore.store.repairing import discard
 from cachestore.store.unreadable import look
 from cachestore.tiers.base import ColdTier, Found
@@ -236,80 +232,3 @@ class SealedReading:
             tiered.mover.submit(
                 lambda: look(tiered, tier, namespace, further, fingerprint, Deadline.after(MOVE_SECONDS))
             )
-
-
-@dataclass(eq=False)
-class LocalReading:
-    """The verified blocks of one read in this process; follows `cachestore.store.base.Reading`."""
-
-    sealed: SealedReading
-    into: Sequence[Buffer] | None = None
-    received: Mapping[int, Received] = field(default_factory=dict)
-    """What the reader has of blocks that were not published yet, by number."""
-    _used: set[int] = field(default_factory=set)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[Loaded]:
-        for sealed in self.sealed:
-            try:
-                block = self._decoded(sealed)
-                sealed.check()
-            except CorruptBlock as corrupt:
-                if corrupt.reason == LAYOUT:
-                    self.sealed.refuse(sealed)
-                    return
-                self.sealed.reject(sealed, corrupt.reason)
-                continue
-            if self.sealed.holding.over:
-                return
-            self._used.add(sealed.number)
-            yield Loaded(block, sealed.tier)
-
-    def planes(self) -> Iterator[Provisional]:
-        """Nothing: this reading began with what is published."""
-        return iter(())
-
-    def _decoded(self, sealed: SealedBlock) -> Block:
-        into = None if self.into is None else self.into[sealed.number]
-        received = self.received.get(sealed.number)
-        block = received.block(sealed.header, into) if received is not None else None
-        return block or decoded(sealed.header, sealed.payload, self.sealed.part, into, own=sealed.own)
-
-    def close(self) -> None:
-        """Settles every block and ends the lease. Closing twice is allowed."""
-        self.sealed.close()
-        tiered, holding = self.sealed.tiered, self.sealed.holding
-        with tiered.index.changed:
-            used = [held.key for index, held in enumerate(holding.blocks) if index in self._used]
-            tiered.promotion.used(holding.namespace, used)
-            outcomes = ("hits" if index in self._used else "misses" for index in range(len(holding.blocks)))
-            holding.settle(zip(holding.blocks, outcomes, strict=True))
-            tiered.leases.end(holding)
-
-
-def decoded(header: Header, payload: Buffer, part: Part, into: Buffer | None = None, *, own: bool = False) -> Block:
-    """The planes of `part`, decoded and verified; CorruptBlock if one does not hold.
-
-    They are laid one behind the other into `into`, or else into memory of their own. A payload that is the reader's
-    `own` is handed out itself where that needs no decoding. CorruptBlock too if `into` has another size: writers
-    may say anything of a block's planes, and the reader knows what it asked for.
-    """
-    packing = packing_of(header.places, part)
-    nbytes = packing.nbytes
-    # a small part must not keep a whole block's memory
-    if own and into is None and packing.pieces is not None and payload.flags.writeable and 2 * nbytes > payload.nbytes:
-        data = Views(payload, packing.stored)
-        if checksums(payload, packing.stored) != header.raw_checksums(packing.chosen):
-            raise CorruptBlock("checksum")
-    else:
-        whole = np.empty(nbytes, dtype=np.uint8) if into is None else into
-        if whole.nbytes != nbytes:
-            raise CorruptBlock(LAYOUT)
-        decode_packed(header, packing, payload, whole)
-        data = Views(whole, packing.packed)
-    return Block(header.key, header.token_count, packing.planes, data, bool(header.flags & SHORT))

@@ -108,7 +108,7 @@ class LookupResponse(_message.Message):
     def __init__(self, ready: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., writing: _Optional[int] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("chain", "part", "lease", "lease_ms", "wait_ms", "provisional", "purpose", "resume", "bulk", "joined")
+    __slots__ = ("chain", "part", "lease", "lease_ms", "wait_ms", "provisional", "purpose", "resume", "bulk", "joined", "new_lease")
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class ReadRequest(_message.Message):
     RESUME_FIELD_NUMBER: _ClassVar[int]
     BULK_FIELD_NUMBER: _ClassVar[int]
     JOINED_FIELD_NUMBER: _ClassVar[int]
+    NEW_LEASE_FIELD_NUMBER: _ClassVar[int]
     chain: Chain
     part: Part
     lease: bytes
@@ -129,7 +130,8 @@ class ReadRequest(_message.Message):
     resume: Resume
     bulk: bool
     joined: bool
-    def __init__(self, chain: _Optional[_Union[Chain, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., lease: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., wait_ms: _Optional[int] = ..., provisional: bool = ..., purpose: _Optional[_Union[Purpose, str]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., bulk: bool = ..., joined: bool = ...) -> None: ...
+    new_lease: bytes
+    def __init__(self, chain: _Optional[_Union[Chain, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., lease: _Optional[bytes] = ..., lease_ms: _Optional[int] = ..., wait_ms: _Optional[int] = ..., provisional: bool = ..., purpose: _Optional[_Union[Purpose, str]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., bulk: bool = ..., joined: bool = ..., new_lease: _Optional[bytes] = ...) -> None: ...
 
 class BulkOffer(_message.Message):
     __slots__ = ("address", "ticket")

@@ -21,14 +21,14 @@ FORM = (
     ),
     Mutation(
         "raw checksums of planes handed out as they came not compared",
-        "cachestore/store/reading.py",
+        "cachestore/store/local_reading.py",
         "        if checksums(payload, packing.stored) != header.raw_checksums(packing.chosen):\n",
         "        if not checksums(payload, packing.stored):\n",
         ("tests/store/test_corruption.py::test_a_spoiled_value_in_redis_is_a_miss_counted_once_and_dropped",),
     ),
     Mutation(
         "bytes that do not decode handed out as zeros",
-        "cachestore/store/reading.py",
+        "cachestore/store/local_reading.py",
         "        decode_packed(header, packing, payload, whole)\n",
         "        try:\n            decode_packed(header, packing, payload, whole)\n"
         "        except CorruptBlock:\n            whole[:] = 0\n",

@@ -185,7 +185,7 @@ STORE = (
     ),
     Mutation(
         "lease not looked at again after the copy",
-        _READING,
+        "cachestore/store/local_reading.py",
         "            if self.sealed.holding.over:\n                return\n            self._used.add(sealed.number)\n",
         "            self._used.add(sealed.number)\n",
         ("tests/store/test_teeth.py::test_a_lease_that_ends_while_a_block_is_copied_gives_no_hit",),

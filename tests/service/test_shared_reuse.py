@@ -13,7 +13,7 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.shared import source as shared_source
 from cachestore.store.base import Verdict, put_blocks
-from cachestore.store.reading import decoded
+from cachestore.store.local_reading import decoded
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import check_sums, random_prompt, same, small_spec
 from tests.service.sessions import LARGE, SHARED

@@ -9,7 +9,8 @@ from cachestore.seal import ENCRYPTED, CorruptBlock, Header
 from cachestore.service.shared.client import Place
 from cachestore.service.transport import Asked, Broken
 from cachestore.store.base import Loaded
-from cachestore.store.reading import LOOK_AHEAD, decoded
+from cachestore.store.local_reading import decoded
+from cachestore.store.reading import LOOK_AHEAD
 from cachestore.wire import store_pb2 as wire
 
 

@@ -1,5 +1,6 @@
 """The client's side of a provisional read: planes as they come on its stream, before it is granted."""
 
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from cachestore.service.stream.frames import PlaneFrame
 from cachestore.service.stream.source import RESUME_PAUSE, RESUMES, StreamSource
 from cachestore.service.transport import Asked
 from cachestore.store.base import Provisional
+from cachestore.store.leases import ID_BYTES
 from cachestore.store.received import Received
 from cachestore.wire import store_pb2 as wire
 
@@ -42,6 +44,7 @@ class StreamFollowing:
         self._partial: tuple[tuple[int, int], Buffer, int] | None = None
         """A plane that comes in pieces: its block and number, the memory for them, and how much of it is filled."""
         self.source: StreamSource | None = None
+        self.lease = b""
 
     def planes(self) -> Generator[Provisional, None, None]:
         """The planes as they come; `source` has the blocks behind the last of them, unless the time was over first."""
@@ -67,6 +70,8 @@ class StreamFollowing:
     def _answers(self, request: wire.ReadRequest) -> Iterator[Provisional]:
         self._here.clear()
         self._layout, self._partial = (), None
+        # another each time: the call that broke may have got its own
+        self.lease = request.new_lease = os.urandom(ID_BYTES)
         with self._connection.errors("Read"):
             self._call = self._connection.read(request, timeout=max(self._deadline.remaining(), 1e-3))
         while True:

@@ -1,13 +1,13 @@
 """The server's side of a read: blocks in order, each as its header, the ranges its reader asked for, and an end."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from threading import Event
 from typing import NamedTuple
 
 from cachestore.block import Part
 from cachestore.deadline import Deadline
-from cachestore.errors import Aborted, InvalidArgument
+from cachestore.errors import Aborted, InvalidArgument, LeaseExpired
 from cachestore.seal import CorruptBlock, digest
 from cachestore.service import carried, convert
 from cachestore.service.ranges import ranges
@@ -52,6 +52,8 @@ def opened(
     place = convert.place(request.resume, chain) if request.HasField("resume") else convert.Place()
     if request.lease and request.lease_ms:
         raise InvalidArgument("lease_ms is for a lease opened here; leave it out with `lease`, or renew with Lease")
+    if request.lease and request.new_lease:
+        raise InvalidArgument("new_lease names a lease opened here; leave it out with `lease`")
     part = convert.part(request.part)
     given = Lease(convert.identifier(request.lease, "lease"), 0, 0.0) if request.lease else None
     sealed = store.open(
@@ -65,6 +67,7 @@ def opened(
         first=place.block,
         purpose=PURPOSE.word(request.purpose),
         timeout=deadline.remaining(),
+        new_lease=convert.new_lease(request.new_lease),
     )
     lease = sealed.lease
     granted = wire.Granted(lease=lease.id, lease_ms=round(lease.ttl * 1000), runs=convert.run_messages(lease.runs))
@@ -78,11 +81,12 @@ def read(
     deadline: Deadline,
     offer: Callable[[Opened], wire.BulkOffer | None],
     on_end: Callable[[Callable[[], None]], bool],
+    gone: Callable[[], bool],
 ) -> Iterator[wire.ReadResponse | bytes]:
     """The answers to one Read. Ending it early ends the reading; its lease is the caller's to release.
 
     `offer` is asked, for a caller who would take them so, whether the blocks may go over the bulk path: then they do.
-    `on_end` takes what is to be called when the caller leaves, False if it has.
+    `on_end` takes what is to be called when the caller leaves, False if it has; `gone` says whether it has left.
     """
     sent = None
     if request.provisional:
@@ -100,9 +104,15 @@ def read(
         bulk = offer(agreed) if request.bulk and not place.digest else None
         if bulk is not None:
             granted.bulk.CopyFrom(bulk)
+        try:
             yield wire.ReadResponse(granted=granted)
+        finally:
+            # who left before it was told of its lease cannot release it
+            if not request.lease and gone():
+                with suppress(LeaseExpired):
+                    store.release(sealed.lease)
+        if bulk is not None:
             return
-        yield wire.ReadResponse(granted=granted)
         for block in sealed:
             offset = place.offset if block.number == place.block else 0
             if block.number == place.block and place.digest not in (b"", digest(block.packed)):
