@@ -1,6 +1,7 @@
 """What serving a worker takes, whichever it is: model, loop, store, port and heartbeat."""
 
 import os
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import ClassVar, Protocol, Self
@@ -33,7 +34,7 @@ class Settings(Protocol):
     def service(self, store: ServiceSettings) -> ServiceSettings: ...
 
 
-class WorkerServer:
+class WorkerServer(ABC):
     """Opens and closes the parts of a worker in order. It is known in the store's cluster map as `name` on `node`."""
 
     role: ClassVar[str]
@@ -105,13 +106,13 @@ class WorkerServer:
         self._serving.tell(self.healthy)
         return self.queue
 
+    @abstractmethod
     def _begin(self, model: PagedModel, loop: BatchLoop, stores: Stores, limit: int) -> Worker:
         """The worker, with what it works with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _attach(self, server: grpc.Server) -> None:
         """Adds the worker's methods to a server."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         self.open()

@@ -1,5 +1,6 @@
 """What every codec promises."""
 
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
 from typing import ClassVar
@@ -33,14 +34,14 @@ def special_floats(dtype: str) -> Buffer:
     return np.array(words[dtype] * 50, dtype=dtype).view(np.uint8)
 
 
-class Promises:
+class Promises(ABC):
     """What holds for every codec. Decoded is compared with what `back` says must come back."""
 
     codec: ClassVar[Codec]
 
+    @abstractmethod
     def sample(self, seed: int = 0) -> tuple[PlaneId, Buffer]:
         """A plane of values."""
-        raise NotImplementedError
 
     def back(self, plane: PlaneId, raw: Buffer) -> Buffer:
         """What a reader must get."""

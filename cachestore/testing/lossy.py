@@ -1,5 +1,6 @@
 """What every lossy codec promises."""
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -37,8 +38,9 @@ class LossyCodecTests(Promises):
 
     recipe: ClassVar[str]
 
+    @abstractmethod
     def allowed(self, values: Floats, least: Floats, most: Floats, largest: float) -> Floats:
-        raise NotImplementedError
+        """How far each of these values may be off."""
 
     @staticmethod
     def spec(recipe: str, dtype: str = "bfloat16", key_dim: int = 64, value_dim: int = 48) -> BlockSpec:

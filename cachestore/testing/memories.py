@@ -1,6 +1,7 @@
 """What memory promises that is given out in slots under a hard cap, on the host and on devices."""
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -36,7 +37,7 @@ class Memory(Protocol):
         """Gives up all memory."""
 
 
-class MemoryTests:
+class MemoryTests(ABC):
     """Subclasses give the fixture `memory`, empty, of `CAPACITY` bytes, and say what its slots are."""
 
     CAPACITY = 16 << 20
@@ -45,13 +46,13 @@ class MemoryTests:
     def memory(self) -> Iterator[Memory]:
         raise NotImplementedError("give the suite a fixture `memory` that yields empty memory of `CAPACITY` bytes")
 
+    @abstractmethod
     def view(self, slot: Any) -> Buffer:
         """The slot's bytes on the host, to be read and written."""
-        raise NotImplementedError("say where a slot's bytes are")
 
+    @abstractmethod
     def check(self, slot: Any) -> None:
         """CorruptBlock if the slot was taken back."""
-        raise NotImplementedError("say how a slot is checked")
 
     def filled(self, memory: Memory, namespace: bytes, nbytes: int) -> list[Any]:
         """Slots until there is room for no other."""

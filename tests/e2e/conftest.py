@@ -34,6 +34,7 @@ from decode_worker.request import Usage
 from prefill_worker.client import PrefillClient
 from prefill_worker.handoff import Handoff, Told
 from prefill_worker.prompt import Prompt
+from tests.engine.models import SHAPE as MODEL_SHAPE
 
 ROOT = Path(__file__).parents[2]
 BLOCK = 16
@@ -44,21 +45,7 @@ BATCH = f"pages = {PAGES}\nchunk_tokens = {CHUNK}\nrecompute = false\n"
 PATIENT = 'connect_timeout = "2s"\ntimeout = "2s"\n'
 """Of Redis: a machine that is busy must not end its calls."""
 
-SHAPE: dict[str, Any] = dict(
-    vocab_size=97,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    max_position_embeddings=8192,
-    bos_token_id=1,
-    eos_token_id=2,
-    pad_token_id=0,
-    initializer_range=0.2,
-    tie_word_embeddings=False,
-)
+SHAPE = MODEL_SHAPE | {"max_position_embeddings": 8192}
 CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**SHAPE),
     "qwen3": lambda: Qwen3Config(**SHAPE),
