@@ -22,7 +22,7 @@ from cachestore.hashing import Chain
 from cachestore.index import Name
 from cachestore.metrics import total
 from cachestore.seal import CorruptBlock
-from cachestore.store import reading
+from cachestore.store import local_reading
 from cachestore.store.base import Store, put_blocks
 from cachestore.store.checks import is_flat
 from cachestore.store.tiered import TieredStore
@@ -89,7 +89,7 @@ def test_a_lease_that_ends_while_a_block_is_copied_gives_no_hit(
     store = open_store().namespace("a")
     keys, blocks = random_prompt(SPEC, 2)
     put_blocks(store, keys.fingerprint, blocks)
-    decoded = reading.decoded
+    decoded = local_reading.decoded
     with store.read(keys, lease=store.lease(keys, ttl=0.5)) as blocks_read:
 
         def slow(*arguments: Any, **options: Any) -> Block:
@@ -97,7 +97,7 @@ def test_a_lease_that_ends_while_a_block_is_copied_gives_no_hit(
             eventually(lambda: total(store.stats(), "leases_open") == 0)
             return block
 
-        monkeypatch.setattr(reading, "decoded", slow)
+        monkeypatch.setattr(local_reading, "decoded", slow)
         assert list(blocks_read) == []
     figures = store.stats()
     assert total(figures, "read_expired") == 2 and total(figures, "read_hits") == 0
