@@ -1,6 +1,7 @@
 """How near do the kernels come to what the memory of their device can do?
 
     python -m benchmarks.kernels --gpu --out DIR       every test and every timing on a CUDA device, a table last
+    python -m benchmarks.kernels --gpu --tune          tries launch settings, and prints what is worth keeping
     python -m benchmarks.kernels --cpu [--json]        the naive paths on this processor
     python -m benchmarks.kernels --interpret --out DIR the same program as --gpu on small shapes, without a GPU: its
                                                        figures mean nothing, but that it runs does
@@ -27,7 +28,7 @@ def run_tests(out: Path, interpret: bool) -> str:
     """How the kernels' own tests end, on the device or, one file of them, in the interpreter."""
     folder = ROOT / "tests" / "kernels"
     # others ask for the rest of the project, or compile for other devices
-    names = ["checksum"] if interpret else ["paged", "quant", "rope", "checksum", "decode", "prefill"]
+    names = ["checksum"] if interpret else ["paged", "quant", "shuffle", "rope", "checksum", "decode", "prefill"]
     # nothing of the project's own test settings: their plugins are not there
     command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
     command += ["--import-mode=importlib", f"--confcutdir={folder}", "-W", "ignore::pytest.PytestUnknownMarkWarning"]
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument(
         "--rows", nargs="+", default=[""], metavar="PREFIX", help="only rows that start with one of these"
     )
+    parser.add_argument("--tune", action="store_true", help="launch settings instead of tests and timings")
     parser.add_argument("--no-tests", action="store_true", help="timings only")
     arguments = parser.parse_args()
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
@@ -79,6 +81,12 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     else:
         os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    if arguments.tune:
+        from benchmarks import kernels_tuning
+        from benchmarks.kernels_timing import Bench
+
+        kernels_tuning.tune(Bench(interpret=arguments.interpret, until=until, notes={}), arguments.rows)
+        return
     arguments.out.mkdir(parents=True, exist_ok=True)
     tests = "not run" if arguments.no_tests else run_tests(arguments.out, arguments.interpret)
 

@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks.kernels_flex import decode_with_flex
 from benchmarks.kernels_timing import Bench
 from cachestore_kernels.attention.decode import Scales, decode
 from cachestore_kernels.attention.prefill import prefill
@@ -16,6 +17,7 @@ from cachestore_kernels.checksum import checksum_planes
 from cachestore_kernels.paged import gather, scatter
 from cachestore_kernels.quant import FORMS, gather_quantised, scatter_dequantised
 from cachestore_kernels.rope import scatter_shifted
+from cachestore_kernels.shuffle import gather_packed, gather_split, scatter_packed, scatter_split
 
 KV_HEADS, GROUP, DIM = 8, 8, 128
 
@@ -31,7 +33,7 @@ def measure(bench: Bench, rows: Sequence[str]) -> None:
         try:
             group(bench)
         except Exception as error:  # a figure that cannot be had must not cost the others
-            bench.skipped[name] = f"{type(error).__name__}: {error}".replace("\n", " ")[:300]
+            bench.skip(name, error)
         if not bench.interpret:
             torch.cuda.empty_cache()
 
@@ -117,6 +119,27 @@ def measure_quant(bench: Bench) -> None:
             bench.add(f"quant.{name}.{form}", (raw + coded) / bench.seconds(call) / copy, "of copy", 0.8, 0.92)
 
 
+def measure_shuffle(bench: Bench) -> None:
+    """Read and written bytes of the pass, as a share of a copy's; of packing, room for escapes included."""
+    copy = copy_bandwidth(bench)
+    slots, blocks = bench.size(16, 1), bench.size(128, 2)
+    keys, values = pools(bench, slots, blocks, 64, "heads")
+    pages = torch.randperm(blocks, device=bench.device)
+    where = keys, values, pages
+    raw = sum(pool.numel() * pool.element_size() for pool in (*keys, *values))
+    split, packed = gather_split(*where, method="fused"), gather_packed(*where, method="fused")
+    stored = sum(part.numel() * part.element_size() for part in packed[1:])
+    calls: dict[str, tuple[int, Callable[[], object]]] = {
+        "gather.split": (raw, partial(gather_split, *where, out=split, method="fused")),
+        "scatter.split": (raw, partial(scatter_split, split, *where, method="fused")),
+        "gather.packed": (stored, partial(gather_packed, *where, out=packed, method="fused")),
+        "scatter.packed": (stored, partial(scatter_packed, packed, *where, method="fused")),
+    }
+    for name, (coded, call) in calls.items():
+        bench.add(f"shuffle.{name}", (raw + coded) / bench.seconds(call) / copy, "of copy", 0.8, 0.92)
+    bench.add("shuffle.packed.size", stored / raw, "of raw")
+
+
 def measure_rope(bench: Bench) -> None:
     """Blocks of 64 tokens of 16 slots into pages, keys turned."""
     copy = copy_bandwidth(bench)
@@ -198,6 +221,13 @@ def measure_decode(bench: Bench) -> None:
         packed, packed_name = fastest(bench, lambda q=rows, p=plain: scaled_dot_product_attention(q, *p))  # type: ignore[misc]
         if packed < peer:
             peer, name = packed, packed_name + ", heads as rows"
+        try:
+            flex = decode_with_flex(bench, kv.query, kv.table, KV_HEADS, 64, real)
+            bench.add(f"decode.flex.{length}", flex / ours, "times as fast as FlexAttention, paged")
+            if flex < peer:
+                peer, name = flex, "FlexAttention, paged"
+        except Exception as error:  # it wants a compiler, which not every machine has
+            bench.skip(f"decode.flex.{length}", error)
         bench.add(f"decode.peer.{length}", peer / ours, f"times as fast as {name}", 1.0, 1.2)
     for tokens, layout in ((16, "heads"), (16, "tokens"), (64, "joined")):
         kv = Sequences(bench, count, bench.size(16384, 80), tokens, layout)
@@ -255,6 +285,7 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
     "device": measure_device,
     "paged": measure_paged,
     "quant": measure_quant,
+    "shuffle": measure_shuffle,
     "rope": measure_rope,
     "checksum": measure_checksum,
     "decode": measure_decode,

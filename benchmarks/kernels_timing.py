@@ -55,6 +55,10 @@ class Bench:
         self.figures.append(Figure(id, float(f"{value:.4g}"), unit, bar, reach))
         print(f"{id} {value:.4g} {unit}", flush=True)
 
+    def skip(self, id: str, error: Exception) -> None:
+        """A figure that cannot be had, and why."""
+        self.skipped[id] = f"{type(error).__name__}: {error}".replace("\n", " ")[:300]
+
     def save(self, folder: Path) -> None:
         """Writes `kernels.json` and `kernels.txt`, and prints the latter."""
         self.notes |= about()

@@ -1,12 +1,13 @@
 """Attention over pages, in the form transformers gives to attention functions of one's own.
 
 No mask function is registered beside it: transformers then builds no mask at all, and the batch brings its own. New K
-and V go into the pages first; then each group of rows gathers whole blocks of what it sees and attends. Naive in torch,
-for any device.
+and V go into the pages first. Then kernels attend to them there, where `PageMemory.kernels` says so and they know how:
+not to sinks, nor in chunks. Else each group of rows gathers whole blocks of what it sees and attends in torch.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from transformers import AttentionInterface
 
 from cachestore.block import Half
 from cachestore.engine.page_memory import PageMemory
+from cachestore.engine.paged_attention import Tables, attend_in_place, served
 from cachestore.engine.ragged import Batch, Group, Reach, Scope
 from cachestore.errors import Mismatch, UnsupportedModel
+from cachestore_kernels.paged import gather
 
 ATTENTION = "cachestore_paged"
 """The name under which transformers knows `attend`."""
@@ -44,6 +47,11 @@ class Step:
     layers: tuple[Layer, ...]
     batch: Batch
     on_slot: OnSlot | None = None
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The same for all layers, where kernels attend."""
+        return Tables.of(self.batch, self.memory)
 
 
 def attend(
@@ -81,6 +89,8 @@ def attend(
         if paged.on_slot is not None:
             paged.on_slot(layer.slot)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if memory.kernels is not None and s_aux is None and served(slot):
+        return attend_in_place(memory, paged.tables, layer.slot, query, scale, softcap), None
     plain = softcap is None and s_aux is None
     parts = []
     for group in paged.batch.groups:
@@ -119,6 +129,10 @@ def _write(paged: Step, slot: int, key: Tensor, value: Tensor) -> None:
 
 def _gather(memory: PageMemory, slot: int, scope: Scope) -> tuple[Tensor, Tensor]:
     """K and V of all that the scope sees: [sequences, kv_heads, keys, dim]."""
+    if memory.kernels is not None and len(memory.places(slot)) == 1:
+        halves = [memory.half(slot, Half.K)], [memory.half(slot, Half.V)]
+        blocks = gather(*halves, scope.table, method=memory.kernels)[:, 0, :, :, scope.low : scope.high]
+        return blocks[:, 0], blocks[:, 1]
     found = []
     for place in memory.places(slot):
         rows = memory.gather(place, scope.index(place, memory.page_rows))

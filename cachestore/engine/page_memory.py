@@ -5,6 +5,7 @@ takes them straight out of them. Within a page, K or V of one slot lie as `[kv_h
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import accumulate
 from math import gcd
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cachestore.block import ITEM_BYTES, BlockSpec, Buffer, Half
+from cachestore_kernels.method import Method
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,11 @@ class Place:
 
 
 class PageMemory:
-    """`pages` pages for the KV of `spec`, zeroed."""
+    """`pages` pages for the KV of `spec`, zeroed.
+
+    `kernels` says how pages are read in place: by fused kernels on CUDA where Triton is installed; None where torch
+    gathers what is seen, which on a CPU is faster than their naive form.
+    """
 
     def __init__(self, spec: BlockSpec, pages: int, device: torch.device) -> None:
         self.spec = spec
@@ -33,6 +39,7 @@ class PageMemory:
         self.block_tokens = spec.block_tokens
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
         self.device = device
+        self.kernels: Method | None = "fused" if device.type == "cuda" and find_spec("triton") else None
         self._dims = [(slot.kv_heads, slot.key_dim, slot.value_dim) for slot in spec.slots]
         # all heads are whole rows, so that one gather of rows serves slots of different widths
         step = gcd(*(dim for _, *dims in self._dims for dim in dims if dim))

@@ -19,7 +19,8 @@ class Gpu:
     """`capacity` bytes of `device` at most, in slabs of `slab` bytes (0: an eighth of it, at most 64 MiB).
 
     Slabs are whole multiples of 2 MiB. With `verify` the checksums of a page are taken again whenever it is handed out
-    on the device, which costs a copy to the host; without, the device's memory is trusted between put and use.
+    on the device, by a kernel where Triton is installed, else from a copy in host memory; without, the device's memory
+    is trusted between put and use.
     """
 
     capacity: Bytes

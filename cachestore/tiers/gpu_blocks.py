@@ -5,9 +5,10 @@ in **raw form**: as it is, or would be, before the same planes stored without co
 block again. What was sealed without coding comes back byte for byte, but for what lies between its planes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from importlib.util import find_spec
+from itertools import accumulate, groupby
 
 import numpy as np
 import torch
@@ -33,6 +34,11 @@ from cachestore.seal import (
     aligned,
     checksum,
 )
+from cachestore_kernels.checksum import checksum_planes, takes
+from cachestore_kernels.method import Method
+
+FUSED = find_spec("triton") is not None
+"""Whether a device can take checksums itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +131,28 @@ def runs(header: Header) -> list[tuple[int, int, int]]:
     return found
 
 
-def page_checksums(page: Tensor, sizes: Sequence[int]) -> list[int]:
-    """xxh3-64 of the planes of these sizes, from a copy in host memory where the page is elsewhere."""
-    data = page.cpu().numpy()
-    return [checksum(data[start : start + nbytes]) for start, nbytes in zip(_starts(sizes), sizes, strict=True)]
+def page_checksums(page: Tensor, sizes: Sequence[int], method: Method | None = None) -> list[int]:
+    """xxh3-64 of the planes of these sizes, back to back in `page`: on CUDA by a kernel, in host memory by xxhash.
+
+    What the kernel does not take is copied to the host. `method` names a kernel's form wherever the page is.
+    """
+    sums: list[int] = []
+    for start, count, nbytes in _alike(sizes):
+        run = page[start : start + count * nbytes].view(count, nbytes)
+        if takes(run) and (method is not None or (FUSED and run.is_cuda)):
+            sums += checksum_planes(run, method=method).tolist()
+        else:
+            sums += [checksum(plane) for plane in run.cpu().numpy()]
+    return sums
+
+
+def _alike(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Runs of planes of one size: where the run starts, how many planes, bytes of each."""
+    start = 0
+    for nbytes, planes in groupby(sizes):
+        count = len(list(planes))
+        yield start, count, nbytes
+        start += count * nbytes
 
 
 def _as_they_are(rows: NDArray[np.void]) -> bool:

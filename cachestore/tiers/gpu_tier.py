@@ -41,7 +41,7 @@ from cachestore.tiers.ledger import Ledger
 class GpuTier:
     """Follows `cachestore.tiers.base.ColdTier`.
 
-    `checksums` takes a page and its planes' sizes, and is where a kernel that hashes on the device goes.
+    `checksums` takes a page and its planes' sizes; on CUDA it is a kernel that hashes where they lie.
     """
 
     find: Callable[[], DeviceMemory]

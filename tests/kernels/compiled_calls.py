@@ -6,11 +6,11 @@ from types import ModuleType
 
 import torch
 
-from cachestore_kernels import checksum, paged, quant, rope
+from cachestore_kernels import checksum, paged, quant, rope, shuffle
 from cachestore_kernels.attention import decode, prefill
 from cachestore_kernels.quant.forms import Form
 
-MODULES: tuple[ModuleType, ...] = (paged, quant, rope, checksum, decode, prefill)
+MODULES: tuple[ModuleType, ...] = (paged, quant, shuffle, rope, checksum, decode, prefill)
 BF16, FP16 = torch.bfloat16, torch.float16
 
 
@@ -34,6 +34,12 @@ def quantise(form: Form, dim: int, dtype: torch.dtype) -> None:
     keys, values = pools(dim, dtype, tokens=32)
     codes = quant.gather_quantised(keys, values, PAGES, form=form)
     quant.scatter_dequantised(codes, keys, values, PAGES)
+
+
+def part(dim: int, dtype: torch.dtype) -> None:
+    keys, values = pools(dim, dtype, tokens=32)
+    shuffle.scatter_split(shuffle.gather_split(keys, values, PAGES), keys, values, PAGES)
+    shuffle.scatter_packed(shuffle.gather_packed(keys, values, PAGES), keys, values, PAGES)
 
 
 def shift(dim: int, dtype: torch.dtype, pairs: int, style: rope.Style) -> None:
@@ -85,6 +91,8 @@ def ones() -> None:
     page = torch.tensor([0])
     blocks = paged.gather(keys, values, page)
     quant.gather_quantised(keys, values, page, form="int8")
+    shuffle.gather_split(keys, values, page)
+    shuffle.gather_packed(keys, values, page)
     rope.scatter_shifted(blocks, keys, values, page, shifts=torch.ones(1, 64).long(), frequencies=torch.ones(1))
     checksum.checksum_pages(keys, values, page)
     query, table, lengths = torch.zeros(1, 1, 128).to(BF16), torch.zeros(1, 1).int(), torch.ones(1).int()
@@ -103,6 +111,9 @@ CALLS: Mapping[str, Callable[[], None]] = {
     "quant int4 fp16 80": partial(quantise, "int4", 80, FP16),
     "quant e4m3 bf16 128": partial(quantise, "e4m3", 128, BF16),
     "quant e5m2 fp16 64": partial(quantise, "e5m2", 64, FP16),
+    "shuffle bf16 128": partial(part, 128, BF16),
+    "shuffle fp16 80": partial(part, 80, FP16),
+    "shuffle bf16 256": partial(part, 256, BF16),
     "rope bf16 128 half": partial(shift, 128, BF16, 64, "half"),
     "rope fp16 80 partial": partial(shift, 80, FP16, 16, "half"),
     "rope bf16 128 interleaved": partial(shift, 128, BF16, 64, "interleaved"),

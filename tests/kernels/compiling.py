@@ -2,6 +2,8 @@
 
     python tests/kernels/compiling.py ARCH [CASE ...]
 
+ARCH is 80 or 90 for NVIDIA's, gfx942 for AMD's. Of the latter REG are vector registers, and STACK is scratch memory.
+
 Run as a program, in a process of its own: with the interpreter on, nothing compiles. The operations themselves are
 called, on tensors of the host, and each launch compiles for the architecture instead: so what is checked is what would
 run there, with the divisibility that Triton finds in the arguments.
@@ -31,20 +33,35 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 class Target:
     """Stands for a driver whose device is of one architecture."""
 
-    def __init__(self, arch: int) -> None:
+    def __init__(self, arch: str) -> None:
         self.arch = arch
 
     def get_current_device(self) -> int:
-        return self.arch
+        return 0
 
     def get_current_stream(self, device: int) -> int:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.arch, 32)
+        return GPUTarget("hip", self.arch, 64) if self.arch.startswith("gfx") else GPUTarget("cuda", int(self.arch), 32)
 
 
-def read(name: str, case: str, arch: int, kernel: Any) -> dict[str, Any]:
+def read(kernel: Any) -> dict[str, Any]:
+    """Registers, stack, how many loads and stores are 16 bytes wide, and which prefetches there are."""
+    return read_amd(kernel.asm["amdgcn"]) if "amdgcn" in kernel.asm else read_nvidia(kernel)
+
+
+def read_amd(code: str) -> dict[str, Any]:
+    metadata = code[code.rindex(".amdgpu_metadata") :]
+    counts = {
+        name: int(re.findall(rf"\.{field}:\s*(\d+)", metadata)[0])
+        for name, field in (("REG", "vgpr_count"), ("STACK", "private_segment_fixed_size"))
+    }
+    loads, stores = (len(re.findall(rf"(?:global|buffer|flat)_{kind}_dwordx4", code)) for kind in ("load", "store"))
+    return {"wide_loads": loads, "wide_stores": stores, "prefetch": [], "LOCAL": 0, **counts}
+
+
+def read_nvidia(kernel: Any) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(kernel.asm["cubin"])
         cubin.flush()
@@ -55,10 +72,6 @@ def read(name: str, case: str, arch: int, kernel: Any) -> dict[str, Any]:
     stores = re.findall(r"st\.global\S*\.v(?:4\.b32|2\.b64)", ptx)
     prefetch = re.findall(r"cp\.async\.bulk\.prefetch\.L2\.global|prefetch\.global\.L2", ptx)
     return {
-        "kernel": name,
-        "case": case,
-        "arch": arch,
-        "shared": kernel.metadata.shared,
         "wide_loads": len(loads),
         "wide_stores": len(stores),
         "prefetch": sorted(set(prefetch)),
@@ -66,18 +79,22 @@ def read(name: str, case: str, arch: int, kernel: Any) -> dict[str, Any]:
     }
 
 
-def main(arch: int, wanted: list[str]) -> list[dict[str, Any]]:
+def main(arch: str, wanted: list[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     case = ""
     run = JITFunction.run
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         kernel = run(self, *args, grid=grid, warmup=True, **options)
-        found.append(read(self.fn.__name__, case, arch, kernel))
+        about = {"kernel": self.fn.__name__, "case": case, "arch": arch, "shared": kernel.metadata.shared}
+        found.append(about | read(kernel))
 
     JITFunction.run = compile_only
     driver.set_active(Target(arch))
-    torch.cuda.get_device_capability = lambda device=None: divmod(arch, 10)  # type: ignore[assignment]
+    amd = arch.startswith("gfx")
+    capability = (9, 4) if amd else divmod(int(arch), 10)
+    torch.cuda.get_device_capability = lambda device=None: capability  # type: ignore[assignment]
+    torch.version.hip = "" if amd else None
 
     def fused(package: str, device: torch.device, method: str | None) -> ModuleType:
         return import_module(f"{package}.fused")
@@ -91,4 +108,4 @@ def main(arch: int, wanted: list[str]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]), sys.argv[2:])))
+    print(json.dumps(main(sys.argv[1], sys.argv[2:])))

@@ -20,5 +20,5 @@ def test_every_group_of_rows_runs(tmp_path: Path) -> None:
     assert found["skipped"] == {}
     assert "passed" in found["tests"] and "failed" not in found["tests"]
     names = {row["id"].partition(".")[0] for row in found["rows"]}
-    assert names == {"device", "gather", "scatter", "quant", "rope", "checksum", "decode", "prefill"}
+    assert names == {"device", "gather", "scatter", "quant", "shuffle", "rope", "checksum", "decode", "prefill"}
     assert "decode.prefetch.best" in (tmp_path / "kernels.txt").read_text()

@@ -12,7 +12,7 @@ from cachestore_kernels.checksum.xxh3 import SHORTEST
 from cachestore_kernels.method import Method, choose
 from cachestore_kernels.paged.pools import check_pools
 
-__all__ = ["checksum_pages", "checksum_planes"]
+__all__ = ["checksum_pages", "checksum_planes", "takes"]
 
 
 def checksum_pages(
@@ -47,6 +47,14 @@ def checksum_pages(
     _check(sides)
     choose(__name__, pools.device, method).checksum(sides, out)
     return out.view(torch.uint64)
+
+
+def takes(planes: torch.Tensor) -> bool:
+    """Whether `checksum_planes` takes `[planes, ...]` of these lengths at this address."""
+    if planes.ndim < 2 or not planes.is_contiguous() or not len(planes):
+        return False
+    nbytes = planes.nbytes // len(planes)
+    return nbytes >= SHORTEST and nbytes % 8 == 0 and planes.data_ptr() % 8 == 0
 
 
 def checksum_planes(planes: torch.Tensor, *, method: Method | None = None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""XXH3-64 in Triton, one program of one warp a plane.
+"""XXH3-64 in Triton, one program a plane.
 
 What sixteen stripes add to the lanes does not depend on the lanes: so a program loads several such runs at once, sums
 each over its stripes in parallel, and only the scrambling of eight lanes goes step by step.
@@ -14,12 +14,10 @@ import triton.language as tl
 
 from cachestore_kernels.checksum.sides import Sides
 from cachestore_kernels.checksum.xxh3 import AVALANCHE, P32, P64, START, words
+from cachestore_kernels.launch import launch
 
 INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 """Whether the kernel below runs in Triton's interpreter: TRITON_INTERPRET at the import of this file."""
-
-RUNS = 4
-"""Runs of 1024 bytes that are in flight at once."""
 
 # places in the table of words
 _LAST: Final = tl.constexpr(24)
@@ -35,6 +33,7 @@ def checksum(sides: Sides, out: torch.Tensor) -> None:
     if out.numel() == 0:
         return
     pool = sides.pools[0]
+    settings = launch("checksum", out.device)
     addresses = [pool.data_ptr() for pool in sides.pools]
     with torch.cuda.device(out.get_device()):
         _checksum[(len(sides.pages), len(sides.pools), sides.head_groups)](
@@ -49,8 +48,9 @@ def checksum(sides: Sides, out: torch.Tensor) -> None:
             GROUP_HEADS=sides.group_heads,
             ROW_WORDS=sides.row_bytes // 8,
             ALIGNED=gcd(16, *addresses),
-            RUNS=RUNS,
-            num_warps=1,
+            RUNS=settings["runs"],
+            num_warps=settings["num_warps"],
+            enable_fp_fusion=False,
         )
 
 
@@ -76,7 +76,7 @@ def _checksum(
     GROUP_HEADS: tl.constexpr,
     ROW_WORDS: tl.constexpr,
     ALIGNED: tl.constexpr,  # bytes
-    RUNS: tl.constexpr,
+    RUNS: tl.constexpr,  # of 1024 bytes, in flight at once
 ) -> None:
     SIZE: tl.constexpr = GROUP_HEADS * TOKENS * ROW_WORDS * 8
     COMPLETE: tl.constexpr = (SIZE - 1) // 1024

@@ -11,12 +11,12 @@ import torch
 import triton
 import triton.language as tl
 
+from cachestore_kernels.launch import launch
 from cachestore_kernels.paged.pools import INTEGERS, Pools
 
 INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 """Whether the kernel below runs in Triton's interpreter: TRITON_INTERPRET at the import of this file."""
 
-TILE_BYTES = 8192
 VECTOR_BYTES = 16
 
 
@@ -40,8 +40,9 @@ def _launch(pools: Pools, blocks: torch.Tensor, *, into_pages: bool) -> None:
     first = pools.keys[0]
     size = pools.dtype.itemsize
     planes, strides, step = reach(pools, blocks)
+    settings = launch("paged", pools.device)
     width = triton.next_power_of_2(head_dim)
-    rows = max(1, TILE_BYTES // (width * size))
+    rows = max(1, settings["tile_bytes"] // (width * size))
     tiles = triton.cdiv(heads * tokens, rows)
     # Triton launches on the current device, which need not be the tensors'
     with torch.cuda.device(blocks.get_device()):
@@ -60,6 +61,8 @@ def _launch(pools: Pools, blocks: torch.Tensor, *, into_pages: bool) -> None:
             HEAD_DIM=head_dim,
             ROWS=rows,
             WIDTH=width,
+            num_warps=settings["num_warps"],
+            enable_fp_fusion=False,
         )
 
 

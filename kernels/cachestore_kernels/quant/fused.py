@@ -11,14 +11,13 @@ import torch
 import triton
 import triton.language as tl
 
+from cachestore_kernels.launch import launch
 from cachestore_kernels.paged.fused import locate, reach
 from cachestore_kernels.paged.pools import Pools
 from cachestore_kernels.quant.forms import LARGEST, LIMIT, Quantised
 
 INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 """Whether the kernels below run in Triton's interpreter: TRITON_INTERPRET at the import of this file."""
-
-VALUE_ROWS = 64
 
 
 def gather(pools: Pools, out: Quantised, units: torch.Tensor) -> None:
@@ -38,9 +37,10 @@ def _launch(pools: Pools, quantised: Quantised, units: torch.Tensor, *, into_pag
     first = pools.keys[0]
     planes, strides, step = reach(pools)
     group = quantised.group
+    settings = launch("quant", pools.device)
     sides = (
         (quantised.key_scales, quantised.key_zeros, group, triton.next_power_of_2(head_dim)),
-        (quantised.value_scales, quantised.value_zeros, VALUE_ROWS, group),
+        (quantised.value_scales, quantised.value_zeros, settings["value_rows"], group),
     )
     with torch.cuda.device(units.get_device()):
         for side, (scales, zeros, rows, width) in enumerate(sides):
@@ -69,6 +69,7 @@ def _launch(pools: Pools, quantised: Quantised, units: torch.Tensor, *, into_pag
                 HEAD_DIM=head_dim,
                 ROWS=rows,
                 WIDTH=width,
+                num_warps=settings["num_warps"],
                 enable_fp_fusion=False,
             )
 

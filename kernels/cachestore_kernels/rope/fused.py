@@ -6,7 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from cachestore_kernels.paged.fused import TILE_BYTES, locate, reach
+from cachestore_kernels.launch import launch
+from cachestore_kernels.paged.fused import locate, reach
 from cachestore_kernels.paged.pools import Pools
 from cachestore_kernels.rope.turns import Turns
 
@@ -22,8 +23,8 @@ def scatter(blocks: torch.Tensor, pools: Pools, turns: Turns) -> None:
     first = pools.keys[0]
     planes, strides, step = reach(pools, blocks)
     width = triton.next_power_of_2(head_dim)
-    # half of what a plain move holds: turned keys lie beside those that came
-    rows = max(1, TILE_BYTES // (2 * width * pools.dtype.itemsize))
+    settings = launch("rope", pools.device)
+    rows = max(1, settings["tile_bytes"] // (width * pools.dtype.itemsize))
     tiles = triton.cdiv(heads * tokens, rows)
     with torch.cuda.device(blocks.get_device()):
         _turn[(count * tiles, 2 * slots)](
@@ -45,6 +46,7 @@ def scatter(blocks: torch.Tensor, pools: Pools, turns: Turns) -> None:
             HEAD_DIM=head_dim,
             ROWS=rows,
             WIDTH=width,
+            num_warps=settings["num_warps"],
             enable_fp_fusion=False,
         )
 

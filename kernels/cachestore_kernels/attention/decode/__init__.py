@@ -45,7 +45,7 @@ def decode(
     scales: of pages that hold codes.
     splits: programs that share a sequence; by default as many as fill the device. The result's last bits depend on it.
     prefetch: ask for pages to be brought into the L2 cache ahead of their loads (arXiv 2504.06319). A hint: the result
-        is the same, bit for bit. Without effect in naive and in the interpreter.
+        is the same, bit for bit. Without effect in naive, in the interpreter and on AMD's devices.
     method: fused for CUDA tensors where Triton is installed, else naive. Asking for fused on CPU needs
         `TRITON_INTERPRET=1` in the environment before this function first runs fused.
 

@@ -10,18 +10,11 @@ from cachestore_kernels.attention.decode.pages import Scales
 from cachestore_kernels.attention.decode.prefetch import NONE, prefetching
 from cachestore_kernels.attention.fused import LOWEST, absorbed, pages_of, scored
 from cachestore_kernels.attention.paging import Paged, Scoring
+from cachestore_kernels.launch import Settings, launch
 from cachestore_kernels.quant.fused import worth
 
 INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 """Whether the kernels below run in Triton's interpreter: TRITON_INTERPRET at the import of this file."""
-
-WARPS, STAGES = 4, 3
-AHEAD = 4
-"""Tiles between what is prefetched into L2 and what is computed: beyond what the loads themselves keep in flight."""
-WAVES = 4
-"""Programs for each multiprocessor that splits aim at."""
-LEAST_SPLIT = 256
-"""Tokens that a split has at least: below, combining costs more than it wins."""
 
 
 def decode(
@@ -35,8 +28,10 @@ def decode(
     sums = torch.empty(sequences, heads, device=query.device)
     if sequences == 0:
         return out, sums
+    settings = launch("decode", query.device)
     if splits is None:
-        splits = _splits(query.device, sequences * kv_heads, min(paged.capacity, scoring.window or paged.capacity))
+        tokens = min(paged.capacity, scoring.window or paged.capacity)
+        splits = _splits(query.device, sequences * kv_heads, tokens, settings)
     # one split writes the result itself
     parts = query.new_empty(sequences, heads, splits, value_dim, dtype=torch.float32) if splits > 1 else out
     part_sums = sums.new_empty(sequences, heads, splits) if splits > 1 else sums
@@ -68,13 +63,14 @@ def decode(
             FORM=scales.form if scales else "",
             GROUP=scales.group if scales else 1,
             PAGE_TOKENS=paged.tokens,
-            TILE=_tile(paged, scales, max(key_dim, value_dim)),
+            TILE=_tile(paged, scales, max(key_dim, value_dim), settings),
             KEY_DIM=key_dim,
             VALUE_DIM=value_dim,
-            AHEAD=AHEAD,
-            **(prefetching(paged) if prefetch and not INTERPRETED else NONE),
-            num_warps=WARPS,
-            num_stages=STAGES,
+            AHEAD=settings["ahead"],
+            **(prefetching(paged) if prefetch and not INTERPRETED and torch.version.hip is None else NONE),
+            num_warps=settings["num_warps"],
+            num_stages=settings["num_stages"],
+            enable_fp_fusion=True,
         )
         if splits > 1:
             _combine[(heads, sequences)](
@@ -86,24 +82,25 @@ def decode(
                 COUNT=triton.next_power_of_2(splits),
                 DIM=value_dim,
                 WIDTH=triton.next_power_of_2(value_dim),
+                enable_fp_fusion=True,
             )
     return out, sums
 
 
-def _splits(device: torch.device, programs: int, tokens: int) -> int:
+def _splits(device: torch.device, programs: int, tokens: int, settings: Settings) -> int:
     """How many programs share a sequence, from what the host knows: the table's room, not the lengths."""
     if INTERPRETED:
         return 2
-    wanted = WAVES * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(-(-wanted // programs), -(-tokens // LEAST_SPLIT), 256))
+    wanted = settings["waves"] * torch.cuda.get_device_properties(device).multi_processor_count
+    return max(1, min(-(-wanted // programs), -(-tokens // settings["least_split"]), 256))
 
 
-def _tile(paged: Paged, scales: Scales | None, dim: int) -> int:
+def _tile(paged: Paged, scales: Scales | None, dim: int, settings: Settings) -> int:
     """Tokens of a step; of codes so few that all share a group of keys, and so its scales."""
+    narrow = 1 if dim <= 128 else 2
     if scales is None:
-        return 64 if dim <= 128 else 32
-    # half as many: codes become floats in registers
-    return min(32 if dim <= 128 else 16, paged.tokens)
+        return settings["tile"] // narrow
+    return min(settings["code_tile"] // narrow, paged.tokens, scales.group)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

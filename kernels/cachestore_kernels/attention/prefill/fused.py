@@ -8,12 +8,13 @@ import triton.language as tl
 
 from cachestore_kernels.attention.fused import LOWEST, absorbed, pages_of, scored
 from cachestore_kernels.attention.paging import Paged, Scoring
+from cachestore_kernels.launch import launch
 
 INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 """Whether the kernel below runs in Triton's interpreter: TRITON_INTERPRET at the import of this file."""
 
-ROWS = 16 if INTERPRETED else 128
-"""Rows of a tile, a row being one head of one token: few in the interpreter, so that small tests have many tiles."""
+INTERPRETED_ROWS = 16
+"""Rows of a tile in the interpreter: few, so that small tests have many tiles."""
 
 
 def prefill(query: torch.Tensor, paged: Paged, starts: torch.Tensor, longest: int, scoring: Scoring) -> torch.Tensor:
@@ -24,8 +25,9 @@ def prefill(query: torch.Tensor, paged: Paged, starts: torch.Tensor, longest: in
     sequences = len(paged.lengths)
     if 0 in (rows, longest, sequences):
         return out
-    widest = max(key_dim, value_dim)
-    tile_rows = ROWS if widest * query.element_size() <= 256 else max(16, ROWS // 2)
+    settings = launch("prefill", query.device)
+    narrow = 1 if max(key_dim, value_dim) * query.element_size() <= 256 else 2
+    tile_rows = INTERPRETED_ROWS if INTERPRETED else settings["rows"] // narrow
     with torch.cuda.device(query.get_device()):
         _attend[(triton.cdiv(longest * (heads // kv_heads), tile_rows), kv_heads, sequences)](
             query,
@@ -48,11 +50,12 @@ def prefill(query: torch.Tensor, paged: Paged, starts: torch.Tensor, longest: in
             WINDOW=scoring.window or 0,
             CAPPED=scoring.soft_cap is not None,
             PAGE_TOKENS=paged.tokens,
-            TILE=64 if widest * query.element_size() <= 256 else 32,
+            TILE=settings["tile"] // narrow,
             KEY_DIM=key_dim,
             VALUE_DIM=value_dim,
-            num_warps=8,
-            num_stages=2,
+            num_warps=settings["num_warps"],
+            num_stages=settings["num_stages"],
+            enable_fp_fusion=True,
         )
     return out
 
