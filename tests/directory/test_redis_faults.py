@@ -1,27 +1,24 @@
-"""A Redis that dies, hangs, forgets, lies or is cut off, and nodes that die: wrong for a while, in time, then right."""
+"""A Redis that dies, hangs, forgets or is cut off, and nodes that die: wrong for a while, in time, then right."""
 
 import json
-import logging
 import secrets
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from cachestore.deadline import Deadline
-from cachestore.directory.base import Directory
-from cachestore.directory.pulse import Pulse
 from cachestore.directory.redis import RedisDirectory
 from cachestore.directory.redis_entries import LIVES, entry_name
 from cachestore.metrics import total
 from cachestore.testing.directories import MANY, Node, acquainted, became, holders, stepped
 from cachestore.testing.tiers import KEYS, A, soon
 from cachestore.tiers.redis import Redis as Server
+from tests.directory.looking import found
 from tests.faults.injections import BlackHole
 from tests.faults.proxy import Proxy
 from tests.redis_servers.cluster import clustered
@@ -32,23 +29,6 @@ SECONDS = 0.3
 
 WITHIN = 1.0
 """Seconds beyond its bound that a call may take on a busy machine."""
-
-
-@pytest.fixture
-def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
-    return redis_server()
-
-
-@pytest.fixture
-def part(server: RedisServer, on: Any) -> Iterator[Callable[..., RedisDirectory]]:
-    with on(Server(server.url)) as opened:
-        yield opened
-
-
-def found(directory: Directory, *keys: bytes) -> list[set[str]]:
-    """Who holds these blocks, for somebody who has just looked who lives."""
-    directory.step()
-    return holders(directory.lookup(A, keys, soon()))
 
 
 def pair(part: Callable[..., RedisDirectory], **changes: object) -> tuple[Node, Node]:
@@ -195,47 +175,6 @@ def test_what_does_not_fit_the_queue_is_counted_and_said_later(
     became(lambda: stepped(node.directory) and found(reader, *MANY[:100]) == [{"one"}] * 100)
 
 
-@pytest.mark.parametrize("value", [b"", b"x" * 1000, b"+" * 9, b"\xff" * 90, b"+" + b"z" * 8, None])
-def test_an_entry_of_anything_is_no_holder_and_mended(
-    part: Callable[..., RedisDirectory], server: RedisServer, value: bytes | None
-) -> None:
-    node, reader = Node(part(), "one"), part()
-    name = entry_name(A, KEYS[0])
-    with server.client() as client:
-        client.rpush(name, "a") if value is None else client.set(name, value)
-        assert found(reader, *KEYS[:2]) == [set(), set()] and reader.healthy
-        if value:
-            became(lambda: found(reader, KEYS[0]) == [set()] and client.pttl(name) != -1)
-            node.put(A, KEYS[0])
-            became(lambda: found(reader, KEYS[0]) == [{"one"}])
-    assert not total(reader.figures(), "directory_failed_steps")
-
-
-@pytest.mark.parametrize(
-    "field, value",
-    [
-        (b"12345678", b"no json"),
-        (b"12345678", b"[" * 100_000),
-        (b"12345678", b"[]"),
-        (b"12345678", b'["n", "a", 0, 0, 1e300, 1]'),
-        (b"12345678", b'{"node": 1}'),
-        (b"12345678", b'["n", "a", true, 0, 99999999999999, 1]'),
-        (b"1", b'["n", "a", 0, 0, 99999999999999, 1]'),
-        (b"12345678", b"\xff\x00"),
-    ],
-)
-def test_a_life_of_anything_is_none(
-    part: Callable[..., RedisDirectory], server: RedisServer, field: bytes, value: bytes
-) -> None:
-    node = Node(part(), "one")
-    node.put(A, KEYS[0])
-    with server.client() as client:
-        client.hset(LIVES[0], field, value)
-        became(lambda: stepped(node.directory) and not client.hexists(LIVES[0], field))
-    assert [life.node for life in node.directory.lives()] == ["one"]
-    assert found(node.directory, KEYS[0]) == [{"one"}]
-
-
 @pytest.mark.slow
 def test_a_directory_without_memory_left_serves_on_and_counts(
     on: Any, redis_server: Callable[..., RedisServer]
@@ -251,77 +190,6 @@ def test_a_directory_without_memory_left_serves_on_and_counts(
             assert total(node.directory.figures(), "directory_refused") == 2
             client.config_set("maxmemory", 64 << 20)
         became(lambda: found(node.directory, *KEYS[:3]) == [{"one"}] * 3)
-
-
-def test_a_thread_does_what_is_due(part: Callable[..., RedisDirectory], eventually: Callable[..., None]) -> None:
-    one, reader = part(), part()
-    pulses = [Pulse(one), Pulse(reader)]
-    for pulse in pulses:
-        pulse.open()
-    held = {(A, key) for key in KEYS[:2]}
-    one.join("one", "one:1", held)
-    eventually(lambda: holders(reader.lookup(A, KEYS[:3], soon())) == [{"one"}, {"one"}, set()])
-    one.announce(A, KEYS[2:3])
-    one.withdraw(A, KEYS[:1])
-    eventually(lambda: holders(reader.lookup(A, KEYS[:3], soon())) == [set(), {"one"}, {"one"}])
-    for pulse in pulses:
-        pulse.close()
-        pulse.close()
-
-
-def test_a_step_that_fails_is_told_and_not_the_last(
-    part: Callable[..., RedisDirectory], caplog: pytest.LogCaptureFixture
-) -> None:
-    directory, failing = part(), [True]
-
-    def queue() -> int:
-        if failing:
-            raise RuntimeError("no queue")
-        return 3
-
-    with pytest.raises(RuntimeError):
-        directory.join("one", "one:1", set(), queue)
-    failing.clear()
-    directory.join("one", "one:1", set(), queue)
-    failing.append(True)
-    with caplog.at_level(logging.ERROR):
-        became(lambda: stepped(directory) and total(directory.figures(), "directory_failed_steps"))
-    failing.clear()
-    became(lambda: stepped(directory) and [life.queue for life in directory.lives()] == [3])
-
-
-def test_a_store_may_announce_under_the_lock_that_guards_what_it_holds(part: Callable[..., RedisDirectory]) -> None:
-    lock = threading.Lock()
-
-    class Guarded(set[tuple[bytes, bytes]]):
-        def __contains__(self, name: object) -> bool:
-            with lock:
-                return super().__contains__(name)
-
-    directory, held = part(refresh=0.001), Guarded((A, key) for key in MANY[:50])
-    directory.join("one", "one:1", held)
-    failures: list[Exception] = []
-
-    def use(turn: Callable[[], object]) -> None:
-        try:
-            for _ in range(60):
-                turn()
-        except Exception as error:
-            failures.append(error)
-
-    def announce() -> None:
-        with lock:
-            directory.announce(A, MANY[:50])
-
-    turns = [announce, lambda: directory.lookup(A, MANY[:50], soon()), directory.step, directory.lives]
-    threads = [threading.Thread(target=use, args=[turn], daemon=True) for turn in turns]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert not failures and not any(thread.is_alive() for thread in threads)
-    assert not total(directory.figures(), "directory_failed_steps")
-    became(lambda: found(directory, *MANY[:50]) == [{"one"}] * 50)
 
 
 OTHER = """

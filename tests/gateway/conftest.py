@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from openai import OpenAI
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from tests.e2e.conftest import BLOCK, Child, Children, Cluster, eventually
+from tests.e2e.cluster import BLOCK, Child, Children, Cluster, eventually
 
 MODEL = "tiny-bytes"
 END = 256
@@ -89,6 +90,13 @@ class Served(Cluster):
         self.children.end()
         if hasattr(self, "store"):
             self.store.close()
+
+
+def figure(served: Served, name: str) -> float:
+    """One of the gateway's figures, over all labels."""
+    lines = httpx.get(f"{served.url}/metrics").text.splitlines()
+    found = [line for line in lines if line.split("{")[0].split(" ")[0] == f"cachestore_gateway_{name}"]
+    return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
 @pytest.fixture(scope="session")

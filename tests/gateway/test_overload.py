@@ -11,9 +11,8 @@ import pytest
 
 from cachestore.errors import CacheStoreError
 from decode_worker.client import DecodeClient
-from tests.e2e.conftest import Child
-from tests.gateway.conftest import MODEL, Served
-from tests.gateway.test_answers_e2e import figure
+from tests.e2e.cluster import Child
+from tests.gateway.conftest import MODEL, Served, figure
 
 pytestmark = pytest.mark.slow
 

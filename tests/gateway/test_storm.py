@@ -12,9 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import Child
-from tests.gateway.conftest import MODEL, Served
-from tests.gateway.test_answers_e2e import figure
+from tests.e2e.cluster import Child
+from tests.gateway.conftest import MODEL, Served, figure
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
