@@ -12,22 +12,29 @@ from cachestore.block import WHOLE, Buffer
 from cachestore.deadline import Deadline
 from cachestore.index import Name
 from cachestore.seal import header_bytes
+from cachestore.store.fetching import Batches
 from cachestore.store.inspection import opened
 from cachestore.store.local_reading import decoded
+from cachestore.store.settings import StoreSettings
 from cachestore.testing.sealed import sealed_block
 from cachestore.tiers.base import ColdTier
 
 PLANES, PLANE_BYTES = 64, 32 << 10
 BLOCK_BYTES = PLANES * PLANE_BYTES
 SEALED_BYTES = header_bytes(PLANES) + BLOCK_BYTES
-NAMESPACE = b"n" * 32
+NAMESPACE, FINGERPRINT = b"n" * 32, b"f" * 32
 PATIENCE = 60.0
 """Seconds that a call may take at most: a tier that gives up early would measure nothing."""
 
-BATCH = 8
-"""Blocks that a tier is asked for at once."""
 
-GIGABYTE = 1e9
+def _batch() -> int:
+    batches = Batches(StoreSettings().fetch_bytes)
+    batches.saw(NAMESPACE, FINGERPRINT, SEALED_BYTES)
+    return batches.blocks(NAMESPACE, FINGERPRINT)
+
+
+BATCH = _batch()
+"""Blocks that a tier is asked for at once: as many as a store would that is set up as it comes."""
 
 
 def working_set(quick: bool) -> int:
@@ -65,7 +72,7 @@ def read(tier: ColdTier, numbers: Sequence[int], into: Sequence[Buffer] | None =
     for index, key in enumerate(keys):
         data = found[index]
         assert isinstance(data, np.ndarray)
-        header = opened(data, Name(NAMESPACE, key), b"f" * 32)
+        header = opened(data, Name(NAMESPACE, key), FINGERPRINT)
         decoded(header, data[header.size :], WHOLE, None if into is None else into[index], own=True)
 
 

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import AllowInfNan, BeforeValidator, TypeAdapter, ValidationError
 
@@ -81,13 +81,23 @@ def build(cls: type[T], table: Table, where: str) -> T:
     assert is_dataclass(cls)
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where} must be a table, got {table!r}")
-    check_keys([field.name for field in fields(cls) if field.init], table, where)
+    _check_fields(cls, table, where)
     try:
         return TypeAdapter(cls).validate_python(dict(table))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join([where, *map(str, first["loc"])])
         raise ConfigError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _check_fields(cls: type[Any], table: Table, where: str) -> None:
+    """ConfigError for the first key that is no field of `cls`, or of a dataclass that is one of its fields."""
+    check_keys([field.name for field in fields(cls) if field.init], table, where)
+    hints = get_type_hints(cls)
+    for name, value in table.items():
+        for kind in (hints[name], *get_args(hints[name])):
+            if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
+                _check_fields(kind, value, f"{where}.{name}")
 
 
 def build_named(catalogue: Catalogue, table: Table, where: str) -> Any:

@@ -185,6 +185,15 @@ class Index:
         space = self._spaces.get(namespace)
         return {fingerprint: list(entries) for fingerprint, entries in space.ready.items()} if space is not None else {}
 
+    def namespaces(self) -> list[bytes]:
+        """All namespaces that have entries."""
+        return list(self._spaces)
+
+    def count(self, namespace: bytes) -> int:
+        """How many ready entries a namespace has."""
+        space = self._spaces.get(namespace)
+        return sum(map(len, space.ready.values())) if space is not None else 0
+
     def everything(self) -> list[Entry]:
         """All entries of all namespaces, being written or ready."""
         return [entry for space in self._spaces.values() for entry in space.entries.values()]

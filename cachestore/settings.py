@@ -1,8 +1,8 @@
 """A whole configuration, checked before anything starts.
 
-Sections are folders: `[[tiers]]`, `[codecs]`, `[eviction]` and `[store]` describe the store, `[scheduling]` a policy
-and what predicts for it; the others are one frozen dataclass each. What is checked here is thrown away; every part
-builds what it needs from the same tables.
+Sections are folders: `[[tiers]]`, `[codecs]`, `[eviction]` and `[store]` describe the store, `[directory]` how stores
+know of each other, `[scheduling]` a policy and what predicts for it; the others are one frozen dataclass each. What is
+checked here is thrown away; every part builds what it needs from the same tables.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 from cachestore.codecs import CODECS
 from cachestore.config import Table, build, build_named, check_keys, read
+from cachestore.directory import DIRECTORIES
+from cachestore.directory.compose import SECTION as DIRECTORY
+from cachestore.directory.compose import compose as compose_directory
 from cachestore.errors import ConfigError
 from cachestore.eviction import EVICTIONS
 from cachestore.registry import Catalogue
@@ -34,6 +37,7 @@ OTHERS = Catalogue(
         "kv_events": "cachestore.service.events.kv_events:KvEvents",
         "engine": "cachestore.engine.settings:EngineSettings",
         "batch": "cachestore.engine.batch_settings:BatchSettings",
+        "peers": "cachestore.cluster.peer_settings:PeerSettings",
         "cluster": "cachestore.cluster.settings:ClusterSettings",
         "prefill_worker": "prefill_worker.settings:PrefillSettings",
         "decode_worker": "decode_worker.settings:DecodeSettings",
@@ -41,7 +45,7 @@ OTHERS = Catalogue(
     },
 )
 SECRETS = ("password", "sentinel_password")
-"""Settings of a tier that nobody is shown."""
+"""Settings of a plug, or of a table in it, that nobody is shown."""
 
 WORKERS = ("prefill_worker", "decode_worker")
 """Sections of those that listen too: whether they may where they say depends on what `service` knows of callers."""
@@ -66,8 +70,9 @@ def load(path: Path | None) -> dict[str, Any]:
 
 def check(tables: Table) -> None:
     """ConfigError for the first thing in the tables that could not work."""
-    check_keys([*SECTIONS, *OTHERS.places, SCHEDULING], tables, "")
+    check_keys([*SECTIONS, DIRECTORY, *OTHERS.places, SCHEDULING], tables, "")
     compose(tables)
+    compose_directory(tables)
     batch(tables)
     built = {name: _built(name, tables) for name in OTHERS.places if name in tables}
     for name in WORKERS:
@@ -86,6 +91,8 @@ def shown(tables: Table) -> dict[str, Any]:
     }
     if "sealing" in tables:
         filled["sealing"] = asdict(build(SealingSettings, tables["sealing"], "sealing"))
+    if DIRECTORY in tables:
+        filled[DIRECTORY] = _filled(DIRECTORIES, tables[DIRECTORY])
     for name in OTHERS.places:
         if name in tables or name != NEEDED_BY_WORKERS:
             filled[name] = asdict(_built(name, tables))
@@ -120,13 +127,19 @@ def _built(name: str, tables: Table) -> Any:
 
 def _filled(catalogue: Catalogue, table: Table) -> dict[str, Any]:
     """A plug's table with every default; of a URL only what is no secret."""
-    built = asdict(build_named(catalogue, table, catalogue.folder))
+    return {"name": table["name"], **_shown(asdict(build_named(catalogue, table, catalogue.folder)))}
+
+
+def _shown(built: dict[str, Any]) -> dict[str, Any]:
+    """A table, and those in it, without its secrets; what is not set is left out, which TOML cannot write."""
     if "url" in built:
         built["url"] = _public(str(built["url"]))
     for name in SECRETS:
         if built.get(name):
             built[name] = "***"
-    return {"name": table["name"], **built}
+    return {
+        name: _shown(value) if isinstance(value, dict) else value for name, value in built.items() if value is not None
+    }
 
 
 def _public(url: str) -> str:

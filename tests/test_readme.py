@@ -53,6 +53,7 @@ PAGES = {
         "docs/batching.md",
         "docs/gateway.md",
         "docs/serving.md",
+        "docs/directory.md",
     )
 }
 PRINTED = {"README.md": ["cpu", "64", "1048576"] * 2, "docs/events.md": ["0"], "docs/scheduling.md": ["['a']"]}

@@ -77,7 +77,7 @@ def _explain(made: Made) -> None:
         print_verbatim(
             "[[service.identities]]",
             f'name = "{name}"',
-            'role = "writer"  # reader, writer, delegate or admin',
+            'role = "writer"  # reader, writer, delegate, peer or admin',
             f'certificate = "{name}"  # or a token: cachestore token new {name}',
         )
     for name in made.clients:

@@ -16,7 +16,7 @@ app = typer.Typer(help="Make the token of a caller, or sign one for a tenant.", 
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(help="The caller's name.")],
-    role: Annotated[str, typer.Option(help="reader, writer, delegate or admin.")] = "writer",
+    role: Annotated[str, typer.Option(help="reader, writer, delegate, peer or admin.")] = "writer",
     namespace: Annotated[str, typer.Option(help="Where its blocks live; a delegate needs none.")] = "",
     file: Annotated[
         Path | None, typer.Option(help="Write the token there, for this user alone, instead of showing it.")

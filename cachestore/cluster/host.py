@@ -4,9 +4,15 @@ import resource
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from cachestore.cluster.membership import Membership, address_for_others
+from cachestore.cluster.peer_settings import PeerSettings
+from cachestore.cluster.peers import Peers
 from cachestore.config import build
+from cachestore.directory.compose import SECTION as DIRECTORY
+from cachestore.directory.compose import compose as compose_directory
 from cachestore.service.events.kv_events import KvEvents
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
@@ -20,7 +26,7 @@ def actor_name(node_id: str) -> str:
 
 def store_tables(tables: Mapping[str, Any]) -> dict[str, Any]:
     """The sections that make a store what it is; the others may change while it is up."""
-    return {name: tables[name] for name in (*SECTIONS, "service", "kv_events") if name in tables}
+    return {name: tables[name] for name in (*SECTIONS, DIRECTORY, "peers", "service", "kv_events") if name in tables}
 
 
 def open_many_files() -> None:
@@ -33,21 +39,35 @@ def open_many_files() -> None:
 
 
 class StoreHost:
-    """Opens the configured store and serves it, on `port` instead of the configured one. It knows nothing of Ray."""
+    """Opens the configured store and serves it, on `port` instead of the configured one. It knows nothing of Ray.
 
-    def __init__(self, tables: Mapping[str, Any], node: str, port: int | None = None) -> None:
+    With a directory it joins that. `machine` is where other nodes reach this one's machine, for a configuration that
+    does not say because it is that of many.
+    """
+
+    def __init__(self, tables: Mapping[str, Any], node: str, port: int | None = None, machine: str = "") -> None:
         open_many_files()
         self._tables = store_tables(tables)
         settings = build(ServiceSettings, tables.get("service", {}), "service")
         if port is not None:
             settings = replace(settings, port=port)
         events = build(KvEvents, tables.get("kv_events", {}), "kv_events")
+        directory, reading = compose_directory(tables), build(PeerSettings, tables.get("peers", {}), "peers")
+        peers = Peers(directory, reading) if directory is not None else None
         with ExitStack() as opened:
             store = opened.enter_context(compose({**tables, "store": {**tables.get("store", {}), "node": node}}))
             publisher = events.start(store)
             if publisher is not None:
                 opened.enter_context(publisher)
-            self._server = opened.enter_context(CacheStoreServer(store, settings, node))
+            if peers is not None:
+                opened.enter_context(peers)
+            beside = peers.figures if peers is not None else list
+            self._server = opened.enter_context(CacheStoreServer(store, settings, node, beside))
+            if peers is not None:
+                address = address_for_others(self._server.address, settings, machine)
+                busy = partial(getattr, self._server.calls, "used")
+                opened.enter_context(Membership(peers.directory, store, node, address, busy))
+                store.elsewhere = [peers]
             self.tiers = [store.memory.name, *(tier.name for tier in store.lower)]
             self._opened = opened.pop_all()
 

@@ -34,7 +34,7 @@ def found(ray: Any) -> dict[str, Any]:
 
 
 def refuse_embedded(tables: Mapping[str, Any], nodes: Sequence[Node]) -> None:
-    """ConfigError for a Redis that only one node would see, where there are several."""
+    """ConfigError for a Redis, or a directory, that only one node would see, where there are several."""
     embedded = any(
         tier.get("name") == "redis" and tier.get("url", "embedded") == "embedded" for tier in tables["tiers"]
     )
@@ -42,6 +42,11 @@ def refuse_embedded(tables: Mapping[str, Any], nodes: Sequence[Node]) -> None:
         raise ConfigError(
             f'tiers.redis.url = "embedded" is one server a node, and this cluster has {len(nodes)} nodes, which '
             "could not see each other's blocks; name one Redis for all: redis://host:port"
+        )
+    if tables.get("directory", {}).get("name") == "memory" and len(nodes) > 1:
+        raise ConfigError(
+            f'directory.name = "memory" is in one process, and this cluster has {len(nodes)} nodes; write "redis", or '
+            "leave [directory] out for nodes that do not know of each other"
         )
 
 
@@ -68,7 +73,9 @@ def start(ray: Any, tables: Mapping[str, Any], nodes: Sequence[Node], settings: 
                 max_concurrency=4,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             )
-            .remote(dict(tables), node["NodeID"][:12], port + beside if port else free_port())
+            .remote(
+                dict(tables), node["NodeID"][:12], port + beside if port else free_port(), node["NodeManagerAddress"]
+            )
         )
     mine = store_tables(tables)
     try:

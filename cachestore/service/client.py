@@ -16,7 +16,7 @@ from cachestore.service.connection import Connection
 from cachestore.service.members import Member
 from cachestore.service.remote_put import RemotePut
 from cachestore.service.remote_reading import RemoteReading
-from cachestore.service.transport import Looks, Transport
+from cachestore.service.transport import Looks, Near, Transport
 from cachestore.service.transports import ALL, start
 from cachestore.service.words import VERDICT
 from cachestore.store.base import (
@@ -92,6 +92,10 @@ class RemoteStore:
         found = (transport.lookup(request, deadline) for transport in self._looks)
         answer = next(filter(None, found), None) or self._connection.call("Lookup", request, deadline.remaining())
         return convert.lookup(answer)
+
+    def near(self, *, timeout: float = TIMEOUT) -> bool:
+        deadline = Deadline.after(timeout)
+        return any(transport.near(deadline) for transport in self._transports if isinstance(transport, Near))
 
     def lease(self, chain: Chain, *, ttl: float | None = None, timeout: float = TIMEOUT) -> Lease:
         request = wire.LeaseRequest(chain=convert.chain_message(chain), lease_ms=convert.lifetime(ttl))

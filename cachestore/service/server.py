@@ -1,5 +1,6 @@
 """A store, served."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
@@ -39,10 +40,20 @@ SPARE = 16
 
 
 class CacheStoreServer:
-    """Serves an open `store` under `settings`; `node` is this node's name in answers. The store stays the caller's."""
+    """Serves an open `store` under `settings`; `node` is this node's name in answers. The store stays the caller's.
 
-    def __init__(self, store: TieredStore, settings: ServiceSettings, node: str = "local") -> None:
+    An admin is shown the figures of `beside`, too.
+    """
+
+    def __init__(
+        self,
+        store: TieredStore,
+        settings: ServiceSettings,
+        node: str = "local",
+        beside: Callable[[], list[Figure]] = list,
+    ) -> None:
         self._store = store
+        self._beside = beside
         self._settings = settings
         self._node = node
         self.calls = Budget(settings.max_concurrent, "concurrent calls")
@@ -82,6 +93,7 @@ class CacheStoreServer:
             *self.stalls.counters.figures(),
             *self.bulk.counters.figures(),
             *self.sessions.figures(),
+            *self._beside(),
         ]
 
     def open(self) -> None:

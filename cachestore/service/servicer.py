@@ -172,6 +172,9 @@ class Servicer(CacheStoreServicer):
         return wire.RegisterResponse(epoch=epoch)
 
     def _local(self, context: Context) -> LocalStore:
+        identity = identity_of(context)
+        if identity.role is Role.peer:
+            return self.store.for_peer(bytes.fromhex(identity.namespace))
         return self.store.namespace(namespace_of(context))
 
     def _deadline(self, context: Context) -> Deadline:

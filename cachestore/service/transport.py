@@ -97,6 +97,14 @@ class Looks(Protocol):
         """What the store answers; None if this way is not open."""
 
 
+@runtime_checkable
+class Near(Protocol):
+    """A transport that is open on the store's own node alone, where its memory is read in place."""
+
+    def near(self, deadline: Deadline) -> bool:
+        """Whether it is open."""
+
+
 class Transport(Protocol):
     """One way to one store."""
 

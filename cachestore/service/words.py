@@ -28,7 +28,9 @@ class Words(Generic[Number, Word]):
             raise InvalidArgument(f"{self._field} = {number} is unknown; use one of {known}") from None
 
     def number(self, word: Word) -> Number:
-        """The number that stands for a word on the wire."""
+        """The number that stands for a word on the wire; InvalidArgument for one that nobody sends."""
+        if word not in self._numbers:
+            raise InvalidArgument(f"{self._field} = {word} is not for callers; use one of {', '.join(self._numbers)}")
         return self._numbers[word]
 
 

@@ -7,6 +7,7 @@ namespace.
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from itertools import groupby
 from typing import NamedTuple, Protocol, Self
 
 from cachestore.block import WHOLE, Block, Buffer, Part, PlaneId
@@ -20,10 +21,14 @@ TIMEOUT = 10.0
 
 
 class Purpose(StrEnum):
-    """What a read is for; reads of a handoff are counted apart from reuse."""
+    """What a read is for; reads of a handoff are counted apart from reuse.
+
+    PEER is no caller's to say: what another node reads here is counted there for whom it is.
+    """
 
     REUSE = "reuse"
     HANDOFF = "handoff"
+    PEER = "peer"
 
 
 class Durability(StrEnum):
@@ -175,6 +180,9 @@ class Store(Protocol):
     def lookup(self, chain: Chain, *, timeout: float = TIMEOUT) -> Lookup:
         """How long the ready prefix of `chain` is, and where. Changes nothing: no lease, no recency."""
 
+    def near(self, *, timeout: float = TIMEOUT) -> bool:
+        """Whether its memory is read from here: a block is copied in less time than following it by planes takes."""
+
     def lease(self, chain: Chain, *, ttl: float | None = None, timeout: float = TIMEOUT) -> Lease:
         """Protects the ready prefix for `ttl` seconds (default: the store's)."""
 
@@ -277,11 +285,10 @@ def put_blocks(
 
 
 def runs_of(tiers: Sequence[str], node: str) -> tuple[Run, ...]:
-    """Consecutive equal tiers as runs."""
-    runs: list[Run] = []
-    for tier in tiers:
-        if runs and runs[-1].tier == tier:
-            runs[-1] = Run(runs[-1].blocks + 1, tier, node)
-        else:
-            runs.append(Run(1, tier, node))
-    return tuple(runs)
+    """Consecutive equal tiers of one node as runs."""
+    return runs_at([(tier, node) for tier in tiers])
+
+
+def runs_at(places: Sequence[tuple[str, str]]) -> tuple[Run, ...]:
+    """Consecutive equal places, each a tier and its node, as runs."""
+    return tuple(Run(sum(1 for _ in alike), *place) for place, alike in groupby(places))

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
 from cachestore.index import Name
-from cachestore.store.base import Run, runs_of
+from cachestore.store.base import Run, runs_at
+from cachestore.store.elsewhere import nodes
 from cachestore.store.leases import Held, Holding
 from cachestore.store.owned_page import Show
 from cachestore.store.owned_pages import TIER
-from cachestore.tiers.base import Protecting
+from cachestore.tiers.base import ColdTier, Protecting
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -26,8 +27,10 @@ ATTEMPTS = 3
 """How often a chain is located again because blocks of it moved meanwhile."""
 
 
-def locate(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline) -> tuple[Run, ...]:
-    """The leading blocks that can be read, and where; nothing is protected yet."""
+def locate(
+    tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline, tiers: Sequence[ColdTier]
+) -> tuple[Run, ...]:
+    """The leading blocks that can be read, in memory and `tiers`, and where; nothing is protected yet."""
     index, memory, node = tiered.index, tiered.memory.name, tiered.settings.node
     with index.changed:
         ready = index.ready(namespace, chain.fingerprint)
@@ -45,18 +48,18 @@ def locate(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
                 del asked[position:]
                 break
             missing.append(key)
-    found: dict[bytes, str] = {}
-    for tier in tiered.lower:
+    found: dict[bytes, tuple[str, str]] = {}
+    for tier in tiers:
         left = [key for key in missing if key not in found]
         if not left:
             break
         readable = tiered.unreadable.leading(tier.name, namespace, left)
-        for key in readable[: tier.leading(namespace, readable, deadline)]:
-            found[key] = tier.name
+        for key, holder in zip(readable, nodes(tier, namespace, readable, deadline, node), strict=False):
+            found[key] = tier.name, holder
     gap = next((key for key in missing if key not in found), None)
     leading = asked if gap is None else asked[: asked.index(gap)]
     absent = set(missing)
-    return runs_of([found[key] if key in absent else memory for key in leading], node)
+    return runs_at([found[key] if key in absent else (memory, node) for key in leading])
 
 
 def grant(
@@ -65,6 +68,7 @@ def grant(
     chain: Chain,
     ttl: float,
     deadline: Deadline,
+    tiers: Sequence[ColdTier],
     wait: float = 0.0,
     over: Callable[[], bool] | None = None,
     show: Show | None = None,
@@ -72,6 +76,7 @@ def grant(
 ) -> Holding:
     """A lease on the leading blocks that can be read, after waiting up to `wait` seconds for those being written.
 
+    They are looked for in memory and in `tiers`.
     The wait ends soon after `over` says so. Where `show` has pages for its reader, these come first. The lease is
     `name`, if its caller has drawn one.
     """
@@ -81,7 +86,7 @@ def grant(
     attempt = 0
     while True:
         attempt += 1
-        located = locate(tiered, namespace, behind, deadline)
+        located = locate(tiered, namespace, behind, deadline, tiers)
         with tiered.index.changed:
             ready = tiered.index.ready(namespace, chain.fingerprint)
             paged = [Held(page.key, ready.get(page.key), TIER, page=page) for page in pages]
@@ -92,6 +97,7 @@ def grant(
                 holding = tiered.leases.start(
                     namespace, chain.fingerprint, [*paged, *blocks], ttl, tiered.counters(namespace), name
                 )
+                holding.tiers = tiers
                 if _protected(tiered, holding) or last:
                     return holding
                 tiered.leases.end(holding)
@@ -107,7 +113,7 @@ def _held(tiered: TieredStore, namespace: bytes, chain: Chain, located: Sequence
                 # the entry's own bytes of the key, not the request's: a lease may outlive that by long
                 blocks.append(Held(entry.name.key, entry, memory))
             elif run.tier != memory:
-                blocks.append(Held(key, None, run.tier))
+                blocks.append(Held(key, None, run.tier, node=run.node))
             else:
                 return blocks
     return blocks
@@ -118,15 +124,18 @@ def _protected(tiered: TieredStore, holding: Holding) -> bool:
 
     Under the lock: none of them asks its medium for that.
     """
-    lower = [held for held in holding.blocks if held.entry is None and held.page is None]
+    lower = [held for held in holding.blocks if held.entry is None]
     whole = True
     for tier in tiered.lower:
-        blocks = [held for held in lower if held.tier == tier.name]
+        # a page may be gone when it is to be read: then any copy has to do, and the first tier that has one is read
+        blocks = [
+            held for held in lower if held.protector is None and (held.page is not None or held.tier == tier.name)
+        ]
         if blocks and isinstance(tier, Protecting):
             for held, there in zip(blocks, tier.protect(holding.namespace, [held.key for held in blocks]), strict=True):
                 held.protector = tier if there else None
                 # one that only asks its medium cannot tell
-                whole &= there or tier.ledger is None
+                whole &= there or tier.ledger is None or held.page is not None
     return whole
 
 

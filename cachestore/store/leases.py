@@ -16,7 +16,7 @@ from cachestore.index import Entry, Index
 from cachestore.metrics import Counters
 from cachestore.store.base import Purpose
 from cachestore.store.owned_page import OwnedPage
-from cachestore.tiers.base import Protecting
+from cachestore.tiers.base import ColdTier, Protecting
 
 ID_BYTES = 16
 """Of a lease's name: whoever draws it, no two are alike."""
@@ -40,13 +40,15 @@ class Held:
     tier: str
     open: bool = False
     protector: Protecting | None = None
+    node: str = ""
+    """Which other node it is read from, if it is."""
     page: OwnedPage | None = None
     """Where its reader finds it, if that is in a page of another process; `entry` is a copy in memory beside it."""
 
 
 @dataclass(eq=False)
 class Holding:
-    """One lease."""
+    """One lease. `tiers` are those below memory in which its blocks are looked for."""
 
     id: bytes
     namespace: bytes
@@ -54,6 +56,7 @@ class Holding:
     blocks: list[Held]
     ends: float
     counters: Counters
+    tiers: Sequence[ColdTier] = ()
     purpose: Purpose | None = None
     asked: int = 0
     over: bool = False

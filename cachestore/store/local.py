@@ -26,7 +26,7 @@ from cachestore.store.base import (
     Purpose,
     Run,
     Verdict,
-    runs_of,
+    runs_at,
 )
 from cachestore.store.checks import check_after, check_into, check_provisional
 from cachestore.store.durability import durable_tiers
@@ -43,6 +43,7 @@ from cachestore.store.put import LocalPut
 from cachestore.store.reading import SealedReading
 from cachestore.store.received import Received
 from cachestore.store.verdicts import settle
+from cachestore.tiers.base import ColdTier
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
@@ -54,10 +55,14 @@ LONGEST_TTL = 10 * 366 * 86400.0
 
 @dataclass(eq=False)
 class LocalStore:
-    """One tenant's view of a `TieredStore`; follows `cachestore.store.base.Store`."""
+    """One tenant's view of a `TieredStore`; follows `cachestore.store.base.Store`.
+
+    With `alone` it is another node's, which asks whom it likes itself: from here no further nodes are asked.
+    """
 
     tiered: TieredStore
     namespace: bytes
+    alone: bool = False
     _puts: dict[bytes, LocalPut] = field(default_factory=dict)
 
     def lookup(self, chain: Chain, *, show: Show | None = None, timeout: float = TIMEOUT) -> Lookup:
@@ -67,7 +72,7 @@ class LocalStore:
         with counters.timed("lookup"):
             paged = len(show(chain)) if show is not None else 0
             rest = Chain(chain.fingerprint, chain.keys[paged:]) if paged else chain
-            runs = locate(self.tiered, self.namespace, rest, deadline)
+            runs = locate(self.tiered, self.namespace, rest, deadline, self._tiers(chain.fingerprint))
             if paged:
                 runs = (Run(paged, TIER, self.tiered.settings.node), *runs)
             ready = sum(run.blocks for run in runs)
@@ -78,9 +83,12 @@ class LocalStore:
         counters.add("lookup_blocks", len(chain))
         return Lookup(ready, runs, writing)
 
+    def near(self, *, timeout: float = TIMEOUT) -> bool:
+        return True
+
     def lease(self, chain: Chain, *, ttl: float | None = None, timeout: float = TIMEOUT) -> Lease:
         with self.tiered.counters(self.namespace).timed("lease"):
-            holding = grant(self.tiered, self.namespace, chain, self.lease_ttl(ttl), Deadline.after(timeout))
+            holding = self._grant(chain, self.lease_ttl(ttl), Deadline.after(timeout))
             self.tiered.promotion.prefetch(holding)
             return self._lease(holding)
 
@@ -139,7 +147,8 @@ class LocalStore:
 
     def follow(self, chain: Chain, wait: float, deadline: Deadline) -> Following:
         """What of `chain` is being written in the next `wait` seconds."""
-        return Following(self.tiered, self.namespace, chain, Deadline(min(deadline.at, time.monotonic() + wait)))
+        until = Deadline(min(deadline.at, time.monotonic() + wait))
+        return Following(self.tiered, self.namespace, chain, until, self._tiers(chain.fingerprint))
 
     def open(
         self,
@@ -165,7 +174,7 @@ class LocalStore:
         deadline = Deadline.after(timeout)
         if lease is None:
             ends = self.lease_ttl(ttl)
-            holding = grant(self.tiered, self.namespace, chain, ends, deadline, wait, over, show, new_lease)
+            holding = self._grant(chain, ends, deadline, wait, over, show, new_lease)
         else:
             with self.tiered.index.changed:
                 holding = self._holding(lease.id)
@@ -175,7 +184,7 @@ class LocalStore:
             if show is None:
                 leave(self.tiered, holding, first, deadline)
         with self.tiered.index.changed:
-            holding.read(purpose, len(chain))
+            holding.read(Purpose.PEER if self.alone else purpose, len(chain))
         return SealedReading(
             self.tiered, holding, self._lease(holding), part, deadline, min(len(chain), len(holding.blocks)), first
         )
@@ -231,9 +240,9 @@ class LocalStore:
         deadline = Deadline.after(timeout)
         if not 1e-3 <= ttl <= LONGEST_TTL:
             raise InvalidArgument(f"a pin lasts a millisecond to {LONGEST_TTL} seconds, got {ttl}")
-        holding = grant(self.tiered, self.namespace, chain, self.lease_ttl(None), deadline)
+        holding = self._grant(chain, self.lease_ttl(None), deadline)
         try:
-            self.tiered.promotion.fetch(holding, deadline)
+            self.tiered.promotion.fetch(holding, holding.tiers, deadline)
             with self.tiered.index.changed:
                 ready = self.tiered.index.ready(self.namespace, chain.fingerprint)
                 entries = [ready[key] for key in takewhile(ready.__contains__, chain.keys)]
@@ -261,11 +270,12 @@ class LocalStore:
 
     def delete(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
         with self.tiered.counters(self.namespace).timed("delete"):
-            return removal.delete(self.tiered, self.namespace, chain, Deadline.after(timeout))
+            tiers = self._tiers(chain.fingerprint)
+            return removal.delete(self.tiered, self.namespace, chain, Deadline.after(timeout), tiers)
 
     def clear(self, tier: str = "", *, timeout: float = TIMEOUT) -> int:
         with self.tiered.counters(self.namespace).timed("clear"):
-            return removal.clear(self.tiered, self.namespace, tier, Deadline.after(timeout))
+            return removal.clear(self.tiered, self.namespace, tier, Deadline.after(timeout), self._tiers(b""))
 
     def stats(self, *, timeout: float = TIMEOUT) -> list[Figure]:
         return figures.figures(self, Deadline.after(timeout))
@@ -295,6 +305,22 @@ class LocalStore:
             for key in [key for key in put.promised if key not in wanted]:
                 promised.remove(key, put.promised.pop(key))
 
+    def _tiers(self, fingerprint: bytes) -> Sequence[ColdTier]:
+        return self.tiered.lower if self.alone else self.tiered.reach(fingerprint)
+
+    def _grant(
+        self,
+        chain: Chain,
+        ttl: float,
+        deadline: Deadline,
+        wait: float = 0.0,
+        over: Callable[[], bool] | None = None,
+        show: Show | None = None,
+        name: bytes = b"",
+    ) -> Holding:
+        tiers = self._tiers(chain.fingerprint)
+        return grant(self.tiered, self.namespace, chain, ttl, deadline, tiers, wait, over, show, name)
+
     def _refused(self, blocks: int, reason: str) -> None:
         """Counts blocks of a put that was refused before they were answered for."""
         with self.tiered.index.changed:
@@ -310,7 +336,8 @@ class LocalStore:
         return holding
 
     def _lease(self, holding: Holding) -> Lease:
-        runs = runs_of([block.tier for block in holding.blocks], self.tiered.settings.node)
+        here = self.tiered.settings.node
+        runs = runs_at([(block.tier, block.node or here) for block in holding.blocks])
         return Lease(holding.id, len(holding.blocks), max(0.0, holding.ends - time.monotonic()), runs)
 
     def _ended(self, put: LocalPut, began: float) -> None:

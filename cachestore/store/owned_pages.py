@@ -28,6 +28,12 @@ TIER = "gpu"
 MOST_SLABS = 256
 """Of all owners: each takes up to three descriptors."""
 
+FOR_EACH_LEFT = 3
+"""Slabs that a namespace may have for each that is left to others: alone it gets most of them, and never all.
+
+So with the dynamic thresholds of shared buffers (Choudhury and Hahne, 1998). The first one any namespace may have.
+"""
+
 MOST_BYTES = 256 << 20
 """Bytes of all headers; of one namespace a quarter of it."""
 
@@ -210,8 +216,11 @@ class OwnedPages:
                 assert sum(len(page.header) for page in pages) == space.header_bytes
 
     def _check_room(self, owner: PageOwner, slabs: Collection[object], pages: Sequence[OwnedPage]) -> None:
-        if sum(len(one.slabs) for one in self._owners) + len(slabs) > MOST_SLABS:
-            raise _too_many_slabs()
+        if slabs:
+            left = MOST_SLABS - len(slabs) - sum(len(one.slabs) for one in self._owners)
+            taken = len(slabs) + sum(len(one.slabs) for one in self._owners if one.namespace == owner.namespace)
+            if left < 0 or taken > max(1, FOR_EACH_LEFT * left):
+                raise _too_many_slabs()
         more = sum(len(page.header) for page in pages)
         space = self._spaces.setdefault(owner.namespace, _Space())
         if space.header_bytes + more > MOST_BYTES // 4:
@@ -251,4 +260,7 @@ class OwnedPages:
 
 
 def _too_many_slabs() -> Overloaded:
-    return Overloaded(f"slabs: {MOST_SLABS} are registered with this store; take larger ones, tiers.gpu.slab")
+    return Overloaded(
+        f"slabs: of the {MOST_SLABS} of this store a namespace may have {FOR_EACH_LEFT} for each that it leaves to "
+        "others; take larger ones, tiers.gpu.slab"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
@@ -13,6 +12,9 @@ from cachestore.store.owned_pages import TIER
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
+
+NOWHERE = "", ""
+"""Tier and node of a block that is missed."""
 
 
 def missed(tiered: TieredStore, holding: Holding, block: int, deadline: Deadline) -> None:
@@ -30,18 +32,18 @@ def leave(tiered: TieredStore, holding: Holding, first: int, deadline: Deadline)
     if not paged:
         return
     chain = Chain(holding.fingerprint, tuple(held.key for held in paged))
-    located = granting.locate(tiered, holding.namespace, chain, deadline)
-    tiers = [run.tier for run in located for _ in range(run.blocks)]
+    located = granting.locate(tiered, holding.namespace, chain, deadline, holding.tiers)
+    places = [(run.tier, run.node) for run in located for _ in range(run.blocks)]
     memory = tiered.memory.name
     with tiered.index.changed:
         if holding.over:
             return
         ready = tiered.index.ready(holding.namespace, holding.fingerprint)
-        for held, tier in zip_longest(paged, tiers, fillvalue=None):
-            assert held is not None
+        for held, (tier, node) in zip(paged, [*places, *[NOWHERE] * len(paged)], strict=False):
             held.page = None
             if held.entry is None and held.key in ready:
                 held.entry = ready[held.key]
                 tiered.index.use(held.entry)
             # what has left memory since it was looked for is missed
-            held.tier = memory if held.entry is not None else tier or "" if tier != memory else ""
+            gone = NOWHERE if tier == memory else (tier, node)
+            held.tier, held.node = (memory, "") if held.entry is not None else gone

@@ -34,7 +34,8 @@ PROMOTION_BYTES = 64 << 20
 class Arrival(NamedTuple):
     """A block that was read from the tier `tier`; `parent` is the key before it in its chain, if it has one.
 
-    `as_of` is what `removals` said before it was read: a removal since then may mean this block.
+    `as_of` is what `removals` said before it was read: a removal since then may mean this block. It comes into memory
+    with its `after`th read, if it is not fetched for another reason.
     """
 
     name: Name
@@ -43,6 +44,7 @@ class Arrival(NamedTuple):
     sealed: Buffer
     tier: str
     as_of: int
+    after: int = 1
 
 
 @dataclass(eq=False)
@@ -75,7 +77,7 @@ class Promotion:
         tiered = self.tiered
         with tiered.index.changed:
             # the read that brings it here is counted when it ends
-            popular = self.popularity.reads(arrival.name) + 1 >= tiered.settings.promote_after
+            popular = self.popularity.reads(arrival.name) + 1 >= arrival.after
             if not popular or not self._admit(arrival):
                 return
 
@@ -90,16 +92,17 @@ class Promotion:
         """Brings the cold blocks under a lease into memory in the background, before they are read."""
         cold = [held for held in holding.blocks if held.entry is None]
         if cold and self.tiered.settings.prefetch:
-            self.tiered.mover.submit(lambda: self.fetch(holding, Deadline.after(MOVE_SECONDS)))
+            # what another node has in its memory gets a copy here only if it is read often
+            self.tiered.mover.submit(lambda: self.fetch(holding, self.tiered.lower, Deadline.after(MOVE_SECONDS)))
 
-    def fetch(self, holding: Holding, deadline: Deadline) -> None:
-        """Brings the cold blocks under a lease into memory now, as far as there is time and room.
+    def fetch(self, holding: Holding, tiers: Sequence[ColdTier], deadline: Deadline) -> None:
+        """Brings the blocks under a lease that are in `tiers` into memory now, as far as there is time and room.
 
         There the lease protects them, or those behind would drive out those before.
         """
         tiered, namespace = self.tiered, holding.namespace
         parents = dict(pairwise(held.key for held in reversed(holding.blocks)))
-        for tier in tiered.lower:
+        for tier in tiers:
             cold = [held for held in holding.blocks if held.entry is None and held.tier == tier.name]
             while cold:
                 if holding.over or not deadline.remaining():
@@ -161,7 +164,7 @@ class Promotion:
 
     def _promote(self, arrival: Arrival, deadline: Deadline) -> bool:
         """Brings an admitted block into memory, unless something speaks against it; False if there is no room."""
-        tiered, (name, parent, header, sealed, tier, as_of) = self.tiered, arrival
+        tiered, (name, parent, header, sealed, tier, as_of, _) = self.tiered, arrival
         try:
             left = header.expires / 1000 - time.time() if header.expires else math.inf
             if left <= 0 or not deadline.remaining():

@@ -28,6 +28,7 @@ from cachestore.store.laying import OpenBlock
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
+    from cachestore.tiers.base import ColdTier
 
 LOOKS = (0.5e-3, 4e-3)
 """The shortest and the longest time between two looks at what a writer in another process has laid, in seconds."""
@@ -145,13 +146,14 @@ class Following:
     """One reader of `chain` who waits until `until` for what of it is being written.
 
     It ends when every block that was being written is published or given up. If none is, it waits for the first one;
-    if nothing is missing it ends at once.
+    if nothing is missing, in memory and `tiers`, it ends at once.
     """
 
     tiered: TieredStore
     namespace: bytes
     chain: Chain
     until: Deadline
+    tiers: Sequence[ColdTier]
     over: bool = False
     journals: set[Journal] = field(default_factory=set)
     """Those that tell it of what is written. Under the index's lock."""
@@ -212,7 +214,7 @@ class Following:
             self._came = time.monotonic()
 
     def _nothing_missing(self) -> bool:
-        runs = locate(self.tiered, self.namespace, self.chain, self.until)
+        runs = locate(self.tiered, self.namespace, self.chain, self.until, self.tiers)
         return sum(run.blocks for run in runs) == len(self.chain)
 
     def _new(self) -> Iterator[Began | Wrote | Ended]:

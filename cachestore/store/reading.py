@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import dropwhile, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from cachestore.block import Buffer, Part
@@ -13,6 +14,7 @@ from cachestore.index import Name
 from cachestore.seal import CorruptBlock, Header
 from cachestore.store.base import Lease
 from cachestore.store.copying import MOVE_SECONDS
+from cachestore.store.elsewhere import Borrowed
 from cachestore.store.inspection import opened
 from cachestore.store.leases import Held, Holding
 from cachestore.store.promotion import Arrival
@@ -84,7 +86,8 @@ class SealedReading:
                 # only now: what its reader rejects must not come back as a copy in memory
                 name = Name(self.holding.namespace, block.header.key)
                 parent = self.holding.blocks[index - 1].key if index else None
-                arrival = Arrival(name, parent, block.header, self._cold, block.tier, self._as_of)
+                after = self._copied_after(block.tier)
+                arrival = Arrival(name, parent, block.header, self._cold, block.tier, self._as_of, after)
                 self.tiered.promotion.promote(arrival)
             index += 1
 
@@ -144,7 +147,9 @@ class SealedReading:
             self._fetch_from(index, held.tier)
         data, self._as_of = self._fetched.pop(held.key)
         if data is None:
-            tier = next(cold for cold in self.tiered.lower if cold.name == held.tier)
+            tier = self._tier(held.tier)
+            if isinstance(tier, Borrowed) and self._found_behind(index, tier):
+                return self._from_cold(index, held)
             if tier.ledger is not None and tier.healthy:
                 self._look_at_those_behind(index, tier)
             return None
@@ -155,6 +160,27 @@ class SealedReading:
         self.tiered.batches.saw(self.holding.namespace, self.holding.fingerprint, data.nbytes)
         self._cold = data
         return SealedBlock(index, held.tier, header, header.packed, data[header.size :], _nothing, True)
+
+    def _tier(self, name: str) -> ColdTier:
+        return next(tier for tier in self.holding.tiers if tier.name == name)
+
+    def _copied_after(self, name: str) -> int:
+        tier = self._tier(name)
+        return tier.copy_after if isinstance(tier, Borrowed) else self.tiered.settings.promote_after
+
+    def _found_behind(self, index: int, lost: ColdTier) -> bool:
+        """Looks for a block that `lost` has not any more, and for those that were to come from there with it."""
+        namespace, blocks = self.holding.namespace, self.holding.blocks
+        left = [held for held in blocks[index : self.count] if held.entry is None and held.tier == lost.name]
+        for tier in islice(dropwhile(lambda tier: tier.name != lost.name, self.holding.tiers), 1, None):
+            readable = self.tiered.unreadable.leading(tier.name, namespace, [held.key for held in left])
+            there = tier.leading(namespace, readable, self.deadline)
+            for held in left[:there]:
+                held.tier, held.node = tier.name, ""
+                self._fetched.pop(held.key, None)
+            if there:
+                return True
+        return False
 
     def _came_up(self, held: Held) -> bool:
         """Whether a block that was cold when it was leased is in memory by now; it still counts where it was."""
@@ -176,7 +202,7 @@ class SealedReading:
             if held.entry is not None or held.tier != tier:
                 break
             keys.append(held.key)
-        cold = next(cold for cold in self.tiered.lower if cold.name == tier)
+        cold = self._tier(tier)
         as_of = self.tiered.removals(namespace)
         try:
             found = cold.get_many(namespace, keys, self.deadline)
@@ -187,7 +213,7 @@ class SealedReading:
 
     def _drop(self, index: int, reason: str) -> None:
         """Drops the copy of a block that was found corrupt, and says in `held` where to look next."""
-        held, behind = self.holding.blocks[index], list(self.tiered.lower)
+        held, behind = self.holding.blocks[index], list(self.holding.tiers)
         name = Name(self.holding.namespace, held.key)
         with self.tiered.index.changed:
             if self.holding.over:

@@ -21,8 +21,8 @@ INLINE_SECONDS = 0.2
 """The deadline of taking copies back where no background is left to do it: a put ends by its own deadline."""
 
 
-def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline) -> int:
-    """Removes these blocks from every tier; how many there were."""
+def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadline, tiers: Sequence[ColdTier]) -> int:
+    """Removes these blocks from memory and from `tiers`; how many there were."""
     # before it is said: an owner that was not told of it finds that out by what is said
     removed = tiered.pages.remove(namespace, chain.keys, "deleted")
     with tiered.index.changed:
@@ -33,11 +33,11 @@ def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
             _withdraw(tiered, entry, "deleted")
         keys = set(chain.keys)
         left = _withdraw_copies(tiered, lambda name: name.namespace == namespace and name.key in keys)
-        _no_loss(tiered, namespace, keys)
+        tiered.repairing.removed(namespace, keys)
     removed |= {entry.name.key for entry in entries}
     await_copies(tiered, [*entries, *left], deadline)
     unreached: set[str] = set()
-    for tier in tiered.lower:
+    for tier in tiers:
         gone = _delete(tiered, tier, namespace, chain.keys, deadline, "deleted")
         if gone is None:
             unreached.add(tier.name)
@@ -46,17 +46,17 @@ def delete(tiered: TieredStore, namespace: bytes, chain: Chain, deadline: Deadli
 
     def look() -> list[Entry]:
         now = [tiered.index.get(Name(namespace, key)) for key in chain.keys]
-        _no_loss(tiered, namespace, keys)
+        tiered.repairing.removed(namespace, keys)
         return _came_back(tiered, namespace, [entry for entry in now if entry is not None], "deleted")
 
     unreached |= _follow(tiered, tiered.lower, namespace, look, deadline, "deleted")
-    _check_reached(tiered, unreached)
+    _check_reached(tiers, unreached)
     return len(removed)
 
 
-def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) -> int:
-    """Removes all blocks of a namespace from the tier of this name, or from all; how many there were."""
-    names = [tiered.memory.name, *(lower.name for lower in tiered.lower)]
+def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline, tiers: Sequence[ColdTier]) -> int:
+    """Removes all blocks of a namespace from the tier of this name, memory or one of `tiers`, or from all; how many."""
+    names = [tiered.memory.name, *(lower.name for lower in tiers)]
     if tier == TIER and tier not in names:
         return _clear_pages(tiered, namespace)
     if tier and tier not in names:
@@ -78,9 +78,9 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
                 continue
             removed.add(entry.name.key)
         left = _withdraw_copies(tiered, lambda name: name.namespace == namespace) if tier != tiered.memory.name else []
-        _no_loss(tiered, namespace, None, tier)
+        tiered.repairing.removed(namespace, None, tier)
     await_copies(tiered, [*(entry for entry in entries if entry.withdrawn), *left], deadline)
-    cleared = [lower for lower in tiered.lower if tier in ("", lower.name)]
+    cleared = [lower for lower in tiers if tier in ("", lower.name)]
     unreached: set[str] = set()
     for lower in cleared:
         gone = lower.clear(namespace, deadline)
@@ -94,13 +94,13 @@ def clear(tiered: TieredStore, namespace: bytes, tier: str, deadline: Deadline) 
 
     def look() -> list[Entry]:
         now = [entry for entry in tiered.index.everything() if entry.name.namespace == namespace]
-        _no_loss(tiered, namespace, None, tier)
+        tiered.repairing.removed(namespace, None, tier)
         if not tier:
             return _came_back(tiered, namespace, now, "cleared")
         return _forget_copies(now, {lower.name for lower in cleared}) if cleared else []
 
     unreached |= _follow(tiered, cleared, namespace, look, deadline, "cleared")
-    _check_reached(tiered, unreached)
+    _check_reached(tiers, unreached)
     return len(removed)
 
 
@@ -221,18 +221,7 @@ def _withdraw_copies(tiered: TieredStore, chosen: Callable[[Name], bool]) -> lis
     return left
 
 
-def _no_loss(tiered: TieredStore, namespace: bytes, keys: Collection[bytes] | None, tier: str = "") -> None:
-    """Durable copies of these blocks (None: of all) that went bad, in this tier or any, are not to be made again.
-
-    Under the lock.
-    """
-    for spoiled in tiered.repairing:
-        name = spoiled.name
-        if name.namespace == namespace and (keys is None or name.key in keys) and tier in ("", spoiled.tier.name):
-            spoiled.removed = True
-
-
-def _check_reached(tiered: TieredStore, unreached: Collection[str]) -> None:
+def _check_reached(tiers: Sequence[ColdTier], unreached: Collection[str]) -> None:
     if unreached:
-        names = ", ".join(tier.name for tier in tiered.lower if tier.name in unreached)
+        names = ", ".join(tier.name for tier in tiers if tier.name in unreached)
         raise Unavailable(f"tier {names} could not be asked in time and may still have blocks; repeat the call")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ def discard(tiered: TieredStore, tier: ColdTier, name: Name, fingerprint: bytes,
     """
     spoiled, handed_on = Spoiled(tier, name), False
     with tiered.index.changed:
-        tiered.repairing.add(spoiled)
+        tiered.repairing.add([spoiled])
     try:
         if not _spoiled(tiered, tier, name, fingerprint, deadline):
             return
@@ -39,7 +39,7 @@ def discard(tiered: TieredStore, tier: ColdTier, name: Name, fingerprint: bytes,
     finally:
         if not handed_on:
             with tiered.index.changed:
-                tiered.repairing.discard(spoiled)
+                tiered.repairing.end([spoiled])
     with tiered.index.changed:
         entry = tiered.index.get(name)
         if entry is not None:
@@ -57,6 +57,38 @@ class Spoiled:
     """Somebody wants this very block gone since: it is no loss, and must not come back. Set under the index's lock."""
 
 
+@dataclass(eq=False)
+class Repairs:
+    """Durable copies that went bad, until each is made again or counted as lost. Callers hold the index's lock."""
+
+    _pending: dict[bytes, dict[bytes, set[Spoiled]]] = field(default_factory=dict)
+    """By namespace and key: what is removed must not be looked for among all there are, under everybody's lock."""
+
+    def add(self, found: Iterable[Spoiled]) -> None:
+        """These are to be seen to."""
+        for spoiled in found:
+            namespace, key = spoiled.name
+            self._pending.setdefault(namespace, {}).setdefault(key, set()).add(spoiled)
+
+    def end(self, done: Iterable[Spoiled]) -> None:
+        """These were."""
+        for spoiled in done:
+            namespace, key = spoiled.name
+            keys = self._pending.get(namespace, {})
+            keys.get(key, set()).discard(spoiled)
+            if key in keys and not keys[key]:
+                del keys[key]
+            if not keys:
+                self._pending.pop(namespace, None)
+
+    def removed(self, namespace: bytes, keys: Collection[bytes] | None, tier: str = "") -> None:
+        """Copies of these blocks (None: of all), in this tier or any, are not to be made again."""
+        pending = self._pending.get(namespace, {})
+        for key in pending if keys is None else pending.keys() & keys:
+            for spoiled in pending[key]:
+                spoiled.removed |= tier in ("", spoiled.tier.name)
+
+
 def repair(tiered: TieredStore, found: Sequence[Spoiled]) -> None:
     """Makes another copy of any good one of each of these blocks, or counts it as lost."""
     try:
@@ -64,7 +96,7 @@ def repair(tiered: TieredStore, found: Sequence[Spoiled]) -> None:
             _repair(tiered, spoiled, Deadline.after(MOVE_SECONDS))
     finally:
         with tiered.index.changed:
-            tiered.repairing.difference_update(found)
+            tiered.repairing.end(found)
 
 
 def _repair(tiered: TieredStore, spoiled: Spoiled, deadline: Deadline) -> None:

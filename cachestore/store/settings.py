@@ -37,7 +37,7 @@ class StoreSettings:
     staging: Bytes = 64 << 20
     lease: Seconds = 30.0
     longest_lease: Seconds = 600.0
-    fetch_bytes: Bytes = 8 << 20
+    fetch_bytes: Bytes = 16 << 20
     backlog: int = 4096
     quota: Bytes = 0
     quotas: Mapping[str, Bytes] = field(default_factory=dict)

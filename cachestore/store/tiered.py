@@ -20,16 +20,18 @@ from cachestore.metrics import Counters
 from cachestore.mover import Mover
 from cachestore.store import room
 from cachestore.store.copying import MOVE_SECONDS, WriteBack, write_due
+from cachestore.store.elsewhere import Elsewhere
 from cachestore.store.events import Events
 from cachestore.store.fetching import Batches
 from cachestore.store.leases import Leases
 from cachestore.store.local import LocalStore
 from cachestore.store.owned_pages import OwnedPages
 from cachestore.store.pins import Pins
+from cachestore.store.presence import Presence, Present
 from cachestore.store.promises import Promises
 from cachestore.store.promotion import Promotion
 from cachestore.store.provisional import Journals
-from cachestore.store.repairing import Spoiled, repair
+from cachestore.store.repairing import Repairs, Spoiled, repair
 from cachestore.store.settings import StoreSettings
 from cachestore.store.unreadable import Unreadable
 from cachestore.store.upkeep import Upkeep
@@ -54,6 +56,8 @@ class TieredStore:
     sealed: bool = False
     """Whether blocks are sealed against whoever can write to them: then no writer's own memory holds any."""
     hot: Sequence[ColdTier] = ()
+    elsewhere: Sequence[Elsewhere] = ()
+    """Other nodes whose blocks can be read here."""
     incarnation: bytes = field(default_factory=lambda: os.urandom(16))
     index: Index = field(init=False)
     leases: Leases = field(init=False)
@@ -66,6 +70,8 @@ class TieredStore:
     events: Events = field(init=False)
     ledger: Ledger = field(init=False)
     staging: CpuTier = field(init=False)
+    presence: list[Presence] = field(default_factory=list)
+    """Who is told what comes into memory and what leaves it."""
     journals: Journals = field(default_factory=Journals)
     unreadable: Unreadable = field(default_factory=Unreadable)
     pages: OwnedPages = field(default_factory=OwnedPages)
@@ -73,8 +79,7 @@ class TieredStore:
     """Bytes that open puts may still make durable, by namespace and key."""
     copying: set[Entry] = field(default_factory=set)
     """Blocks of which copies are under way, also those that have left the index meanwhile."""
-    repairing: set[Spoiled] = field(default_factory=set)
-    """Durable copies that went bad, until each is made again or counted as lost."""
+    repairing: Repairs = field(default_factory=Repairs)
     moving: int = 0
     """Copies under way that keep blocks in use; after them more may leave."""
     _staged: set[Slot] = field(default_factory=set)
@@ -105,6 +110,15 @@ class TieredStore:
     def lower(self) -> Sequence[ColdTier]:
         """Every tier but memory, in the order in which they are asked."""
         return [*self.hot, *self.cold]
+
+    def reach(self, fingerprint: bytes) -> Sequence[ColdTier]:
+        """Every tier but memory in which blocks of this spec are looked for, those of other nodes included.
+
+        What this node alone has comes first, then the memory of others, then what all share and what evicts unseen.
+        """
+        own = [tier for tier in self.lower if tier.ledger is not None]
+        shared = [tier for tier in self.lower if tier.ledger is None]
+        return [*own, *(each.tier(fingerprint) for each in self.elsewhere), *shared] if self.elsewhere else self.lower
 
     def open(self) -> None:
         """Acquires the tiers and starts the threads; if one tier cannot be used, the others are given back."""
@@ -142,6 +156,10 @@ class TieredStore:
                 self._namespaces[name] = LocalStore(self, namespace_id(name))
             return self._namespaces[name]
 
+    def for_peer(self, namespace: bytes) -> LocalStore:
+        """What another node sees of the namespace of this id: what is on this node alone."""
+        return LocalStore(self, namespace, alone=True)
+
     def counters(self, namespace: bytes) -> Counters:
         """The counters of one namespace."""
         with self.index.changed:
@@ -153,6 +171,21 @@ class TieredStore:
     def next_sequence(self) -> int:
         """The number of the next block that this store seals."""
         return next(self._sequence)
+
+    @property
+    def present(self) -> Present:
+        """What is in memory now, of all namespaces."""
+        return Present(self.index)
+
+    def tell(self, follower: Presence) -> None:
+        """From now on `follower` is told what comes into memory and what leaves it."""
+        with self.index.changed:
+            self.presence.append(follower)
+
+    def stop_telling(self, follower: Presence) -> None:
+        """From now on `follower` is told nothing."""
+        with self.index.changed:
+            self.presence.remove(follower)
 
     def settle(self, timeout: float = MOVE_SECONDS) -> bool:
         """Waits until nothing moves in the background; False if the time is over first."""
@@ -217,6 +250,8 @@ class TieredStore:
             self._ending.add(entry.ends, entry.name)
         self.ledger.came(entry.name.namespace, entry.slot.nbytes)
         self.events.stored(entry)
+        for follower in self.presence:
+            follower.announce(entry.name.namespace, [entry.name.key])
 
     def prolong(self, entry: Entry, ttl: float | None) -> None:
         """Lets a published block live for `ttl` more seconds at least, None for ever. Called under the lock."""
@@ -233,6 +268,8 @@ class TieredStore:
             self.ledger.went(entry.name.namespace, entry.slot.nbytes, why, reason=reason)
             self.index.remove(entry)
             self.events.removed(entry)
+            for follower in self.presence:
+                follower.withdraw(entry.name.namespace, [entry.name.key])
 
     def removals(self, namespace: bytes) -> int:
         """How often blocks of this namespace were deleted or cleared."""
@@ -290,12 +327,12 @@ class TieredStore:
                     spoiled.append(Spoiled(source, name, departure.why == "lost"))
                 if departure.why == "lost" and source.ledger is None:
                     self.counters(departure.namespace).add("tier_removed", tier=tier, why="lost")
-            self.repairing.update(spoiled)
+            self.repairing.add(spoiled)
             self.events.departed(tier, departures)
         # later, and elsewhere: this is a thread of a tier that has just failed
         if spoiled and self.mover.submit(partial(repair, self, spoiled)) is None:
             with self.index.changed:
-                self.repairing.difference_update(spoiled)
+                self.repairing.end(spoiled)
             # one that is there still is found again
             for each in filter(attrgetter("gone"), spoiled):
                 self.counters(each.name.namespace).add("data_loss", tier=tier)

@@ -26,6 +26,11 @@ class Breaker:
         """Whether the medium is given up now."""
         return self._failed >= self.failures
 
+    @property
+    def due(self) -> bool:
+        """What `allows` would say now, which leaves a probe to whoever asks that."""
+        return not self.open or time.monotonic() >= self._probe_at
+
     def allows(self) -> bool:
         """Whether to try. While open, True once for each probe that is due."""
         with self._lock:

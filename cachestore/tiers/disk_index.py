@@ -85,6 +85,7 @@ class DiskIndex:
     used: int = 0
     """Bytes of files that are there, being written, or not removed yet: at most `capacity`."""
     _staying: int = 0
+    """Bytes of what never leaves for others, and of what does not as long as it is leased."""
     _leased: defaultdict[bytes, Counter[bytes]] = field(default_factory=lambda: defaultdict(Counter))
     """By namespace and key, how many leases protect what is there under the key."""
     _namespaces: dict[bytes, _Namespace] = field(default_factory=dict)
@@ -147,7 +148,9 @@ class DiskIndex:
         with self._lock:
             entries, leased = self.entries(namespace), self._leased[namespace]
             there = [(entry := entries.get(key)) is not None and entry.ends > now for key in keys]
-            leased.update(key for key, ok in zip(keys, there, strict=True) if ok)
+            for key in (key for key, ok in zip(keys, there, strict=True) if ok):
+                self._staying += 0 if self._stays(entries[key]) else room(entries[key].nbytes)
+                leased[key] += 1
             return there
 
     def unprotect(self, namespace: bytes, keys: Sequence[bytes]) -> None:
@@ -160,8 +163,11 @@ class DiskIndex:
                     continue
                 del leased[key]
                 entry = entries.get(key)
+                if entry is None:
+                    continue
+                self._staying -= 0 if entry.durable else room(entry.nbytes)
                 # it may have been due meanwhile, and was passed over
-                if entry is not None and entry.ends != math.inf:
+                if entry.ends != math.inf:
                     self._ending.add(entry.ends, (namespace, key))
 
     def reserve(self, nbytes: int) -> bool:
@@ -178,7 +184,7 @@ class DiskIndex:
             self.used -= room(nbytes)
 
     def could_hold(self, nbytes: int) -> bool:
-        """Whether there is room for a file once all has left that ever may."""
+        """Whether there is room for a file once all has left that may now."""
         return room(nbytes) + self._staying <= self.capacity
 
     def add(self, entry: DiskEntry) -> None:
@@ -249,6 +255,10 @@ class DiskIndex:
         entry = self.entries(name[0]).get(name[1])
         return entry is not None and entry.ends == ends
 
+    def _stays(self, entry: DiskEntry) -> int:
+        """What a block that is there takes of the room that others cannot have now."""
+        return room(entry.nbytes) if entry.durable or entry.key in self._leased[entry.namespace] else 0
+
     def _came(self, entry: DiskEntry) -> None:
         self.ledger.came(entry.namespace, entry.nbytes, durable=entry.durable)
 
@@ -266,7 +276,7 @@ class DiskIndex:
         held.entries[entry.key] = held.names[entry.name] = entry
         held.order.insert(entry.name, entry.nbytes, entry.parent)
         held.used += room(entry.nbytes)
-        self._staying += room(entry.nbytes) if entry.durable else 0
+        self._staying += self._stays(entry)
         if entry.ends != math.inf:
             self._ending.add(entry.ends, (entry.namespace, entry.key))
 
@@ -275,7 +285,7 @@ class DiskIndex:
         del held.entries[entry.key], held.names[entry.name]
         held.order.remove(entry.name)
         held.used -= room(entry.nbytes)
-        self._staying -= room(entry.nbytes) if entry.durable else 0
+        self._staying -= self._stays(entry)
         if not held.entries:
             del self._namespaces[entry.namespace]
 

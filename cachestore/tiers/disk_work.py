@@ -13,11 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 
-import numpy as np
-
 from cachestore.block import Buffer
 from cachestore.deadline import Deadline
-from cachestore.seal import CorruptBlock
+from cachestore.seal import CorruptBlock, Header, checksums
 from cachestore.tiers.base import ColdTier, Departed, Departure, Found
 from cachestore.tiers.disk_cached import Cached
 from cachestore.tiers.disk_files import Files, folder_of, place_of
@@ -172,21 +170,27 @@ class DiskWork:
                 if overdue:
                     self.drop(entry, "ttl", gone, leased=False)
                 else:
-                    self.drop(entry, self._demoted(entry), gone, reason, leased=False)
+                    try:
+                        self.drop(entry, self._demoted(entry), gone, reason, leased=False)
+                    except CorruptBlock as corrupt:
+                        self.drop(entry, "corrupt", gone, corrupt.reason, leased=False)
         return True
 
     def _demoted(self, entry: DiskEntry) -> str:
-        """Offers a block that must leave to the tier below; why it leaves."""
+        """Offers a block that must leave to the tier below; why it leaves. CorruptBlock if it is not what was put."""
         if self.below is None:
             return "evicted"
+        data = self.memory.take(entry.nbytes)
         try:
-            data, _ = self.files.front(entry.namespace, entry.key, entry.nbytes)
-        except (OSError, CorruptBlock):
+            self.files.read(entry.namespace, entry.key, data, lambda: True)
+        except _MISSING:
+            return "lost"
+        except OSError:
             return "evicted"
-        block = (entry.key, np.frombuffer(data, dtype=np.uint8))
+        _check(entry, data)
         # it lives no longer there than it would here
         ttl = None if entry.ends == math.inf else max(1e-3, entry.ends - time.time())
-        (taken,) = self.below.put_many(entry.namespace, [block], ttl, Deadline.after(self.patience))
+        (taken,) = self.below.put_many(entry.namespace, [(entry.key, data)], ttl, Deadline.after(self.patience))
         return "demoted" if taken else "evicted"
 
     def drop(self, entry: DiskEntry, why: str, gone: list[Departure], reason: str = "", *, leased: bool = True) -> bool:
@@ -245,3 +249,13 @@ class DiskWork:
     def _bytes(self, call: Call, entry: DiskEntry) -> Found:
         buffer = self.memory.take(entry.nbytes)
         return buffer if self.files.read(entry.namespace, entry.key, buffer, call.goes_on) else None
+
+
+def _check(entry: DiskEntry, data: Buffer) -> None:
+    """CorruptBlock unless these are the bytes of this block, each as it was put."""
+    header = Header.parse(data)
+    DiskEntry.of(entry.namespace, entry.key, data.nbytes, header)
+    rows = header.stored(range(len(header.table)))
+    pieces = [slice(header.size + row.offset, header.size + row.offset + row.stored_bytes) for row in rows]
+    if checksums(data, pieces) != [row.stored_checksum for row in rows]:
+        raise CorruptBlock("checksum")

@@ -78,6 +78,20 @@ PAGES = (
         (f"{_ABUSE}slabs_and_headers_are_bounded",),
     ),
     Mutation(
+        "slabs not shared between namespaces",
+        _STORE,
+        "            if left < 0 or taken > max(1, FOR_EACH_LEFT * left):\n",
+        "            if left < 0:\n",
+        ("tests/store/test_owned_pages.py::test_no_namespace_takes_all_slabs_from_the_others",),
+    ),
+    Mutation(
+        "copy of a leased page not spared",
+        "cachestore/store/granting.py",
+        "    lower = [held for held in holding.blocks if held.entry is None]\n",
+        "    lower = [held for held in holding.blocks if held.entry is None and held.page is None]\n",
+        ("tests/store/test_cold_leases.py::test_a_leased_page_s_copy_on_disk_stays_until_it_is_needed",),
+    ),
+    Mutation(
         "pages of a session that ended stay",
         "cachestore/service/shared/pages.py",
         "            self.store.tiered.pages.end(self._owner)\n",

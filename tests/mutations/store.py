@@ -87,16 +87,16 @@ STORE = (
     ),
     Mutation(
         "repair of a lost durable block given up for the removal of another",
-        "cachestore/store/removal.py",
-        "if name.namespace == namespace and (keys is None or name.key in keys) and tier",
-        "if name.namespace == namespace and tier",
+        "cachestore/store/repairing.py",
+        "        for key in pending if keys is None else pending.keys() & keys:\n",
+        "        for key in pending:\n",
         ("tests/store/test_lost_durable_blocks.py::test_a_removal_of_other_blocks_is_none_of_these",),
     ),
     Mutation(
         "lost durable block made again though it was removed meanwhile",
-        "cachestore/store/removal.py",
-        "            spoiled.removed = True\n",
-        "            pass\n",
+        "cachestore/store/repairing.py",
+        '                spoiled.removed |= tier in ("", spoiled.tier.name)\n',
+        "                pass\n",
         ("tests/store/test_lost_durable_blocks.py::test_what_is_removed_while_it_is_made_again_stays_removed",),
     ),
     Mutation(

@@ -248,6 +248,20 @@ TIERS = (
         ("tests/tiers/test_redis_durable.py::test_waitaof_counts_disks",),
     ),
     Mutation(
+        "leased blocks evicted around for one that they leave no room for",
+        "cachestore/tiers/disk_index.py",
+        "        return room(entry.nbytes) if entry.durable or entry.key in self._leased[entry.namespace] else 0\n",
+        "        return room(entry.nbytes) if entry.durable else 0\n",
+        ("tests/tiers/test_disk_leaving.py::test_nothing_leaves_for_a_block_that_leases_leave_no_room_for",),
+    ),
+    Mutation(
+        "file handed down unverified",
+        "cachestore/tiers/disk_work.py",
+        "        _check(entry, data)\n",
+        "",
+        ("tests/tiers/test_disk_leaving.py::test_what_is_not_the_block_is_not_handed_down",),
+    ),
+    Mutation(
         "no acknowledgement asked for after the last write",
         _DURABLE,
         "    given = acknowledgement.given(connection, until)\n",

@@ -44,6 +44,27 @@ WIRE = (
         ("tests/service/test_taken_back.py::test_a_block_whose_memory_is_taken_back_while_it_is_sent_is_gone",),
     ),
     Mutation(
+        "lease kept of a reader that left before it was told of it",
+        f"{_STREAM}/reading.py",
+        "            if not request.lease and gone():\n",
+        "            if False:\n",
+        ("tests/service/test_provisional.py::test_a_lease_that_nobody_was_told_of_ends_with_its_call",),
+    ),
+    Mutation(
+        "lease given back though its reader was told of it",
+        f"{_STREAM}/reading.py",
+        "            if not request.lease and gone():\n",
+        "            if not request.lease:\n",
+        ("tests/service/test_provisional.py::test_a_lease_that_nobody_was_told_of_ends_with_its_call",),
+    ),
+    Mutation(
+        "read taken up again under the name of the lease that it may have",
+        f"{_STREAM}/following.py",
+        "        self.lease = request.new_lease = os.urandom(ID_BYTES)\n",
+        "        self.lease = request.new_lease = request.new_lease or os.urandom(ID_BYTES)\n",
+        ("tests/service/test_provisional_again.py::test_it_goes_on_beside_the_lease_that_it_was_not_told_of",),
+    ),
+    Mutation(
         "memory not looked at again once it was sent on a bulk connection",
         f"{_BULK}/sending.py",
         "            block.check()\n",
@@ -95,8 +116,8 @@ WIRE = (
     Mutation(
         "role not asked for",
         f"{_AUTH}/guard.py",
-        "        if role < least:\n",
-        "        if False:\n",
+        '            raise PermissionDenied(f"{name} needs the role',
+        '            str(f"{name} needs the role',
         ("tests/service/test_auth.py::test_a_role_does_not_do_more_than_it_may",),
     ),
     Mutation(

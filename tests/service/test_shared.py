@@ -23,6 +23,7 @@ from cachestore.service.shared import messages as session_socket
 from cachestore.service.shared import server as session_server
 from cachestore.service.shared import sessions as shared_sessions
 from cachestore.service.shared import sink as shared_sink
+from cachestore.service.transports import ALL
 from cachestore.store.base import Store, put_blocks
 from cachestore.store.compose import compose
 from cachestore.store.tiered import TieredStore
@@ -71,6 +72,17 @@ def test_no_payload_crosses_a_socket(shared: RemoteStore, said: list[int]) -> No
         assert all(map(same, (block for block, _ in reading), blocks))
     # a ticket, a reservation, a commit, a read, its end: of 24 MiB that were put, and read
     assert 0 < sum(said) < 8192
+
+
+def test_a_store_is_near_where_its_memory_is_shared(serve: Callable[..., CacheStoreServer]) -> None:
+    server, other = serve(), serve(shared=False)
+    for address, transports, near in (
+        (server.address, ALL, True),
+        (server.address, ("bulk", "stream"), False),
+        (other.address, ALL, False),
+    ):
+        with RemoteStore(address, transports=transports) as store:
+            assert store.near() == near
 
 
 def test_a_put_that_fails_with_its_client_leaves_nothing_of_it_to_the_next(

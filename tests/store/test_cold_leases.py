@@ -1,20 +1,27 @@
 """Leases on blocks that only a lower tier has, where memory has no room for them."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cachestore.block import Block
-from cachestore.hashing import Chain
+from cachestore.hashing import Chain, namespace_id
 from cachestore.metrics import total
-from cachestore.store.base import Lease, Store, put_blocks
+from cachestore.seal import Header
+from cachestore.store.base import Lease, Store, Verdict, put_blocks
 from cachestore.store.compose import compose
+from cachestore.store.owned_page import OfferedPage, PageOwner
+from cachestore.store.owned_slabs import OfferedSlab
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import check_sums, plans_of, random_prompt, same, small_spec, write_blocks
 from cachestore.testing.tiers import soon
 from cachestore.tiers.disk import DiskTier
+from cachestore.tiers.gpu_memory import GRANULE, HostMemory, share_readable
+from cachestore.tiers.gpu_words import UNIT, words_bytes
 
 SPEC = small_spec()
 BLOCK = 2560
@@ -144,3 +151,36 @@ def test_a_block_that_leaves_while_a_lease_is_taken_is_not_leased(
     lease = store.lease(keys)
     assert lease.blocks == 2
     store.release(lease)
+
+
+@contextmanager
+def registered(tiered: TieredStore, keys: Chain) -> Iterator[PageOwner]:
+    """A worker that says it has these blocks on its device, too."""
+    memory = HostMemory().allocate(GRANULE)
+    mapped, words = share_readable(words_bytes(GRANULE))
+    generations = memoryview(mapped).cast("Q")
+    pages = []
+    for place, data in enumerate(tiered.cold[0].get_many(namespace_id("a"), keys.keys, soon())):
+        generations[place] = place + 1
+        pages.append(OfferedPage(1, place * UNIT, place + 1, Header.parse(data).packed))
+    owner = tiered.pages.begin(namespace_id("a"), "cpu")
+    tiered.pages.register(owner, [OfferedSlab(1, GRANULE, b"", words, memory.descriptor)], pages)
+    try:
+        yield owner
+    finally:
+        tiered.pages.end(owner)
+        os.close(words)
+        memory.close()
+
+
+def test_a_leased_page_s_copy_on_disk_stays_until_it_is_needed(tiered: TieredStore) -> None:
+    store = tiered.namespace("a")
+    keys, _ = cold(tiered, 8)
+    with registered(tiered, keys) as owner:
+        reading = store.open(keys, show=lambda chain: tiered.pages.leading(owner.namespace, chain, "cpu", None))
+        assert [(run.blocks, run.tier) for run in reading.lease.runs] == [(8, "gpu")]
+        fill(tiered, 100)
+        tiered.pages.end(owner)
+        store.missed(reading.lease.id, 0)
+        assert [(block.tier, block.header.key) for block in reading] == [("disk", key) for key in keys.keys]
+        store.release(reading.lease, [Verdict.USED] * 8)

@@ -1,6 +1,7 @@
 """No wrong bytes: whatever is flipped, cut or swapped is a miss and a counter, or comes from another copy."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -265,3 +266,26 @@ def test_what_a_reader_found_corrupt_is_looked_at_only_while_there_is_time(open_
     assert total(store.stats(), "corruptions") == total(store.stats(), "leases_open") == 0
     store.release(store.lease(keys), [Verdict.CORRUPT] * 3)
     assert total(store.stats(), "corruptions", tier="transit") == 3 == store.lookup(keys).ready
+
+
+def test_what_a_full_disk_would_hand_down_spoiled_is_dropped_and_counted(
+    open_tiers: Callable[..., TieredStore], tmp_path: Path
+) -> None:
+    tiers = [
+        {"name": "cpu", "capacity": 16 * 2560},
+        {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "1MiB"},
+        {"name": "redis", "capacity": "16MiB"},
+    ]
+    tiered = open_tiers(tiers, {"write": "eviction"})
+    store = tiered.namespace("a")
+    prompts = [random_prompt(SPEC, 16, seed) for seed in range(2, 26)]
+    for number, (keys, blocks) in enumerate(prompts):
+        put_blocks(store, keys.fingerprint, blocks)
+        assert tiered.settle()
+        if number == 4:
+            (path,) = (tmp_path / "blocks").rglob(prompts[0][0].keys[-1].hex())
+            path.write_bytes(spoiled(path.read_bytes(), covered(path.read_bytes())[-1]))
+    figures = store.stats()
+    assert total(figures, "corruptions", tier="disk", reason="checksum") == 1
+    assert total(figures, "tier_removed", tier="disk", why="corrupt") == 1
+    assert [store.lookup(keys).ready for keys, _ in prompts] == [15] + [16] * 23

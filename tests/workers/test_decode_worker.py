@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,7 @@ from cachestore.hashing import chain
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
 from cachestore.service.members import Member
+from cachestore.service.transports import ALL
 from decode_worker.choosing import place
 from decode_worker.request import LOCAL, Request, Usage
 from decode_worker.settings import DecodeSettings
@@ -63,11 +64,17 @@ class Served:
     """A store server and both workers in this process. In place of a connection between them stands `spoil`."""
 
     def __init__(
-        self, model: PagedModel, open_loop: Callable[..., BatchLoop], server: Any, batch: Any = None, **settings: Any
+        self,
+        model: PagedModel,
+        open_loop: Callable[..., BatchLoop],
+        server: Any,
+        batch: Any = None,
+        transports: Sequence[str] = ALL,
+        **settings: Any,
     ) -> None:
         self.model = model
         self.spoil: Callable[[Served, Iterator[Told]], Iterator[Told]] = whole
-        self.store = RemoteStore(server.address)
+        self.store = RemoteStore(server.address, transports=transports)
         stores = Stores(self.store, server.address)
         self.prefill = PrefillWorker(model, open_loop(), stores, 8, PrefillSettings(lease=2.0))
         decode = DecodeSettings(**{"local_prefill_tokens": 0, "prefill_attempts": 1, **settings})
@@ -159,6 +166,18 @@ def test_a_whole_handoff(served: Served, right: list[int]) -> None:
     # the last token was never computed, all other blocks are stored
     keys = chain(served.model.spec, [*TOKENS, *made[:-1]])
     assert served.store.lookup(keys).ready == len(keys) == (52 + len(made)) // 16
+
+
+@pytest.mark.parametrize(("transports", "used"), [(ALL, "shared"), (("bulk", "stream"), "stream")])
+def test_how_the_blocks_of_a_handoff_travel(
+    transports: Sequence[str], used: str, make_served: Callable[..., Served], right: list[int]
+) -> None:
+    """Out of the memory of a store on this node; from another node they are followed, which the stream does."""
+    served = make_served(transports=transports)
+    made, usage = served.ask()
+    assert made == right and usage.prefilled_by == "p" and usage.loaded_tokens == 48
+    figures = served.store.stats()
+    assert total(figures, "transport_read_blocks", transport=used) == total(figures, "transport_read_blocks") == 3
 
 
 def test_prompts_that_are_prefilled_here(make_served: Callable[..., Served], right: list[int]) -> None:

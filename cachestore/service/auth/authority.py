@@ -1,5 +1,6 @@
 """Who makes a call, from what the caller shows: a token, a certificate, a tenant's token."""
 
+import re
 from collections.abc import Mapping, Sequence
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
@@ -8,13 +9,15 @@ if TYPE_CHECKING:
     import grpc
 
 from cachestore.errors import PermissionDenied, Unauthenticated
-from cachestore.service.auth.credentials import AUTHORIZATION, TENANT
+from cachestore.service.auth.credentials import AUTHORIZATION, PEER, TENANT
 from cachestore.service.auth.gateway import Gateway
 from cachestore.service.auth.identity import LOCAL, Identity, Role
 from cachestore.service.auth.tokens import digest_of
 from cachestore.service.settings import ServiceSettings
 
 BEARER = "Bearer "
+
+NAMESPACE_ID = re.compile("[0-9a-f]{64}")
 
 
 class Authority:
@@ -31,9 +34,11 @@ class Authority:
 
     def identify(self, context: "grpc.ServicerContext") -> Identity:
         """Who makes this call. Unauthenticated if nobody knows; PermissionDenied for a tenant's token of a caller
-        that is no delegate."""
+        that is no delegate, and for a namespace named by one that is no peer."""
         shown = _shown(context.invocation_metadata() or ())
         identity = self._recognised(shown.get(AUTHORIZATION, ""), context) if self._known else LOCAL
+        if PEER in shown:
+            return self._peer(identity, shown[PEER])
         if TENANT not in shown:
             return identity
         if identity.role is not Role.delegate:
@@ -41,6 +46,14 @@ class Authority:
             raise PermissionDenied(f"{identity.name} is no delegate, and so acts for no tenant")
         tenant = self._gateway.tenant(shown[TENANT])
         return Identity(identity.name, tenant.namespace, tenant.role, tenant.expires, shown[TENANT])
+
+    def _peer(self, identity: Identity, namespace: str) -> Identity:
+        # where nobody is named everybody is on this machine, and there is one namespace
+        if self._known and identity.role is not Role.peer:
+            raise PermissionDenied(f"{identity.name} is no peer, and so acts in no namespace but its own")
+        if not NAMESPACE_ID.fullmatch(namespace):
+            raise Unauthenticated(f"the metadata {PEER} must be the id of a namespace: 64 hex digits")
+        return Identity(identity.name, namespace, Role.peer)
 
     def _recognised(self, authorization: str, context: "grpc.ServicerContext") -> Identity:
         token = authorization[len(BEARER) :] if authorization[: len(BEARER)].lower() == BEARER.lower() else ""
@@ -66,7 +79,7 @@ def _shown(metadata: Sequence[Any]) -> dict[str, str]:
     """The caller's tokens. Unauthenticated if it shows two of a kind: they could be read in either order."""
     shown: dict[str, str] = {}
     for name, value in metadata:
-        if name in (AUTHORIZATION, TENANT):
+        if name in (AUTHORIZATION, PEER, TENANT):
             if name in shown or not isinstance(value, str):
                 raise Unauthenticated(f"the metadata {name} must be there once, as text")
             shown[name] = value

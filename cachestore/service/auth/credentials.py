@@ -16,6 +16,9 @@ TENANT = "cachestore-tenant"
 SYSTEM = "system"
 """In place of an authority's file: those that the machine trusts."""
 
+PEER = "cachestore-peer"
+"""The metadata in which another node says in whose namespace it acts: the namespace's id in hex."""
+
 ENVIRONMENT = "CACHESTORE_"
 """Before the name of a field: the environment variable that sets it, as in CACHESTORE_TOKEN_FILE."""
 
@@ -30,6 +33,7 @@ class Credentials:
     connection is TLS and nothing less. `cert` and `key` are this client's own. The token is `token`, or what
     `token_file` holds, read for every call so that it can be changed. `server_name` is the name that the store's
     certificate must bear if it is not the one in the address. `tenant` is a delegate's: the token of whom it acts for.
+    `peer` is another node's: the id of the namespace in which it acts, in hex.
     Relative paths are looked up in the working directory.
 
     A token is never sent without TLS off this machine, unless `insecure` says so.
@@ -42,6 +46,7 @@ class Credentials:
     token_file: str = ""
     server_name: str = ""
     tenant: str = field(default="", repr=False)
+    peer: str = ""
     insecure: bool = False
 
     def __post_init__(self) -> None:
@@ -70,6 +75,10 @@ class Credentials:
         """The same for the tenant whose token the gateway signed."""
         return replace(self, tenant=token)
 
+    def for_namespace(self, namespace: bytes) -> "Credentials":
+        """The same of a node that acts in the namespace of this id."""
+        return replace(self, peer=namespace.hex())
+
     @property
     def tls(self) -> bool:
         """Whether the store must speak TLS."""
@@ -82,15 +91,16 @@ class Credentials:
             name = "credentials.token_file (CACHESTORE_TOKEN_FILE)"
             token = read_private(self.token_file, name).decode("ascii", "replace").strip()
             check_token(token, name)
+        acting: Metadata = ((PEER, self.peer),) if self.peer else ()
         if not token and not self.tenant:
-            return ()
+            return acting
         if not self.tls and not self.insecure and not stays_here(address):
             raise ConfigError(
                 f"no token is sent to {address} without TLS: anyone on the way could read it; name the authority that "
                 f"vouches for the store in {ENVIRONMENT}CA"
             )
         shown: Metadata = ((AUTHORIZATION, f"Bearer {token}"),) if token else ()
-        return (*shown, (TENANT, self.tenant)) if self.tenant else shown
+        return (*shown, *acting, (TENANT, self.tenant)) if self.tenant else (*shown, *acting)
 
 
 def check_token(token: str, name: str) -> None:

@@ -21,7 +21,7 @@ from cachestore.service import status
 from cachestore.service.auth import tokens
 from cachestore.service.auth.authority import Authority
 from cachestore.service.auth.identity import Identity, Role, identify, identity_of
-from cachestore.service.auth.methods import HEALTH, LEAST_ROLE, ON_BEHALF, OURS, WITHOUT_NAMESPACE
+from cachestore.service.auth.methods import HEALTH, LEAST_ROLE, OF_PEERS, ON_BEHALF, OURS, WITHOUT_NAMESPACE
 from cachestore.service.auth.shares import Places, Shares
 from cachestore.service.budget import Budget
 from cachestore.service.health.stalls import Stalls
@@ -216,7 +216,7 @@ class Guard(Interceptor):
             raise PermissionDenied(f"nobody may call {name}: no role is set for it")
         # only a delegate's call carries a tenant's token; the tenant itself may do less
         role = Role.delegate if identity.tenant and method in ON_BEHALF else identity.role
-        if role < least:
+        if role < least and not (role is Role.peer and method in OF_PEERS):
             raise PermissionDenied(f"{name} needs the role {least.name}, and {identity.name} is {role.name}")
         if not identity.namespace and method not in WITHOUT_NAMESPACE:
             raise PermissionDenied(f"{identity.name} acts only for tenants; send the token of one with {name}")

@@ -14,13 +14,15 @@ DEFAULT_NAMESPACE = "default"
 
 
 class Role(IntEnum):
-    """What a caller may do; each may do what those before it may.
+    """What a caller may do; each may do what those before it may, but for a `peer`.
 
-    A `reader` looks blocks up and reads them, a `writer` also puts, pins and deletes them. A `delegate` is a worker: it
-    joins the cluster map, is called by other workers, and acts for the tenant whose token it brings. An `admin` clears
-    the namespace and sees everything.
+    A `peer` is another node of the same store: it reads and removes what is on this node, in whatever namespace it
+    names, and may do nothing else. A `reader` looks blocks up and reads them, a `writer` also puts, pins and deletes
+    them. A `delegate` is a worker: it joins the cluster map, is called by other workers, and acts for the tenant whose
+    token it brings. An `admin` clears the namespace and sees everything.
     """
 
+    peer = 0
     reader = 1
     writer = 2
     delegate = 3
@@ -29,7 +31,7 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Identity:
-    """A caller that is known. A delegate without a tenant has no namespace: it is empty.
+    """A caller that is known. A delegate without a tenant has no namespace: it is empty. A peer's is an id in hex.
 
     `expires`, in seconds since 1970, is when what it showed ends: what outlives the call must end then. `tenant` is the
     token that a delegate showed for whom it acts, and that a worker shows for the same tenant; else empty.
@@ -64,6 +66,8 @@ def identity_of(context: "grpc.ServicerContext") -> Identity:
 def namespace_of(context: "grpc.ServicerContext") -> str:
     """The namespace of this call's caller. PermissionDenied for a delegate that brings no tenant's token."""
     identity = identity_of(context)
+    if identity.role is Role.peer:
+        raise PermissionDenied(f"{identity.name} is another node of this store, which reads and removes blocks only")
     if not identity.namespace:
         raise PermissionDenied(f"{identity.name} is a delegate and acts only for a tenant: send the tenant's token too")
     return identity.namespace

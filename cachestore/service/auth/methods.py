@@ -21,6 +21,11 @@ ON_BEHALF = frozenset(
 )
 """Methods of workers: a delegate calls them as itself, also where it says for which tenant."""
 
+OF_PEERS = frozenset(
+    f"/cachestore.v1.CacheStore/{method}" for method in ("Lookup", "Read", "Release", "Delete", "Clear")
+)
+"""What another node may ask of this one, in any namespace; it may call nothing else."""
+
 LEAST_ROLE: dict[str, Role] = {
     HEALTH: Role.reader,
     "/grpc.health.v1.Health/List": Role.reader,

@@ -19,7 +19,8 @@ class IdentitySettings:
     by both together: all that stands here must be shown.
 
     The name of a certificate is one of its alternative names, or its common name if it has none. `namespace` is where
-    the caller's blocks live; a delegate has none unless one is given, and then acts only for tenants.
+    the caller's blocks live; a delegate has none unless one is given, and then acts only for tenants; a peer, which is
+    another node, has none at all.
     """
 
     name: str
@@ -42,13 +43,16 @@ class IdentitySettings:
             raise ConfigError(
                 f"{where}: token must be the digest that `cachestore token` shows: sha256:<64 hex digits>"
             )
+        if self.namespace and self.role == Role.peer.name:
+            raise ConfigError(f"{where}: a peer names the namespace with each call; leave namespace out")
         if not self.token and not self.certificate:
             raise ConfigError(f"{where}: needs a token or a certificate, or nobody could be recognised")
 
     def identity(self) -> Identity:
         """Who this is, once recognised."""
         role = Role[self.role]
-        return Identity(self.name, self.namespace or ("" if role is Role.delegate else DEFAULT_NAMESPACE), role)
+        nobodys = role in (Role.delegate, Role.peer)
+        return Identity(self.name, self.namespace or ("" if nobodys else DEFAULT_NAMESPACE), role)
 
     @property
     def digest(self) -> bytes:

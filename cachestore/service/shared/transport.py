@@ -56,6 +56,11 @@ class Shared:
             self._sessions.give(session, writer=True)
             raise
 
+    def near(self, deadline: Deadline) -> bool:
+        """Whether the store's memory can be read from here."""
+        with self._sessions.lent(deadline) as session:
+            return session is not None
+
     def lookup(self, request: store_pb2.LookupRequest, deadline: Deadline) -> store_pb2.LookupResponse | None:
         """The answer to a Lookup, in a tenth of what it takes over gRPC; None if this way is not open."""
         with self._sessions.lent(deadline) as session:

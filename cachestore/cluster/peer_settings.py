@@ -1,0 +1,50 @@
+"""The `[peers]` section: how a node reads what other nodes of the directory hold."""
+
+from dataclasses import dataclass, field
+
+from cachestore.config import Bytes, Seconds
+from cachestore.errors import ConfigError
+from cachestore.service.auth.credentials import Credentials
+
+
+@dataclass(frozen=True)
+class PeerCredentials:
+    """What this node shows to others: files, as in `CACHESTORE_CA` and the like, which hold where nothing is set."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    token_file: str = ""
+    server_name: str = ""
+
+    def credentials(self) -> Credentials:
+        """In the form that clients take."""
+        if not any((self.ca, self.cert, self.key, self.token_file, self.server_name)):
+            return Credentials.from_environment()
+        return Credentials(
+            ca=self.ca, cert=self.cert, key=self.key, token_file=self.token_file, server_name=self.server_name
+        )
+
+
+@dataclass(frozen=True)
+class PeerSettings:
+    """A read from another node takes `timeout` at most: then it is a miss, and that node is left alone for a while.
+
+    A block gets a copy in this node's memory with its `copy_after`th read from another's. Blocks of more than `largest`
+    bytes are not read from there.
+    """
+
+    timeout: Seconds = 2.0
+    copy_after: int = 2
+    largest: Bytes = 256 << 20
+    credentials: PeerCredentials = field(default_factory=PeerCredentials)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= 60:
+            raise ConfigError(f"peers.timeout must be more than 0 seconds and at most a minute, got {self.timeout:g}")
+        if self.copy_after < 1:
+            raise ConfigError(f"peers.copy_after must be at least 1, got {self.copy_after}")
+        if self.largest < 4096:
+            raise ConfigError(f"peers.largest must be at least 4KiB, got {self.largest}")
+        # what does not fit together is said at the start
+        self.credentials.credentials()
