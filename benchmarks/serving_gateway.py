@@ -29,6 +29,7 @@ from cachestore.engine.settings import EngineSettings
 from cachestore.hashing import fingerprint
 from cachestore.service.client import RemoteStore
 from cachestore.service.members import Member
+from cachestore.service.options import SERVER
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.store.compose import compose
@@ -57,7 +58,8 @@ class AtOnce(DecodeWorkerServicer):
 
 def beside(spec: bytes, ready: Connection) -> None:
     """A store and that worker, known in its cluster map, until the other end of `ready` closes."""
-    server = grpc.server(ThreadPoolExecutor(8))
+    # as a worker's: another one would end connections for their pings
+    server = grpc.server(ThreadPoolExecutor(8), options=SERVER)
     add_DecodeWorkerServicer_to_server(AtOnce(), server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -1,11 +1,12 @@
 """Answers as OpenAI writes them: whole, or as chunks of server-sent events."""
 
-import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic_core import to_json
 
 from gateway.text import Chance, Choice, Piece, Told
 
@@ -14,7 +15,7 @@ DONE = b"data: [DONE]\n\n"
 
 def event(body: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + to_json(body) + b"\n\n"
 
 
 def usage(choices: Sequence[Choice], each: int) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from cachestore.errors import DeadlineExceeded
 from gateway import answers, prompts
 from gateway.answers import Chats, Completions
 from gateway.conversation import Conversation
@@ -52,37 +54,39 @@ def create_app(gateway: Gateway) -> FastAPI:
     for kind in (ApiError, HTTPException, Exception):
         app.add_exception_handler(kind, failed)
 
-    @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         return await _answer(gateway, request, CompletionRequest)
 
-    @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         return await _answer(gateway, request, ChatRequest)
 
-    @app.get("/v1/models")
     async def models(request: Request) -> Response:
         _asker(gateway, request)
         return JSONResponse({"object": "list", "data": [_model(gateway)]})
 
-    @app.get("/v1/models/{name:path}")
-    async def model(request: Request, name: str) -> Response:
+    async def model(request: Request) -> Response:
         _asker(gateway, request)
+        name = request.path_params["name"]
         if name != gateway.served.name:
             raise ApiError(404, f"the model {name!r} does not exist here", param="model", code="model_not_found")
         return JSONResponse(_model(gateway))
 
-    @app.get("/health")
-    async def health() -> Response:
+    async def health(_: Request) -> Response:
         well = bool(gateway.workers.all())
         status = "ok" if well else "no decode worker of this model is there"
         return JSONResponse({"status": status, "requests": gateway.under_way}, 200 if well else 503)
 
-    @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         _asker(gateway, request)
         return Response(exposition(gateway.figures()), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    # added as they are: what FastAPI injects into a function nobody asks for here, and it would look for at every call
+    app.add_route("/v1/completions", completions, ["POST"])
+    app.add_route("/v1/chat/completions", chat_completions, ["POST"])
+    app.add_route("/v1/models", models)
+    app.add_route("/v1/models/{name:path}", model)
+    app.add_route("/health", health)
+    app.add_route("/metrics", metrics)
     return app
 
 
@@ -100,13 +104,16 @@ def _error(error: ApiError) -> Response:
 
 async def _answer(gateway: Gateway, request: Request, kind: type[CompletionRequest] | type[ChatRequest]) -> Response:
     begun = time.monotonic()
+    until = begun + gateway.settings.request_timeout
     gateway.counters.add("requests")
     with ExitStack() as held:
         try:
             asker = _asker(gateway, request)
             held.enter_context(gateway.place())
-            asked = kind.of(await _body(request, gateway.settings.body_limit))
-            conversation = Conversation(gateway, asker, await prompts.asked(gateway.served, asked))
+            async with _in_time(until):
+                asked = kind.of(await _body(request, gateway.settings.body_limit))
+                sequences = await prompts.asked(gateway.served, asked)
+            conversation = Conversation(gateway, asker, sequences, until)
             form = (Chats if kind is ChatRequest else Completions)(gateway.served.name)
             pieces, each = conversation.pieces(), asked.n or 1
             if asked.stream:
@@ -119,7 +126,8 @@ async def _answer(gateway: Gateway, request: Request, kind: type[CompletionReque
                 made = await _unless_gone(request, _collected(conversation, pieces))
                 if made is not None:
                     conversation.done(begun)
-                    return JSONResponse(form.whole(made, answers.usage(conversation.choices, each)))
+                    whole = form.whole(made, answers.usage(conversation.choices, each))
+                    return Response(to_json(whole), media_type="application/json")
         except ClientDisconnect:
             # with half of its body
             pass
@@ -132,6 +140,16 @@ async def _answer(gateway: Gateway, request: Request, kind: type[CompletionReque
             raise
     gateway.left()
     return Response(status_code=CLOSED)
+
+
+@asynccontextmanager
+async def _in_time(until: float) -> AsyncIterator[None]:
+    """DeadlineExceeded if what is inside is not done by `until` of the monotonic clock."""
+    try:
+        async with asyncio.timeout(until - time.monotonic()):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the time of gateway.request_timeout is over before the request was read") from None
 
 
 async def _body(request: Request, most: int) -> bytes:
@@ -161,16 +179,22 @@ async def _collected(conversation: Conversation, pieces: Pieces) -> list[list[Pi
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T | None:
     """What `work` gives; None, with `work` cancelled, if the client leaves first."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    staying = asyncio.timeout(None)
     try:
-        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else None
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        async with staying:
+            leaving = asyncio.create_task(_gone(request, staying))
+            try:
+                return await work
+            finally:
+                leaving.cancel()
+    except TimeoutError:
+        if not staying.expired():
+            raise
+        return None
 
 
-async def _gone(request: Request) -> None:
+async def _gone(request: Request, staying: asyncio.Timeout) -> None:
+    """Ends `staying` when the client leaves."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    staying.reschedule(0.0)

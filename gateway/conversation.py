@@ -6,22 +6,25 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from cachestore.errors import Overloaded
 from gateway.gateway import Gateway
 from gateway.keys import Asker
 from gateway.prompts import Asked
 from gateway.text import Choice, Piece
+from gateway.turns import Turns
 
 AT_ONCE = 8
-"""Choices of one request that are generated at the same time: more of them would be refused as more requests are."""
+"""Choices of one request that are generated at the same time, at most; fewer where the workers take no more."""
 
 
 @dataclass(eq=False)
 class Conversation:
-    """`choices`, asked for by `asker`."""
+    """`choices`, asked for by `asker`, by `until` of the monotonic clock."""
 
     gateway: Gateway
     asker: Asker
     asked: list[Asked]
+    until: float
     choices: list[Choice] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,21 +41,18 @@ class Conversation:
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         """Which choice, and what is added to it. The first failure of one ends them all."""
-        settings = self.gateway.settings
-        tenant, until = self.gateway.keys.token(self.asker), time.monotonic() + settings.request_timeout
-        made = [self.gateway.generating.pieces(choice, self.asker, tenant, until) for choice in self.choices]
-        if len(made) == 1:
-            async with aclosing(made[0]) as one:
+        tenant = self.gateway.keys.token(self.asker)
+        if len(self.choices) == 1:
+            async with aclosing(self._alone(self.choices[0], tenant)) as one:
                 async for piece in one:
                     yield 0, piece
             return
         queue: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue(1)
-
-        places = asyncio.Semaphore(AT_ONCE)
+        turns = Turns(AT_ONCE)
 
         async def feed(index: int) -> None:
             try:
-                async with places, aclosing(made[index]) as one:
+                async with turns, aclosing(self._in_turn(self.choices[index], tenant, turns)) as one:
                     async for piece in one:
                         await queue.put((index, piece))
             except Exception as error:
@@ -60,7 +60,7 @@ class Conversation:
             else:
                 await queue.put((index, None))
 
-        tasks = [asyncio.create_task(feed(index)) for index in range(len(made))]
+        tasks = [asyncio.create_task(feed(index)) for index in range(len(self.choices))]
         try:
             left = len(tasks)
             while left:
@@ -75,3 +75,18 @@ class Conversation:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _alone(self, choice: Choice, tenant: str) -> AsyncGenerator[Piece, None]:
+        return self.gateway.generating.pieces(choice, self.asker, tenant, self.until)
+
+    async def _in_turn(self, choice: Choice, tenant: str, turns: Turns) -> AsyncGenerator[Piece, None]:
+        """The same, also where the workers do not take all choices at once: then when another one has ended."""
+        while True:
+            try:
+                async with aclosing(self._alone(choice, tenant)) as one:
+                    async for piece in one:
+                        yield piece
+                return
+            except Overloaded:
+                if choice.count or not await turns.another():
+                    raise

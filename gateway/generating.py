@@ -7,7 +7,7 @@ that the lost worker would have made.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ class Generating:
         Overloaded if the workers take no more, Unavailable if there is none; in the middle, only after some patience.
         """
         tried: set[int] = set()
-        lost: CacheStoreError | None = None
+        lost: dict[str, CacheStoreError] = {}
         patient = 0.0
         while True:
             worker = self._choose(choice, asker, tenant, tried) if len(tried) < ATTEMPTS else None
@@ -69,9 +69,11 @@ class Generating:
                         yield piece
                 return
             except DeadlineExceeded as error:
-                raise self._gave_up(choice, error, until) from error
+                raise self._gave_up(choice, lost, 0.0) from error
             except (Unavailable, Overloaded, Aborted) as error:
-                lost = error
+                if choice.count > before:
+                    lost.clear()
+                lost.setdefault(error.reason, error)
                 if not isinstance(error, Overloaded):
                     self.workers.failed(worker)
                 self.counters.add("worker_failures", reason=error.reason)
@@ -118,12 +120,21 @@ class Generating:
                     return
         raise Unavailable("the worker ended its answer too early")
 
-    def _gave_up(self, choice: Choice, lost: CacheStoreError | None, until: float) -> CacheStoreError:
-        """What the client is told; of the cluster it need not know the rest."""
-        if time.monotonic() >= until or isinstance(lost, DeadlineExceeded):
-            return DeadlineExceeded(f"the time of gateway.request_timeout is over after {choice.count} tokens")
-        if isinstance(lost, Overloaded):
-            return lost
+    def _gave_up(self, choice: Choice, lost: Mapping[str, CacheStoreError], until: float) -> CacheStoreError:
+        """What the client is told of `lost`, the first failure for each reason since the last token.
+
+        Of the cluster it need not know the rest.
+        """
+        causes = ", then ".join(lost)
+        if time.monotonic() >= until:
+            behind = f"; the workers were {causes}" if causes else ""
+            return DeadlineExceeded(f"the time of gateway.request_timeout is over after {choice.count} tokens{behind}")
         if choice.count:
-            return Unavailable(f"the worker was lost in the middle, and for {self.patience:g} s no other was there")
-        return Unavailable("no decode worker of this model answers; try again later")
+            return Unavailable(
+                f"the worker was lost in the middle, and for {self.patience:g} s no other could go on: {causes}"
+            )
+        # one that is full is there: it will take requests again
+        full = lost.get(Overloaded.reason)
+        if full is not None:
+            return full
+        return Unavailable(f"no decode worker of this model answers{f' ({causes})' if causes else ''}; try again later")

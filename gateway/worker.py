@@ -128,11 +128,12 @@ class Worker:
             self._channel = open_async_channel(self.member.address, self.credentials)
             self._stub = DecodeWorkerStub(self._channel)  # type: ignore[no-untyped-call]
         stub, shown = self._stub, acting_for(self.credentials, tenant).metadata(self.member.address)
-        over = wire.AbortWorkRequest(request_id=request.request_id, finish=True)
-        stream = Stream(
-            stub.Generate(request, timeout=timeout, metadata=shown), self.member.address,
-            lambda: stub.Abort(over, timeout=timeout, metadata=shown),
-        )  # fmt: skip
+
+        async def stop() -> None:
+            over = wire.AbortWorkRequest(request_id=request.request_id, finish=True)
+            await stub.Abort(over, timeout=timeout, metadata=shown)
+
+        stream = Stream(stub.Generate(request, timeout=timeout, metadata=shown), self.member.address, stop)
         self._streams.add(stream)
         self.under_way += 1
         try:

@@ -100,7 +100,7 @@ def test_passwords_are_not_shown(
         ("[eviction]\nname = 3\n", "eviction"),
         ("[store\n", "is not TOML"),
         ("a = 1\na = 2\n", "is not TOML"),
-        ("[prefill_worker]\nwait = nan\n", "prefill_worker.wait"),
+        ("[prefill_worker]\nlease = nan\n", "prefill_worker.lease"),
         ("[batch]\npagse = 3\n", "unknown configuration key 'batch.pagse'; did you mean 'pages'?"),
         ("[batch]\nput_share = 2\n", "batch.put_share must lie in 0 .. 1"),
         ('[batch]\nscheduling = {name = "fcfs"}\n', "batch.scheduling is a section of its own: write [scheduling]"),

@@ -62,7 +62,7 @@ class Told:
         return "".join(piece.text for piece in self.pieces)
 
     def counted(self, name: str) -> int:
-        return total(self.counters.figures(), name)
+        return total(list(self.counters.figures()), name)
 
 
 @pytest.fixture
@@ -170,6 +170,18 @@ def test_nobody_waits_before_the_first_token(
     told = ask(ends * 9, patience=30.0)
     assert type(told.error) is error and "127.0.0.1" not in str(told.error) and told.text == ""
     assert len(told.workers[0].asked) == 1
+
+
+@pytest.mark.parametrize("ways", [("full", "away"), ("away", "full")])
+def test_where_one_is_full_the_client_is_told_so(ask: Callable[..., Told], ways: tuple[str, str]) -> None:
+    """Whichever is asked first: it will take requests again."""
+    told = ask(*([(0, how)] for how in ways))
+    assert type(told.error) is Overloaded and told.counted("worker_failures") == 2
+
+
+def test_the_first_cause_is_told(ask: Callable[..., Told]) -> None:
+    told = ask([(9, "away"), *[(0, "full")] * 99], patience=0.5)
+    assert type(told.error) is Unavailable and "unavailable, then overloaded" in str(told.error)
 
 
 def test_patience_ends(ask: Callable[..., Told]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 from cachestore.service.auth import certificates
 from cachestore.service.auth.certificates import Made
@@ -31,9 +31,14 @@ class Up:
     certs: Made
     temporary: Path
 
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """Of the gateway's certificate."""
+        return ssl.create_default_context(cafile=str(self.certs.ca))
+
     def client(self) -> httpx.Client:
-        """One that trusts the gateway's certificate."""
-        return httpx.Client(base_url=self.url, verify=ssl.create_default_context(cafile=str(self.certs.ca)), timeout=30)
+        """One that trusts it."""
+        return httpx.Client(base_url=self.url, verify=self.trust, timeout=30)
 
     def command(self, *words: str) -> tuple[int, str]:
         """Exit status and output of a command beside it."""
@@ -68,8 +73,8 @@ def up(byte_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[U
 def test_the_official_client_talks_to_it(up: Up) -> None:
     assert up.url.startswith("https://")
     with (
-        up.client() as http,
-        OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0, http_client=http) as client,
+        DefaultHttpxClient(verify=up.trust) as trusting,
+        OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0, http_client=trusting) as client,
     ):
         messages: list[Any] = [{"role": "user", "content": "What does a store of caches keep, and for whom?"}]
         cached = []

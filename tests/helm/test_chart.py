@@ -1,11 +1,7 @@
-"""The chart, rendered by Helm, or where Helm is missing by a small program in Go that imitates it."""
+"""What the chart deploys, and what it refuses."""
 
 import base64
-import os
-import shutil
 import subprocess
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,76 +10,7 @@ import yaml
 
 from cachestore.errors import ConfigError
 from cachestore.settings import check
-
-CHART = Path(__file__).parents[2] / "helm"
-PROGRAM = Path(__file__).parent / "render" / "main.go"
-GOPATH = Path("/usr/share/gocode")
-PACKAGES = "golang-go golang-github-masterminds-sprig-dev golang-gopkg-yaml.v3-dev"
-NEEDED = ("--set", "image.repository=example.org/cachestore", "--set", "engine.model=/models/needle")
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="session")
-def imitation(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run the Go program, built from Debian's library sources without any network."""
-    go = shutil.which("go")
-    libraries = [GOPATH / "src" / name for name in ("github.com/Masterminds/sprig", "gopkg.in/yaml.v3")]
-    if go is None or not all(library.is_dir() for library in libraries):
-        pytest.skip(f"rendering needs Helm, or on Debian: apt-get install {PACKAGES}")
-    program = tmp_path_factory.mktemp("render") / "render"
-    offline = dict(GO111MODULE="off", GOPATH=str(GOPATH), GOFLAGS="", CGO_ENABLED="0")
-    subprocess.run([go, "build", "-o", program, PROGRAM], env=os.environ | offline, check=True, timeout=110)
-
-    def run(*arguments: str, release: str = "kv") -> "subprocess.CompletedProcess[str]":
-        command: list[str | Path] = [program, *arguments, release, CHART]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def render(request: pytest.FixtureRequest) -> Run:
-    helm = shutil.which("helm")
-    if helm is None:
-        imitation: Run = request.getfixturevalue("imitation")
-        return imitation
-
-    def run(*arguments: str, release: str = "kv") -> "subprocess.CompletedProcess[str]":
-        command: list[str | Path] = [helm, "template", release, CHART, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-    return run
-
-
-def documents(render: Run, *arguments: str, release: str = "kv") -> dict[str, Any]:
-    """Rendered with the required values and these arguments; by kind, of which none may come twice."""
-    done = render(*NEEDED, *arguments, release=release)
-    assert done.returncode == 0, done.stderr
-    found = [document for document in yaml.safe_load_all(done.stdout) if document]
-    kinds = {document["kind"]: document for document in found}
-    assert len(kinds) == len(found)
-    return kinds
-
-
-def configuration(kinds: dict[str, Any]) -> dict[str, Any]:
-    return tomllib.loads(kinds["ConfigMap"]["data"]["cachestore.toml"])
-
-
-def pod(kinds: dict[str, Any]) -> dict[str, Any]:
-    spec: dict[str, Any] = kinds["RayCluster"]["spec"]["headGroupSpec"]["template"]["spec"]
-    return spec
-
-
-def mounted(container: dict[str, Any], volume: str) -> str:
-    (place,) = (mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == volume)
-    assert isinstance(place, str)
-    return place
-
-
-def values(path: Path, **content: Any) -> tuple[str, str]:
-    path.write_text(yaml.safe_dump(content))
-    return "-f", str(path)
+from tests.helm.rendering import NEEDED, Run, configuration, documents, mounted, pod, values
 
 
 def test_kinds(render: Run) -> None:
