@@ -37,8 +37,10 @@ mutations: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python -m benchmarks.kernels --cpu --json
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/cluster_sim.py
 	$(BIN)/python benchmarks/first_light.py
 
 # What benchmarks compare us with, in an environment of its own: benchmarks/wire.py --peers, benchmarks/store.py --peers.

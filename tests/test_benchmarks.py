@@ -141,3 +141,22 @@ def test_a_row_of_serving_that_fails_is_named(tmp_path: Path) -> None:
     (tmp_path / "sharegpt.json").write_text("[{}]")
     done = run("--rows", "serving.recompute", "--data", str(tmp_path), script="serving.py")
     assert done.returncode == 1 and "failed: serving.recompute" in done.stderr
+
+
+def test_a_simulated_cluster(tmp_path: Path) -> None:
+    starts = [turn // 4 * 9 for turn in range(200)]
+    lines = [{"timestamp": turn, "hash_ids": [*range(start, start + 9)]} for turn, start in enumerate(starts)]
+    (tmp_path / "conversation_trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = report("--nodes", "2", "--data", str(tmp_path), script="cluster_sim.py")
+    rows = {row["id"]: row for row in found["rows"]}
+    assert rows["cluster.imbalance"]["value"] >= 1 and rows["cluster.million_blocks"]["value"] > 50
+    for name in ("trace", "zipf"):
+        assert rows[f"cluster.{name}_2.lookups"]["value"] == 1
+        assert rows[f"cluster.{name}_2.hit_rate"]["value"] <= rows[f"cluster.{name}_2.infinite"]["value"]
+    assert {"cluster.loss_1", "cluster.loss_10"} == set(found["skipped"])
+
+
+def test_a_cluster_without_a_trace_is_simulated_with_drawn_prompts() -> None:
+    found = report("--nodes", "2", script="cluster_sim.py")
+    assert "--data" in found["skipped"]["cluster.trace"]
+    assert {row["id"].partition("_")[0] for row in found["rows"]} >= {"cluster.zipf", "cluster.imbalance"}
