@@ -46,16 +46,16 @@ WIRE = (
     Mutation(
         "lease kept of a reader that left before it was told of it",
         f"{_STREAM}/reading.py",
-        "            if not request.lease and gone():\n",
-        "            if False:\n",
-        ("tests/service/test_provisional.py::test_a_lease_that_nobody_was_told_of_ends_with_its_call",),
+        "        if gone() and not request.lease:\n",
+        "        if False:\n",
+        ("tests/service/test_provisional.py::test_no_lease_is_left_for_who_left_before_it_was_there",),
     ),
     Mutation(
         "lease given back though its reader was told of it",
         f"{_STREAM}/reading.py",
-        "            if not request.lease and gone():\n",
-        "            if not request.lease:\n",
-        ("tests/service/test_provisional.py::test_a_lease_that_nobody_was_told_of_ends_with_its_call",),
+        "        if gone() and not request.lease:\n",
+        "        if not request.lease:\n",
+        ("tests/service/test_provisional.py::test_no_lease_is_left_for_who_left_before_it_was_there",),
     ),
     Mutation(
         "read taken up again under the name of the lease that it may have",

@@ -104,13 +104,12 @@ def read(
         bulk = offer(agreed) if request.bulk and not place.digest else None
         if bulk is not None:
             granted.bulk.CopyFrom(bulk)
-        try:
-            yield wire.ReadResponse(granted=granted)
-        finally:
-            # who left before it was told of its lease cannot release it
-            if not request.lease and gone():
-                with suppress(LeaseExpired):
-                    store.release(sealed.lease)
+        if gone() and not request.lease:
+            # what its caller may have said of it on leaving came before it was there
+            with suppress(LeaseExpired):
+                store.release(sealed.lease)
+            return
+        yield wire.ReadResponse(granted=granted)
         if bulk is not None:
             return
         for block in sealed:
