@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from itertools import cycle, takewhile
 from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
@@ -49,13 +49,16 @@ def locate(
                 break
             missing.append(key)
     found: dict[bytes, tuple[str, str]] = {}
-    for tier in tiers:
+    idle = 0
+    # each is asked for what leads, so one is asked again once others have gone on where it stopped
+    for tier in cycle(tiers):
         left = [key for key in missing if key not in found]
-        if not left:
+        if not left or idle == len(tiers):
             break
         readable = tiered.unreadable.leading(tier.name, namespace, left)
-        for key, holder in zip(readable, nodes(tier, namespace, readable, deadline, node), strict=False):
-            found[key] = tier.name, holder
+        holders = nodes(tier, namespace, readable, deadline, node)
+        found.update((key, (tier.name, holder)) for key, holder in zip(readable, holders, strict=False))
+        idle = 1 if holders else idle + 1
     gap = next((key for key in missing if key not in found), None)
     leading = asked if gap is None else asked[: asked.index(gap)]
     absent = set(missing)

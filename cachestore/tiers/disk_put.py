@@ -74,7 +74,12 @@ class DiskPut:
 
     def _write(self, items: list[_Item]) -> bool:
         for step in (self._write_aside, _flush, self._install):
-            items = [item for item in items if self._did(step, item)]
+            try:
+                items = [item for item in items if self._did(step, item)]
+            except BaseException:
+                for item in items:
+                    self._undo(item)
+                raise
         durable = [item for item in items if item.entry.durable]
         if durable:
             self._settle(durable)
@@ -86,6 +91,11 @@ class DiskPut:
                 return True
         except OSError as error:
             self._troubles.append(error)
+        self._undo(item)
+        return False
+
+    def _undo(self, item: _Item) -> None:
+        """Gives back what a block has that is not installed. Undoing twice is allowed."""
         if item.descriptor >= 0:
             with suppress(OSError):
                 os.close(item.descriptor)
@@ -93,7 +103,7 @@ class DiskPut:
             self.work.files.discard(item.name)
         if item.reserved:
             self.work.index.release(item.entry.nbytes)
-        return False
+        item.descriptor, item.name, item.reserved = -1, "", False
 
     def _write_aside(self, item: _Item) -> bool:
         if self._stays(item):

@@ -171,9 +171,13 @@ class DiskWork:
                     self.drop(entry, "ttl", gone, leased=False)
                 else:
                     try:
-                        self.drop(entry, self._demoted(entry), gone, reason, leased=False)
+                        why, because = self._demoted(entry), reason
                     except CorruptBlock as corrupt:
-                        self.drop(entry, "corrupt", gone, corrupt.reason, leased=False)
+                        why, because = "corrupt", corrupt.reason
+                    except MemoryError:
+                        # it cannot be handed down now, and is in nobody's order any more
+                        why, because = "evicted", reason
+                    self.drop(entry, why, gone, because, leased=False)
         return True
 
     def _demoted(self, entry: DiskEntry) -> str:

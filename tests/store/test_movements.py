@@ -266,6 +266,23 @@ def test_nothing_is_fetched_ahead_for_which_memory_has_no_room(
         assert all(map(same, (block for block, _ in reading), blocks))
 
 
+def test_a_prefix_that_lies_here_and_there_is_read_whole(
+    open_tiers: Callable[..., TieredStore], tmp_path: Path
+) -> None:
+    disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"}
+    tiered = open_tiers([{"name": "cpu", "capacity": "4MiB"}, disk, {"name": "redis"}], {})
+    store = tiered.namespace("a")
+    keys, _ = stored(store, 6)
+    assert tiered.settle() and store.clear("cpu") == 6
+    above, below = tiered.cold
+    soon = Deadline.after(5)
+    assert above.delete_many(store.namespace, [keys.keys[0], keys.keys[3]], soon) == [True] * 2
+    others = [key for number, key in enumerate(keys.keys) if number not in (0, 3)]
+    assert below.delete_many(store.namespace, others, soon) == [True] * 4
+    assert tiers(store, keys) == [(1, "redis"), (2, "disk"), (1, "redis"), (2, "disk")]
+    assert len(read(tiered, store, keys)) == 6
+
+
 def test_blocks_that_there_is_no_memory_to_read_are_missed(
     open_tiers: Callable[..., TieredStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """What leaves a full disk for others, and what does not: leased blocks, and such as are not what was put."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,3 +108,38 @@ def test_what_is_not_the_block_is_not_handed_down(
     assert held(full.below) == [1] and held(full.tier, 7) == [2, 3, 4, 5, 6]
     (found,) = full.below.get_many(A, KEYS[1:2], soon())
     assert equal(found, value(1, NBYTES))
+
+
+def test_want_of_memory_for_what_leaves_costs_that_block_only(full: Full, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = full.tier._work
+    assert work is not None
+
+    def refused(nbytes: int) -> Buffer:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(work.memory, "take", refused)
+        assert full.put(5) and full.left() == [(KEYS[0], "evicted", "capacity")]
+    assert full.put(6) and full.left() == [(KEYS[1], "demoted", "capacity")]
+    assert held(full.below) == [1] and held(full.tier, 7) == [2, 3, 4, 5, 6]
+
+
+def test_a_put_that_fails_for_want_of_memory_leaves_nothing(full: Full, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = full.tier._work
+    assert work is not None and full.tier.delete_many(A, KEYS[:5], soon()) == [True] * 5
+    create, made = work.files.create, list[int]()
+
+    def third(*arguments: object) -> tuple[str, int]:
+        made.append(1)
+        if len(made) == 3:
+            raise MemoryError
+        return create()
+
+    used = full.tier.usage().used
+    with monkeypatch.context() as patched:
+        patched.setattr(work.files, "create", third)
+        blocks = [(key, value(number, NBYTES)) for number, key in enumerate(KEYS[:4])]
+        with suppress(MemoryError):
+            full.tier.put_many(A, blocks, None, soon())
+    assert full.tier.usage().used == used and not list((full.folder / ".writing").iterdir())
+    assert all(full.put(number) for number in range(5)) and not full.left()
