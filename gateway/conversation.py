@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from cachestore.errors import Overloaded
 from gateway.gateway import Gateway
+from gateway.generating import PAUSE
 from gateway.keys import Asker
 from gateway.prompts import Asked
 from gateway.text import Choice, Piece
@@ -80,7 +81,11 @@ class Conversation:
         return self.gateway.generating.pieces(choice, self.asker, tenant, self.until)
 
     async def _in_turn(self, choice: Choice, tenant: str, turns: Turns) -> AsyncGenerator[Piece, None]:
-        """The same, also where the workers do not take all choices at once: then when another one has ended."""
+        """The same, also where the workers do not take all choices at once: then when another one has ended.
+
+        Others may take the place that one left. What is made already is not thrown away for that: it is tried again
+        until the request's time is over.
+        """
         while True:
             try:
                 async with aclosing(self._alone(choice, tenant)) as one:
@@ -88,5 +93,9 @@ class Conversation:
                         yield piece
                 return
             except Overloaded:
-                if choice.count or not await turns.another():
+                if choice.count:
                     raise
+                if not await turns.another():
+                    if not any(each.count for each in self.choices):
+                        raise
+                    await asyncio.sleep(PAUSE)

@@ -25,7 +25,7 @@ ATTEMPTS = 3
 """Workers that are tried, one behind the other, for one token."""
 
 PAUSE = 0.2
-"""Seconds until workers are tried again in the middle of an answer."""
+"""Seconds until workers are tried again in the middle of a choice, or of the choices of one request."""
 
 SETTLE = 1.0
 """Seconds that a worker may take to store what it made, so that the conversation's next turn finds it."""

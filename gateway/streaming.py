@@ -1,5 +1,6 @@
 """An answer as server-sent events, which ends what it holds however it ends."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from cachestore.errors import DeadlineExceeded
 from gateway import answers
 from gateway.answers import Completions
 from gateway.conversation import Conversation
@@ -16,6 +18,9 @@ from gateway.errors import api_error
 from gateway.text import Piece
 
 Pieces = AsyncGenerator[tuple[int, Piece], None]
+
+LAST = 1.0
+"""Seconds behind a request's time in which its last events may go out."""
 
 
 @dataclass(eq=False)
@@ -60,6 +65,12 @@ class Events:
             self._over = True
             self.conversation.done(self.begun)
 
+    def late(self) -> None:
+        """Counts it as out of time, if nothing else ended it: the client did not read it, and is told no more."""
+        if not self._over:
+            self._over = True
+            self.conversation.gateway.failed(api_error(DeadlineExceeded("the answer was not read in time")))
+
     async def close(self) -> None:
         """Ends the generation if it has not ended."""
         if not self._over:
@@ -70,15 +81,21 @@ class Events:
 
 
 class EventStream(StreamingResponse):
-    """Sends `events`; a client that leaves ends them."""
+    """Sends `events`; a client that leaves ends them, and so does one that reads too slowly for the request's time."""
 
     def __init__(self, events: Events) -> None:
         super().__init__(aiter(events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        in_time = asyncio.timeout(self._events.conversation.until + LAST - time.monotonic())
         try:
-            await super().__call__(scope, receive, send)
+            async with in_time:
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            if not in_time.expired():
+                raise
+            self._events.late()
         finally:
             # also one that was never begun
             iterator: Any = self.body_iterator

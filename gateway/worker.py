@@ -35,15 +35,16 @@ def errors(method: str, address: str) -> Iterator[None]:
 
 @dataclass(eq=False)
 class Stream:
-    """The answers to one request as they come; `heard` is when the last one did, `begun` whether there was one.
+    """The answers to one request as they come; `begun` says whether there was one.
 
-    `stop` has the worker end the request well.
+    `since` is when the next one began to be waited for, None while nobody waits. `stop` has the worker end the
+    request well.
     """
 
     call: Any
     address: str
     stop: Callable[[], Awaitable[object]]
-    heard: float = field(default_factory=time.monotonic)
+    since: float | None = field(default_factory=time.monotonic)
     begun: bool = False
     _cut: bool = False
 
@@ -71,8 +72,10 @@ class Stream:
         try:
             with errors("Generate", self.address):
                 async for message in self.call:
-                    self.heard, self.begun = time.monotonic(), True
+                    # how long the reader takes with it is no silence of the worker's
+                    self.since, self.begun = None, True
                     yield message
+                    self.since = time.monotonic()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not self._cut or (task is not None and task.cancelling()):
@@ -144,13 +147,13 @@ class Worker:
             stream.call.cancel()
 
     def cut_silent(self, seconds: float) -> None:
-        """Gives requests up that have heard nothing for so long.
+        """Gives requests up that have waited for an answer for so long.
 
         One that waits for its first token may wait for its turn, unless the worker has left the cluster map.
         """
         before = time.monotonic() - seconds
         for stream in list(self._streams):
-            if stream.heard < before and (stream.begun or not self.there):
+            if stream.since is not None and stream.since < before and (stream.begun or not self.there):
                 stream.cut()
 
     async def close(self) -> None:

@@ -120,7 +120,8 @@ def test_the_command_line_knows_it(page: str, words: list[str]) -> None:
 )
 def test_programs_have_their_options(page: str, words: list[str]) -> None:
     program = words[:2] if words[0] == "-m" else words[:1]
-    assert (ROOT / (program[1].replace(".", "/") if program[1:] else program[0])).exists()
+    name = program[1].replace(".", "/") if program[1:] else program[0]
+    assert any((ROOT / (name + end)).exists() for end in ("", ".py"))
     options = {word for word in words[len(program) :] if word.startswith("--")}
     if options:
         shown = subprocess.run(

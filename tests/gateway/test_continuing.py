@@ -71,7 +71,7 @@ def ask(spec: BlockSpec, store: str) -> Callable[..., Told]:
 
     def asked(
         *ends: Sequence[tuple[int, str]], stop: Stop | None = None, logprobs: int | None = None, patience: float = 5.0,
-        seconds: float = 20.0, stall: float = 5.0,
+        seconds: float = 20.0, stall: float = 5.0, reading: float = 0.0,
     ) -> Told:  # fmt: skip
         workers = [Scripted(each) for each in ends]
         choice = Choice(served, Asked(PROMPT, wire.Sampling(seed=7), stop or Stop(COUNT), logprobs))
@@ -85,6 +85,8 @@ def ask(spec: BlockSpec, store: str) -> Callable[..., Told]:
             try:
                 async for piece in generating.pieces(choice, ANYBODY, "", time.monotonic() + seconds):
                     told.pieces.append(piece)
+                    if len(told.pieces) == 1:
+                        await asyncio.sleep(reading)
             except CacheStoreError as error:
                 told.error = error
             finally:
@@ -195,6 +197,12 @@ def test_the_deadline_is_kept(ask: Callable[..., Told], how: str) -> None:
     told = ask([(9, how), *[(0, how)] * 99], seconds=0.4, patience=30.0)
     assert type(told.error) is DeadlineExceeded and told.text == TALE[:9]
     assert time.monotonic() - begun < 0.4 + 1.0 + 1.0
+
+
+def test_a_reader_that_is_slow_is_no_silence_of_the_worker(ask: Callable[..., Told]) -> None:
+    told = ask([], stall=0.5, reading=1.0)
+    assert told.error is None and told.text == TALE and told.counted("worker_failures") == 0
+    assert len(told.workers[0].asked) == 1
 
 
 def test_a_first_token_may_take_its_time(ask: Callable[..., Told]) -> None:

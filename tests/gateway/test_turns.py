@@ -3,9 +3,10 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from threading import Lock
+from typing import Any
 
 import grpc
 import httpx
@@ -17,6 +18,7 @@ from cachestore.engine.model import model_spec
 from cachestore.engine.settings import EngineSettings
 from cachestore.eviction.lru import Lru
 from cachestore.hashing import fingerprint
+from cachestore.metrics import Figure
 from cachestore.service.client import RemoteStore
 from cachestore.service.members import Member
 from cachestore.service.server import CacheStoreServer
@@ -36,16 +38,18 @@ CHOICES = 12
 
 @dataclass(eq=False)
 class Narrow(Scripted):
-    """Takes so many requests at once, and refuses more."""
+    """Takes so many requests at once, and refuses more; behind each, others take its place for `taken` seconds."""
 
     room: int = 1
+    taken: float = 0.0
     refused: int = 0
     _under_way: int = 0
+    _free: float = 0.0
     _lock: Lock = field(default_factory=Lock)
 
     def Generate(self, request: wire.GenerateRequest, context: grpc.ServicerContext) -> Iterator[wire.GenerateResponse]:
         with self._lock:
-            full = self._under_way >= self.room
+            full = self._under_way >= self.room or time.monotonic() < self._free
             self._under_way += not full
             self.refused += full
         if full:
@@ -57,8 +61,10 @@ class Narrow(Scripted):
         finally:
             with self._lock:
                 self._under_way -= 1
+                self._free = time.monotonic() + self.taken
 
 
+Talk = Callable[[Gateway], Coroutine[Any, Any, Any]]
 Answer = Callable[..., httpx.Response]
 
 
@@ -68,34 +74,44 @@ def spec(byte_model: object) -> BlockSpec:
 
 
 @pytest.fixture
-def asked(spec: BlockSpec) -> Iterator[Answer]:
-    """The answer of a gateway before one worker, to which the body may come slowly."""
+def before(spec: BlockSpec) -> Iterator[Callable[[Scripted, Talk, float], Any]]:
+    """Has one talk to a gateway before one worker."""
     served = Served("tiny", WORDS, spec, 1024, 257, frozenset({END}))
-
-    async def posted(gateway: Gateway, content: bytes | AsyncIterator[bytes]) -> httpx.Response:
-        app = create_app(gateway)
-        transport = httpx.ASGITransport(app)
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport) as client:
-            return await client.post("http://gateway/v1/completions", content=content)
 
     with TieredStore(Cpu(16 << 20).start(), (), create("raw"), Lru()) as kept:
         with CacheStoreServer(kept, ServiceSettings(port=0)) as server, RemoteStore(server.address) as remote:
 
-            def ask(worker: Scripted, content: bytes | AsyncIterator[bytes], timeout: float = 20.0) -> httpx.Response:
+            def talked(worker: Scripted, talk: Talk, timeout: float) -> Any:
                 with serving(worker) as address:
                     member = Member("decode", "d", address, "here", bytes(16), fingerprint=fingerprint(spec))
                     remote.register(member, 60)
                     try:
                         gateway = Gateway(GatewaySettings(request_timeout=timeout), served, [server.address])
-                        return asyncio.run(posted(gateway, content))
+                        return asyncio.run(talk(gateway))
                     finally:
                         remote.register(replace(member), 0)
 
-            yield ask
+            yield talked
 
 
-def body(choices: int) -> bytes:
-    return json.dumps({"model": "tiny", "prompt": "x" * 40, "max_tokens": 8, "n": choices}).encode()
+@pytest.fixture
+def asked(before: Callable[[Scripted, Talk, float], Any]) -> Answer:
+    """The gateway's answer, to which the body may come slowly."""
+
+    def ask(worker: Scripted, content: bytes | AsyncIterator[bytes], timeout: float = 20.0) -> Any:
+        async def posted(gateway: Gateway) -> httpx.Response:
+            app = create_app(gateway)
+            transport = httpx.ASGITransport(app)
+            async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport) as client:
+                return await client.post("http://gateway/v1/completions", content=content)
+
+        return before(worker, posted, timeout)
+
+    return ask
+
+
+def body(choices: int, **more: object) -> bytes:
+    return json.dumps({"model": "tiny", "prompt": "x" * 40, "max_tokens": 8, "n": choices, **more}).encode()
 
 
 @pytest.mark.parametrize("room", [1, 3])
@@ -112,6 +128,20 @@ def test_where_there_is_no_room_at_all_nobody_waits(asked: Answer) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
 
 
+def test_a_place_that_others_take_meanwhile_costs_no_choice(asked: Answer) -> None:
+    worker = Narrow(taken=0.3)
+    answer = asked(worker, body(2))
+    assert answer.status_code == 200, answer.text
+    assert [choice["text"] for choice in answer.json()["choices"]] == [TALE[:8]] * 2
+
+
+def test_nobody_waits_for_such_a_place_beyond_the_deadline(asked: Answer) -> None:
+    begun = time.monotonic()
+    answer = asked(Narrow(taken=60.0), body(2), 0.5)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+    assert time.monotonic() - begun < 5
+
+
 def test_the_time_of_a_request_begins_when_it_comes(asked: Answer) -> None:
     """Not when it has been read: this one never is."""
 
@@ -123,3 +153,40 @@ def test_the_time_of_a_request_begins_when_it_comes(asked: Answer) -> None:
     answer = asked(Scripted(), never(), 0.3)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+def test_a_stream_that_nobody_reads_ends_with_its_time(
+    before: Callable[[Scripted, Talk, float], Any], spec_version: str
+) -> None:
+    """Also where the server says nothing of a client that is there and does not read."""
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "http_version": "1.1",
+        "method": "POST", "path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b"",
+        "headers": [], "scheme": "http", "root_path": "", "server": ("gateway", 80), "client": ("here", 1),
+    }  # fmt: skip
+    sent: list[str] = []
+
+    async def unread(gateway: Gateway) -> tuple[list[Figure], int]:
+        bodies = [{"type": "http.request", "body": body(2, stream=True)}]
+
+        async def receive() -> Any:
+            return bodies.pop() if bodies else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+        app = create_app(gateway)
+        async with app.router.lifespan_context(app):
+            async with asyncio.timeout(5):
+                await app(scope, receive, send)
+            return gateway.figures(), sum(worker.under_way for worker in gateway.workers.all())
+
+    begun = time.monotonic()
+    figures, under_way = before(Scripted(), unread, 0.3)
+    assert time.monotonic() - begun < 5 and sent == ["http.response.start", "http.response.body"]
+    counted = {(each.name, *each.labels): each.value for each in figures}
+    assert counted[("requests_failed", ("status", "504"))] == counted[("requests",)] == 1
+    assert counted[("requests_under_way",)] == under_way == 0 and ("requests_left",) not in counted
