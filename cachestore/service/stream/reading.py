@@ -100,15 +100,15 @@ def read(
         over.set()
     sealed, granted, part, place = agreed = opened(store, request, deadline, over.is_set if over else None)
     with closing(sealed):
-        # the bulk path begins with whole blocks
-        bulk = offer(agreed) if request.bulk and not place.digest else None
-        if bulk is not None:
-            granted.bulk.CopyFrom(bulk)
         if gone() and not request.lease:
             # what its caller may have said of it on leaving came before it was there
             with suppress(LeaseExpired):
                 store.release(sealed.lease)
             return
+        # the bulk path begins with whole blocks
+        bulk = offer(agreed) if request.bulk and not place.digest else None
+        if bulk is not None:
+            granted.bulk.CopyFrom(bulk)
         yield wire.ReadResponse(granted=granted)
         if bulk is not None:
             return
