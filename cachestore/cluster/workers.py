@@ -1,7 +1,7 @@
 """The workers of a cluster, placed, restarted and scaled by Ray Serve; requests go straight to their gRPC ports."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +16,9 @@ from cachestore.service.client import RemoteStore
 Tell = Callable[[str], None]
 
 APPLICATION = "cachestore"
+REPLICA = "SERVE_REPLICA"
+"""With it Serve names the actor of a replica: `SERVE_REPLICA::application#deployment#replica`."""
+
 POLL_SECONDS = 0.1
 CLOSE_SECONDS = 10.0
 """How long a worker may take to close what is its own, once its requests have ended or were given up."""
@@ -78,7 +81,7 @@ def remove_workers(drain: float) -> None:
 
 def kill_worker(runtime: Runtime, application: str, role: str, name: str) -> None:
     """Kills the process of the worker that the cluster map calls `name`; Serve starts another."""
-    replica = f"SERVE_REPLICA::{application}#{role}#{name.removeprefix(f'{role}-')}"
+    replica = f"{REPLICA}::{application}#{role}#{name.removeprefix(f'{role}-')}"
     try:
         runtime.ray.kill(runtime.ray.get_actor(replica, namespace="serve"))
     except ValueError as error:
@@ -121,13 +124,27 @@ def _await_running(serve: Any, names: Mapping[str, str], settings: ClusterSettin
         time.sleep(POLL_SECONDS)
 
 
-def _delete(serve: Any, names: set[str], drain: float) -> None:
+def _delete(serve: Any, names: Set[str], drain: float) -> None:
     # all at once: one after the other takes a round of Serve's control loop each
     for name in names:
         serve.delete(name, _blocking=False)
     until = time.monotonic() + drain + CLOSE_SECONDS + STOP_SECONDS
     while names & set(serve.status().applications) and time.monotonic() < until:
+        _forget_unplaced(names)
         time.sleep(POLL_SECONDS)
+
+
+def _forget_unplaced(names: Set[str]) -> None:
+    """Ends replicas that never got a process: they have no requests, and Serve would give them the time to drain."""
+    import ray
+    from ray._private import state
+
+    # no public way finds them without Ray's dashboard: list_named_actors names only those that run
+    for actor in state.actors(actor_state_name="PENDING_CREATION").values():
+        prefix, _, replica = actor["Name"].partition("::")
+        if prefix == REPLICA and replica.partition("#")[0] in names:
+            with suppress(ValueError):
+                ray.kill(ray.get_actor(actor["Name"], namespace="serve"))
 
 
 def messages(state: Any) -> str:

@@ -73,6 +73,7 @@ def small(cluster: Cluster, tables: dict[str, Any], model: str) -> dict[str, Any
     with Runtime(settings) as runtime:
         found["too_many_gpus"] = raised(lambda: up(runtime, tables))
         found["left_after_gpus"] = left()
+    with Runtime(ClusterSettings(address=address, prefill=1, decode=1)) as runtime:
         missing = [{"name": "cpu", "capacity": "64MiB"}, {"name": "redis", "url": "redis://:hidden@127.0.0.1:1"}]
         found["no_redis"] = raised(lambda: up(runtime, {**tables, "tiers": missing}))
         found["left_after_redis"] = left()
