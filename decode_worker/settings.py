@@ -6,6 +6,7 @@ from cachestore.codecs import create
 from cachestore.config import Seconds
 from cachestore.errors import ConfigError
 from cachestore.service.settings import ServiceSettings
+from prefill_worker.connecting import Connecting, Direct, TheirPages
 from prefill_worker.settings import ANYWHERE, service
 
 
@@ -18,6 +19,8 @@ class DecodeSettings:
     are asked: the next one, or none, if one does not begin within `prefill_begin`, or says nothing for `silence`, which
     is more than its longest step takes. One that failed is left alone for `rest`. The cluster map is asked again after
     `refresh`. A look into the store takes `store_timeout` at most. Planes go to the store in the form of `codec`.
+    With `gpu_pages` blocks are read from pages of this node's prefill workers on the device the model is on, as far as
+    they are in any.
     """
 
     host: str = "127.0.0.1"
@@ -32,6 +35,7 @@ class DecodeSettings:
     refresh: Seconds = 1.0
     store_timeout: Seconds = 2.0
     codec: str = "raw"
+    gpu_pages: bool = False
 
     def __post_init__(self) -> None:
         self.service(ANYWHERE)
@@ -49,3 +53,7 @@ class DecodeSettings:
             "decode_worker", store, host=self.host, port=self.port, unix_socket=self.unix_socket,
             longest_call=self.longest_call,
         )  # fmt: skip
+
+    def connecting(self, device: str) -> Connecting:
+        """How it reaches stores."""
+        return TheirPages(self.codec, device) if self.gpu_pages else Direct(self.codec)

@@ -10,6 +10,7 @@ from cachestore.service.auth.credentials import Credentials, Metadata
 from cachestore.service.auth.identity import Identity
 from cachestore.service.client import RemoteStore
 from cachestore.store.base import Store
+from prefill_worker.connecting import Connecting, Direct
 
 MOST_IDLE = 64
 """Connections that are kept although no request uses them, the most recently used ones."""
@@ -44,13 +45,13 @@ class _Connected:
 class Stores:
     """Stores by address and by whom they are asked for; `own` is the one at `address`, for callers without a tenant.
 
-    A connection belongs to one tenant: what is mapped, pooled or remembered with it never serves another. Planes go to
-    stores in the form of `codec`.
+    A connection belongs to one tenant: what is mapped, pooled or remembered with it never serves another. Each is made
+    by `connecting`.
     """
 
     own: Store
     address: str
-    codec: str = "raw"
+    connecting: Connecting = field(default_factory=Direct)
     _connected: OrderedDict[Place, _Connected] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -89,7 +90,7 @@ class Stores:
         connected = _Connected(caller)
         own = Credentials.from_environment()
         shown = _Shown(**vars(own), newest=connected.token) if caller.tenant else own
-        connected.store = RemoteStore(place[0], codec=self.codec, credentials=shown)
+        connected.store = self.connecting.connect(place[0], shown)
         # one that cannot be opened is not kept
         connected.store.open()
         self._connected[place] = connected

@@ -13,12 +13,12 @@ from cachestore.engine.batch_loop import BatchLoop
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.settings import EngineSettings
 from cachestore.hashing import fingerprint
-from cachestore.service.client import RemoteStore
 from cachestore.service.heartbeat import Heartbeat
 from cachestore.service.members import Member
 from cachestore.service.settings import ServiceSettings
 from cachestore.settings import batch
 from prefill_worker.base import Worker
+from prefill_worker.connecting import Connecting
 from prefill_worker.serving import Serving
 from prefill_worker.stores import Stores
 
@@ -29,9 +29,9 @@ DRAIN_SECONDS = 5.0
 class Settings(Protocol):
     """What every worker's section has."""
 
-    @property
-    def codec(self) -> str: ...
     def service(self, store: ServiceSettings) -> ServiceSettings: ...
+    def connecting(self, device: str) -> Connecting:
+        """How it reaches stores; `device` is what it computes on."""
 
 
 class WorkerServer(ABC):
@@ -43,11 +43,12 @@ class WorkerServer(ABC):
 
     def __init__(self, tables: Table, settings: Settings, store: str, name: str, node: str) -> None:
         self.name, self.node = name, node
-        self.model = PagedModel(build(EngineSettings, tables.get("engine", {}), "engine"))
+        engine = build(EngineSettings, tables.get("engine", {}), "engine")
+        self.model = PagedModel(engine)
         self._batch = batch(tables)
         self._limit = self._batch.max_batch + self._batch.max_waiting
-        self._store_address, self._codec = store, settings.codec
-        self._store = RemoteStore(store, codec=settings.codec)
+        self._store_address, self._connecting = store, settings.connecting(engine.device)
+        self._store = self._connecting.connect(store)
         listen = settings.service(build(ServiceSettings, tables.get("service", {}), "service"))
         self._serving = Serving(
             replace(listen, max_concurrent=self._limit), f"{self.role}_worker", self.service, self._attach
@@ -71,12 +72,14 @@ class WorkerServer(ABC):
         with ExitStack() as parts:
             parts.callback(self.model.close)
             self.model.open()
+            parts.callback(self._connecting.close)
+            self._connecting.open()
             parts.callback(self._store.close)
             self._store.open()
             loop = BatchLoop(self.model, self._batch)
             parts.callback(loop.close)
             loop.open()
-            stores = Stores(self._store, self._store_address, self._codec)
+            stores = Stores(self._store, self._store_address, self._connecting)
             worker = self._worker = self._begin(self.model, loop, stores, self._limit)
             parts.callback(worker.close)
             parts.callback(worker.running.drain, DRAIN_SECONDS)

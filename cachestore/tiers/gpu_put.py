@@ -1,11 +1,11 @@
 """One block on its way to a device: a page is taken for it and filled, then the block is visible."""
 
-import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.seal import CorruptBlock, Header
 from cachestore.tiers.gpu_blocks import DeviceBlock, page_bytes, raw_form
+from cachestore.tiers.gpu_filling import Filling, ends_of
 from cachestore.tiers.gpu_residents import Resident
 from cachestore.tiers.gpu_work import GpuWork
 
@@ -25,7 +26,7 @@ class GpuPut:
 
     work: GpuWork
     _writer: bytes = field(default_factory=lambda: os.urandom(16))
-    _sequence: int = 0
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def sealed(self, namespace: bytes, key: bytes, sealed: Buffer, ttl: float | None, deadline: Deadline) -> bool:
         """Keeps a sealed block, its planes decoded; whether it is there now."""
@@ -41,7 +42,7 @@ class GpuPut:
             self.work.memory.fill(page, lambda host: decode_planes(header, planes, payload, host))
             return raw
 
-        return self._store(namespace, page_bytes(raw), _ends(raw.expires, ttl), deadline, write)
+        return self._store(namespace, page_bytes(raw), ends_of(raw.expires, ttl), deadline, write)
 
     def on_device(self, namespace: bytes, fingerprint: bytes, block: DeviceBlock, deadline: Deadline) -> bool:
         """Keeps a copy of a block; whether it is there now. What was there first stays.
@@ -52,8 +53,6 @@ class GpuPut:
             there = self.work.blocks.find(namespace, block.key)
             if there is not None or self.work.room is None:
                 return there is not None and there.header.fingerprint == fingerprint
-            self._sequence += 1
-            sequence = self._sequence
         if block.tensor.device != self.work.memory.device:
             pages = self.work.memory.device
             raise InvalidArgument(f"the tensor is on {block.tensor.device}, the tier's pages on {pages}")
@@ -64,9 +63,21 @@ class GpuPut:
             self.work.memory.copy(flat, page)
             # of the page, so that they speak of what is kept
             sums = self.work.sums(page, [plane.raw_bytes for plane in block.planes])
-            return block.sealed(namespace, fingerprint, self._writer, sequence, sums)
+            return self.seal(namespace, fingerprint, block, sums)
 
-        return self._store(namespace, block.tensor.nbytes, _ends(block.expires, None), deadline, write)
+        return self._store(namespace, block.tensor.nbytes, ends_of(block.expires, None), deadline, write)
+
+    def begin(self, namespace: bytes, key: bytes, nbytes: int, deadline: Deadline) -> Filling | None:
+        """Room for a block that comes in pieces; None if there is none, or the block is there already."""
+        with self.work.locked():
+            if self.work.blocks.find(namespace, key) is not None:
+                return None
+        slot = self.work.attempt(partial(self.work.take, namespace, nbytes, deadline), deadline)
+        return Filling(namespace, self.work, slot) if slot is not None else None
+
+    def seal(self, namespace: bytes, fingerprint: bytes, block: DeviceBlock, sums: Sequence[int]) -> Header:
+        """The header of a block on the device, as one more that was written here."""
+        return block.sealed(namespace, fingerprint, self._writer, next(self._numbers), sums)
 
     def _store(
         self, namespace: bytes, nbytes: int, ends: float, deadline: Deadline, write: Callable[[Tensor], Header]
@@ -98,10 +109,3 @@ class GpuPut:
                 return None
             self.work.blocks.add(block)
             return True
-
-
-def _ends(expires: int, ttl: float | None) -> float:
-    """When a block ends in monotonic seconds: with its header's end, or when its time to live is over, if sooner."""
-    now = time.monotonic()
-    header = now + expires / 1000 - time.time() if expires else math.inf
-    return min(header, math.inf if ttl is None else now + ttl)

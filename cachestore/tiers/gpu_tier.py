@@ -1,7 +1,7 @@
 """Raw pages on a torch device, owned by the worker that owns the device.
 
 1. It stands above memory: it gets copies of what is read often, or blocks that a worker has on the device already
-   (`put_pages`). It acknowledges nothing as durable.
+   (`put_pages`) or computes slot by slot (`open_page`). It acknowledges nothing as durable.
 2. A page is what the device computes with: the raw planes of a block, without coding. Its header stays in host memory,
    so that the block can be had in sealed form, too.
 3. In this process pages are handed out under a hold (`pages`); to other processes of the namespace by slab (`export`,
@@ -28,6 +28,7 @@ from cachestore.eviction.base import Eviction
 from cachestore.hashing import KEY_BYTES
 from cachestore.tiers.base import Departed, Found, Usage
 from cachestore.tiers.gpu_blocks import DeviceBlock, empty_block, page_checksums
+from cachestore.tiers.gpu_filling import Filling, Seal
 from cachestore.tiers.gpu_memory import DEVICE_ERRORS, DeviceMemory
 from cachestore.tiers.gpu_pages import Page, PagePool, Slab
 from cachestore.tiers.gpu_put import GpuPut
@@ -167,6 +168,16 @@ class GpuTier:
         if len(namespace) != KEY_BYTES or len(fingerprint) != KEY_BYTES:
             raise InvalidArgument(f"namespace and fingerprint have {KEY_BYTES} bytes each")
         return [self._put.on_device(namespace, fingerprint, block, deadline) for block in blocks]
+
+    def open_page(self, namespace: bytes, key: bytes, nbytes: int, deadline: Deadline) -> Filling | None:
+        """Room for a block whose planes come in pieces; None if there is none, or the block is here already."""
+        if len(namespace) != KEY_BYTES or len(key) != KEY_BYTES:
+            raise InvalidArgument(f"namespace and key have {KEY_BYTES} bytes each")
+        return self._put.begin(namespace, key, nbytes, deadline)
+
+    def seal(self, namespace: bytes, fingerprint: bytes) -> Seal:
+        """How the header of a block that came in pieces is made, for `Filling.publish`."""
+        return partial(self._put.seal, namespace, fingerprint)
 
     def export(self, namespace: bytes, besides: Container[int] = ()) -> Export:
         """The slabs of one namespace for another process of it, but for those of the numbers `besides`.

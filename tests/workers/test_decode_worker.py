@@ -25,6 +25,7 @@ from decode_worker.request import LOCAL, Request, Usage
 from decode_worker.settings import DecodeSettings
 from decode_worker.worker import DecodeWorker
 from prefill_worker.call import Call
+from prefill_worker.connecting import OwnPages, TheirPages
 from prefill_worker.handoff import Begun, Handoff, Told
 from prefill_worker.prompt import CacheUse, Prompt
 from prefill_worker.settings import PrefillSettings
@@ -178,6 +179,27 @@ def test_how_the_blocks_of_a_handoff_travel(
     assert made == right and usage.prefilled_by == "p" and usage.loaded_tokens == 48
     figures = served.store.stats()
     assert total(figures, "transport_read_blocks", transport=used) == total(figures, "transport_read_blocks") == 3
+
+
+def test_blocks_in_pages_of_the_prefill_worker(make_served: Callable[..., Served], right: list[int]) -> None:
+    """They are read from there, and from the store once they have left; the lease is the store's in any case."""
+    served, own = make_served(), OwnPages("raw", "cpu", 4 << 20)
+    address = served.prefill.stores.address
+    own.open()
+    with own.connect(address) as written, TheirPages("raw", "cpu").connect(address) as read:
+        served.prefill.stores, served.decode.stores = Stores(written, address), Stores(read, address)
+        made, usage = served.ask()
+        assert made == right and usage.prefilled_by == "p" and usage.loaded_tokens == 48
+        figures = served.store.stats()
+        assert total(figures, "read_hits", tier="gpu", purpose="handoff") == 3 == total(figures, "read_blocks")
+        assert total(figures, "tier_blocks", tier="gpu") == 3 <= total(figures, "tier_blocks", tier="cpu")
+        # a worker that has computed nothing yet finds the same there
+        keys = chain(served.model.spec, TOKENS)
+        assert read.lookup(keys).runs[0].tier == "gpu"
+        eventually(served.at_rest)
+    own.close()
+    assert total(served.store.stats(), "tier_blocks", tier="gpu") == 0
+    assert served.store.lookup(keys).runs[0].tier == "cpu"
 
 
 def test_prompts_that_are_prefilled_here(make_served: Callable[..., Served], right: list[int]) -> None:

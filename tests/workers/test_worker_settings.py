@@ -31,6 +31,7 @@ def test_what_cannot_work(cls: Any, section: str, key: str, value: Any) -> None:
     ("cls", "key", "value"),
     [
         (PrefillSettings, "lease", 0),
+        (PrefillSettings, "gpu_pages", "1KiB"),
         (DecodeSettings, "prefill_begin", "0s"),
         (DecodeSettings, "silence", 0),
         (DecodeSettings, "prefill_attempts", -1),

@@ -1,38 +1,42 @@
-"""The one session of a worker that has to do with pages: begun when it is needed, and anew when it is over."""
+"""The one session of a worker that owns pages: begun when it is needed, and anew when it is over."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from threading import Lock
+from weakref import WeakValueDictionary
 
 from cachestore.deadline import Deadline
-from cachestore.errors import DeadlineExceeded, Unavailable
+from cachestore.errors import DeadlineExceeded
 from cachestore.service.connection import Connection
 from cachestore.service.pages.session import PageSession
-from cachestore.service.shared.client import Lost
-from cachestore.service.shared.sessions import alive
+from cachestore.service.pages.sessions import begun
 from cachestore.tiers.gpu_memory import DeviceMemory
-from cachestore.wire import session_pb2, store_pb2
+from cachestore.wire import session_pb2
 
 
 @dataclass(eq=False)
 class Attached:
-    """At most one session with the store behind `connection`, with one request at a time. Thread-safe."""
+    """Follows `cachestore.service.pages.sessions.Sessions`: with one for all, which takes a request at a time.
+
+    So the store knows who registered a page, and does not show it to them.
+    """
 
     connection: Connection
     memory: DeviceMemory
-    writer: bool
     _session: PageSession | None = None
     _lock: Lock = field(default_factory=Lock)
 
-    def session(self, deadline: Deadline) -> PageSession:
-        """The session as it is, or a new one. Raises what the store answers instead, Unavailable if it is elsewhere."""
+    def take(self, deadline: Deadline) -> PageSession:
+        """The session as it is, or a new one; it stays others' too."""
         with self._held(deadline):
             if self._session is None or not self._session.usable:
                 self._end()
-                self._session = self._begun(deadline)
+                self._session = begun(self.connection, self.memory, True, deadline, lambda path: WeakValueDictionary())
             return self._session
+
+    def give(self, session: PageSession) -> None:
+        """Nothing: it stays as it is."""
 
     def ask(
         self,
@@ -54,15 +58,6 @@ class Attached:
         session, self._session = self._session, None
         if session is not None:
             session.close()
-
-    def _begun(self, deadline: Deadline) -> PageSession:
-        offer = self.connection.call("Attach", store_pb2.AttachRequest(writer=self.writer), deadline.remaining())
-        session = PageSession(offer.socket, self.memory, partial(alive, self.connection))
-        try:
-            session.open(offer.ticket, max(deadline.remaining(), 1e-3), self.memory.name)
-        except Lost:
-            raise Unavailable(f"the store at {self.connection.address} shares no memory with this process") from None
-        return session
 
     @contextmanager
     def _held(self, deadline: Deadline) -> Iterator[None]:

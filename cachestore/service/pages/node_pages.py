@@ -14,6 +14,7 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.pages.attached import Attached
 from cachestore.service.pages.registering import Registration
 from cachestore.service.pages.session import PageSession
+from cachestore.service.pages.sessions import LentSessions, Sessions
 from cachestore.service.pages.transport import Pages
 from cachestore.service.remote_reading import RemoteReading
 from cachestore.service.shared.client import Lost
@@ -42,7 +43,7 @@ class NodePages:
         self._device = device
         self._tier = tier
         self._verify = verify
-        self._attached: Attached | None = None
+        self._sessions: Sessions | None = None
         self._transport: Pages | None = None
         self._registration: Registration | None = None
         self._registered: PageSession | None = None
@@ -51,14 +52,15 @@ class NodePages:
 
     def open(self) -> None:
         """Gets ready to open memory of the device. ConfigError if it is not there."""
-        self._attached = Attached(self._store.connection, memory_of(self._device), self._tier is not None)
-        self._transport = Pages(self._attached, verify=self._verify)
+        memory, connection = memory_of(self._device), self._store.connection
+        self._sessions = LentSessions(connection, memory) if self._tier is None else Attached(connection, memory)
+        self._transport = Pages(self._sessions, verify=self._verify)
 
     def close(self) -> None:
         """Takes back what was registered. Closing twice is allowed."""
         with self._syncing:
-            if self._attached is not None:
-                self._attached.close()
+            if self._sessions is not None:
+                self._sessions.close()
             if self._registration is not None:
                 self._registration.close()
             self._registration = self._registered = None
@@ -72,7 +74,12 @@ class NodePages:
 
     def namespace(self, *, timeout: float = TIMEOUT) -> bytes:
         """The id of the namespace that the store takes this process to work for: what the tier's pages must be of."""
-        return self._opened().session(Deadline.after(timeout)).namespace
+        sessions = self._opened()
+        session = sessions.take(Deadline.after(timeout))
+        try:
+            return session.namespace
+        finally:
+            sessions.give(session)
 
     def sync(self, *, timeout: float = TIMEOUT) -> int:
         """Tells the store what the tier holds by now; how many of its pages are registered.
@@ -80,10 +87,10 @@ class NodePages:
         What was deleted or cleared in the store leaves the tier. Where the store was lost, all is registered anew.
         """
         deadline = Deadline.after(timeout)
+        if self._tier is None:
+            return 0
         with self._syncing:
-            session = self._opened().session(deadline)
-            if self._tier is None:
-                return 0
+            session = self._opened().take(deadline)
             if self._registration is None:
                 self._registration = Registration(self._tier, session.namespace)
             if self._registered is not session:
@@ -132,7 +139,7 @@ class NodePages:
         request = session_pb2.SessionRequest(register=message)
         return self._opened().ask(session, request, deadline, given).registered
 
-    def _opened(self) -> Attached:
-        if self._attached is None:
+    def _opened(self) -> Sessions:
+        if self._sessions is None:
             raise Unavailable("the pages are not open; call open() first")
-        return self._attached
+        return self._sessions

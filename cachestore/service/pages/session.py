@@ -1,7 +1,7 @@
 """The session of one worker with its node's store, and the slabs of other workers that it was shown."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 
 from cachestore.errors import Mismatch, Unavailable
 from cachestore.service.shared.client import SharedSession
@@ -11,11 +11,21 @@ from cachestore.wire import session_pb2 as wire
 
 
 class PageSession(SharedSession):
-    """A session that can open `memory`'s device. `slabs` are those that it was shown and has opened, by number."""
+    """A session that can open `memory`'s device. `slabs` are those that it was shown and has opened, by number.
 
-    def __init__(self, path: str, memory: DeviceMemory, alive: Callable[[], bool]) -> None:
+    `known` has all that this process has open, so that many sessions open each once.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        memory: DeviceMemory,
+        alive: Callable[[], bool],
+        known: MutableMapping[int, AttachedSlab],
+    ) -> None:
         super().__init__(path, {}, alive)
         self._memory = memory
+        self._known_slabs = known
         self.slabs: dict[int, AttachedSlab] = {}
         self.closed_to_us = ""
         """Why a slab could not be opened, if one could not."""
@@ -38,9 +48,13 @@ class PageSession(SharedSession):
         words, memory = next(given), next(given) if slab.memory else -1
         if slab.number in self.slabs:
             return
+        known = self._known_slabs.get(slab.number)
+        if known is not None:
+            self.slabs[slab.number] = known
+            return
         words, memory = os.dup(words), os.dup(memory) if memory >= 0 else -1
         handle = SlabHandle(self.namespace, slab.number, slab.bytes, self._memory.name, slab.token, memory, words)
         try:
-            self.slabs[slab.number] = attach(handle, self._memory)
+            self.slabs[slab.number] = self._known_slabs[slab.number] = attach(handle, self._memory)
         except (Mismatch, Unavailable) as error:
             self.closed_to_us = str(error)

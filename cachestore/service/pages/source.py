@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 class PageSource:
     """Follows `cachestore.service.transport.Source`; `answer` is the store's to the read, from block `first` on.
 
-    `failed` is told that pages cannot be opened, or that the device does not copy.
+    `failed` is told that pages cannot be opened, or that the device does not copy, `ended` that the session is needed
+    no more.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class PageSource:
         *,
         verify: bool,
         failed: Callable[[str], None],
+        ended: Callable[[], None],
     ) -> None:
         self._asked = asked
         self._session = session
@@ -66,6 +68,8 @@ class PageSource:
         self._deadline = deadline
         self._verify = verify
         self._failed = failed
+        self._ended = ended
+        self._closed = False
         self._shown(answer.pages, first)
 
     @property
@@ -92,7 +96,10 @@ class PageSource:
         return Loaded(block, TIER)
 
     def close(self) -> None:
-        """Nothing: the places are forgotten with the source."""
+        """Gives the session back; the places are forgotten with the source."""
+        if not self._closed:
+            self._closed = True
+            self._ended()
 
     def _shown(self, places: session_pb2.PagePlaces, first: int) -> None:
         self._first = first

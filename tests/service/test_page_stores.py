@@ -1,0 +1,251 @@
+"""Stores whose puts fill pages, and stores whose reads come from them: what is in a page is read from there."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cachestore.deadline import Deadline
+from cachestore.eviction.lru import Lru
+from cachestore.hashing import namespace_id
+from cachestore.metrics import total
+from cachestore.service.client import RemoteStore
+from cachestore.service.pages.owner_store import OwnerStore
+from cachestore.service.pages.reader_store import ReaderStore
+from cachestore.service.server import CacheStoreServer
+from cachestore.store.base import Loaded, Purpose, Put, PutStatus, put_blocks
+from cachestore.testing import check_sums, plans_of, random_prompt, same, small_spec
+from cachestore.tiers.gpu import Gpu
+from cachestore.tiers.gpu_memory import GRANULE
+from cachestore.tiers.gpu_tier import GpuTier
+from tests.service.sessions import SOON, holds
+
+KEYS, BLOCKS = random_prompt(small_spec(), 8)
+DEFAULT = namespace_id("default")
+WRITER = Path(__file__).with_name("page_writer.py")
+
+
+@pytest.fixture
+def tier() -> Iterator[GpuTier]:
+    tier = Gpu(capacity=4 * GRANULE, device="cpu", slab=GRANULE).start(Lru())
+    tier.open(lambda departures: None)
+    yield tier
+    tier.close()
+
+
+@pytest.fixture
+def owner(server: CacheStoreServer, tier: GpuTier) -> Iterator[OwnerStore]:
+    with OwnerStore(server.address, tier, "cpu") as store:
+        yield store
+
+
+@pytest.fixture
+def reader(server: CacheStoreServer) -> Iterator[ReaderStore]:
+    with ReaderStore(server.address, "cpu") as store:
+        yield store
+
+
+def used(tier: GpuTier) -> int:
+    return tier.usage().used
+
+
+def tiers(store: RemoteStore) -> list[tuple[str, int]]:
+    return [(run.tier, run.blocks) for run in store.lookup(KEYS).runs]
+
+
+def room() -> list[Any]:
+    return [np.empty(sum(plane.nbytes for plane in block.data), dtype=np.uint8) for block in BLOCKS]
+
+
+def check(loaded: list[Loaded], *held_by: str) -> None:
+    assert [tier for _, tier in loaded] == list(held_by)
+    assert all(same(block, wanted) for (block, _), wanted in zip(loaded, BLOCKS, strict=False))
+
+
+def opened(store: RemoteStore) -> Put:
+    return store.put(KEYS.fingerprint, plans_of(BLOCKS), timeout=SOON)
+
+
+def written(put: Put, *blocks: int) -> None:
+    """Plane by plane, last of each block first."""
+    for block in blocks:
+        for plane, data in reversed(list(enumerate(BLOCKS[block].data))):
+            put.write(block, plane, data)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.slow
+def test_between_processes(device: str, process: Any) -> None:
+    """Read from the pages while their owner lives, and from the store when it was killed."""
+    address = process().address
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    owner = subprocess.Popen(
+        [sys.executable, str(WRITER), address, device],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    try:
+        assert owner.stdin is not None and owner.stdout is not None
+        print(json.dumps([1, 8]), file=owner.stdin, flush=True)
+        assert int(owner.stdout.readline()) == 8
+        with ReaderStore(address, device) as reader:
+            assert tiers(reader) == [("gpu", 8)]
+            with reader.read(KEYS, into=room(), purpose=Purpose.HANDOFF) as reading:
+                check(list(reading), *["gpu"] * 8)
+            with reader.read(KEYS, into=room()) as reading:
+                loaded = [next(iter(reading))]
+                owner.kill()
+                owner.wait()
+                loaded += reading
+                # what is mapped stays; on a device it may be gone
+                assert len(loaded) == 8
+                check(loaded, *(tier for _, tier in loaded))
+            holds(lambda: tiers(reader) == [("cpu", 8)])
+            with reader.read(KEYS, into=room()) as reading:
+                check(list(reading), *["cpu"] * 8)
+            figures = reader.stats()
+            assert total(figures, "tier_blocks", tier="gpu") == total(figures, "leases_open") == 0
+            assert total(figures, "read_hits", tier="gpu", purpose="handoff") == 8
+            check_sums(figures)
+    finally:
+        owner.kill()
+        owner.communicate()
+
+
+def test_a_reader_that_waits_finds_the_page(owner: OwnerStore, reader: ReaderStore, tier: GpuTier) -> None:
+    found: list[Loaded] = []
+
+    def wait() -> None:
+        with reader.read(KEYS, into=room(), wait=SOON, purpose=Purpose.HANDOFF) as reading:
+            found.extend(reading)
+
+    with opened(owner) as put:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        written(put, 0, 1, 2)
+        assert used(tier) and tiers(reader) == []
+        put.commit([0, 1, 2])
+        assert tiers(reader) == [("gpu", 3)]
+        # while one waits others are not kept waiting
+        begun = time.monotonic()
+        with reader.read(KEYS, into=room()) as reading:
+            check(list(reading), *["gpu"] * 3)
+        assert time.monotonic() - begun < SOON / 2 and not found
+        written(put, *range(3, 8))
+        put.commit()
+        thread.join()
+    check(found, *["gpu"] * 8)
+    figures = reader.stats()
+    assert total(figures, "read_hits", tier="gpu", purpose="handoff") == 8
+    assert total(figures, "transport_read_blocks", transport="pages") == 11
+    assert total(figures, "tier_blocks", tier="cpu") == 8 == total(figures, "tier_blocks", tier="gpu")
+    check_sums(figures)
+
+
+def test_what_the_tier_lets_go_comes_from_the_store(owner: OwnerStore, reader: ReaderStore, tier: GpuTier) -> None:
+    put_blocks(owner, KEYS.fingerprint, BLOCKS)
+    gone = [entry.generation for entry in tier.catalogue(DEFAULT) if entry.key in KEYS.keys[5:]]
+    tier.drop(DEFAULT, gone, "evicted")
+    with reader.read(KEYS, into=room()) as reading:
+        check(list(reading), *["gpu"] * 5, *["cpu"] * 3)
+    # put again they are no news to the store
+    assert {one.status for one in put_blocks(owner, KEYS.fingerprint, BLOCKS)} == {PutStatus.ALREADY_EXISTS}
+    assert len(tier.keys(DEFAULT)) == 5
+
+
+@pytest.mark.parametrize("how", ["aborted", "left", "incomplete"])
+def test_what_is_not_published_takes_no_page(how: str, owner: OwnerStore, reader: ReaderStore, tier: GpuTier) -> None:
+    with opened(owner) as put:
+        written(put, 0, 1)
+        put.write(2, 0, BLOCKS[2].data[0])
+        put.commit([0])
+        if how == "incomplete":
+            put.commit()
+            assert [one.status for one in put.answers[1:4]] == [PutStatus.STORED, PutStatus.FAILED, PutStatus.FAILED]
+        if how == "aborted":
+            put.abort()
+    there = 2 if how == "incomplete" else 1
+    assert tiers(reader) == [("gpu", there)] and len(tier.keys(DEFAULT)) == there
+    one = used(tier) // there
+    tier.clear(DEFAULT, Deadline.after(SOON))
+    assert one and not used(tier)
+
+
+def test_a_block_that_the_store_refuses_leaves_the_tier(
+    owner: OwnerStore, reader: ReaderStore, tier: GpuTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(owner) as put:
+        written(put, *range(8))
+        with monkeypatch.context() as patch:
+            patch.setattr("cachestore.service.pages.sink.STAYS", ())
+            put.commit([0, 1])
+        assert tiers(reader) == [("cpu", 2)]
+        put.commit()
+    assert tiers(reader) == [("cpu", 8)] and len(tier.keys(DEFAULT)) == 6
+
+
+def test_a_put_into_a_store_that_is_elsewhere(
+    serve: Callable[..., CacheStoreServer], tier: GpuTier, server: CacheStoreServer
+) -> None:
+    """Its blocks are in no page, and read as ever."""
+    with OwnerStore(serve(shared=False).address, tier, "cpu") as owner:
+        assert {one.status for one in put_blocks(owner, KEYS.fingerprint, BLOCKS)} == {PutStatus.STORED}
+        assert not used(tier)
+        with ReaderStore(owner.connection.address, "cpu") as reader:
+            assert tiers(reader) == [("cpu", 8)]
+            with reader.read(KEYS, into=room()) as reading:
+                check(list(reading), *["cpu"] * 8)
+
+
+def test_a_tier_that_is_too_small_costs_pages_alone(server: CacheStoreServer, reader: ReaderStore) -> None:
+    spec = small_spec()
+    size = sum(plane.raw_bytes for plane in spec.planes())
+    keys, blocks = random_prompt(spec, 3 * GRANULE // max(size, 4096), 5)
+    tier = Gpu(capacity=GRANULE, device="cpu").start(Lru())
+    tier.open(lambda departures: None)
+    with OwnerStore(server.address, tier, "cpu") as owner:
+        assert {one.status for one in put_blocks(owner, keys.fingerprint, blocks)} == {PutStatus.STORED}
+        with reader.read(keys) as reading:
+            assert all(same(block, wanted) for (block, _), wanted in zip(reading, blocks, strict=True))
+        assert 0 < used(tier) <= GRANULE
+    tier.close()
+
+
+def test_a_device_that_fails_costs_pages_alone(
+    owner: OwnerStore, reader: ReaderStore, tier: GpuTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("the device is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tier.memory, "fill", broken, raising=False)
+        assert {one.status for one in put_blocks(owner, KEYS.fingerprint, BLOCKS)} == {PutStatus.STORED}
+    assert not used(tier) and tiers(reader) == [("cpu", 8)]
+
+
+def test_what_was_deleted_does_not_come_back_with_its_owner(
+    server: CacheStoreServer, reader: ReaderStore, tier: GpuTier
+) -> None:
+    """While it is away nobody tells it what is deleted; so it has nothing left."""
+    with OwnerStore(server.address, tier, "cpu") as owner:
+        put_blocks(owner, KEYS.fingerprint, BLOCKS)
+        assert tiers(reader) == [("gpu", 8)]
+    assert not used(tier)
+    reader.delete(KEYS)
+    with OwnerStore(server.address, tier, "cpu") as owner:
+        owner.sync_pages()
+        assert tiers(reader) == []
+        put_blocks(owner, KEYS.fingerprint, BLOCKS[:2])
+        assert tiers(reader) == [("gpu", 2)]
+        # and while it is there, it hears of it
+        reader.delete(KEYS)
+        assert tiers(reader) == []
+        owner.sync_pages()
+        assert not used(tier)
