@@ -30,6 +30,7 @@ from cachestore.store.base import (
     Verdict,
 )
 from cachestore.store.checks import check_after, check_into, check_provisional
+from cachestore.store.joint import check_groups
 from cachestore.wire import store_pb2 as wire
 
 FRAME_BYTES = 1 << 20
@@ -138,11 +139,13 @@ class RemoteStore:
         codec: Codec | None = None,
         durability: Durability = Durability.CACHE,
         ttl: float | None = None,
+        groups: range | None = None,
         timeout: float = TIMEOUT,
     ) -> RemotePut:
         deadline = Deadline.after(timeout)
         check_after(after, [plan.key for plan in plans])
-        reservation = convert_put.Reservation(fingerprint, tuple(plans), durability, ttl, after)
+        groups = check_groups(groups, plans, durability)
+        reservation = convert_put.Reservation(fingerprint, tuple(plans), durability, ttl, after, groups)
         for transport in self._transports:
             sink = transport.put(reservation, codec or self._codec, deadline)
             if sink is not None:

@@ -9,12 +9,13 @@ import numpy as np
 from xxhash import xxh3_64
 
 from cachestore.block import Half, PlaneId
-from cachestore.errors import Aborted, InvalidArgument, TooLarge
+from cachestore.errors import Aborted, InvalidArgument, Mismatch, TooLarge
 from cachestore.plane_table import MOST_PLANES_KNOWN
 from cachestore.seal import MAX_PAYLOAD, MAX_PLANES
 from cachestore.service.convert import MOST_KEYS, key, lifetime, seconds
 from cachestore.service.words import DURABILITY, PUT_STATUS
 from cachestore.store.base import BlockPlan, Durability, PutAnswer
+from cachestore.store.joint import own_plans
 from cachestore.wire import store_pb2 as wire
 
 MOST_TOKENS = 1 << 20
@@ -39,6 +40,11 @@ class Reservation(NamedTuple):
     durability: Durability
     ttl: float | None
     after: bytes | None = None
+    groups: range | None = None
+
+    def own_plans(self) -> list[BlockPlan]:
+        """What this put itself writes of each block."""
+        return own_plans(self.plans, self.groups)
 
 
 def layout(message: wire.Layout, field: str) -> tuple[PlaneId, ...]:
@@ -119,7 +125,10 @@ def reservation(message: wire.Reserve) -> Reservation:
     durability = DURABILITY.word(message.durability)
     fingerprint = key(message.fingerprint, "reserve.fingerprint")
     after = key(message.after, "reserve.after") if message.after else None
-    value = Reservation(fingerprint, tuple(plans), durability, seconds(message.ttl_ms), after)
+    if message.first_group and not message.groups:
+        raise InvalidArgument(f"reserve.first_group = {message.first_group} needs reserve.groups to say how many")
+    groups = range(message.first_group, message.first_group + message.groups) if message.groups else None
+    value = Reservation(fingerprint, tuple(plans), durability, seconds(message.ttl_ms), after, groups)
     if message.HasField("check"):
         numbers = [block.layout for block in message.blocks]
         if message.check != _check(value, message.durability, message.ttl_ms, layouts, numbers):
@@ -165,12 +174,31 @@ def reserve_message(value: Reservation) -> wire.Reserve:
         )
         for plan in value.plans
     ]
-    durability, ttl_ms = DURABILITY.number(value.durability), lifetime(value.ttl)
+    durability, ttl_ms, groups = DURABILITY.number(value.durability), lifetime(value.ttl), value.groups or range(0)
     check = _check(value, durability, ttl_ms, layouts, [numbers[id(plan.planes)] for plan in value.plans])
     return wire.Reserve(
         fingerprint=value.fingerprint, layouts=map(layout_message, layouts), blocks=blocks,
         durability=durability, ttl_ms=ttl_ms, after=value.after or b"", check=check,
+        first_group=groups.start, groups=len(groups),
     )  # fmt: skip
+
+
+def reserved_message(put: bytes, values: Iterable[PutAnswer], message: wire.Reserve) -> wire.WriteResponse:
+    """What is answered to this Reserve."""
+    return wire.WriteResponse(
+        put=put, answers=answer_messages(values), first_group=message.first_group, groups=message.groups
+    )
+
+
+def reserved(value: Reservation, response: wire.WriteResponse) -> list[PutAnswer]:
+    """The other way; Mismatch if what is reserved are other head groups than those asked for."""
+    groups = value.groups or range(0)
+    if (response.first_group, response.groups) != (groups.start, len(groups)):
+        raise Mismatch(
+            "groups: the store takes whole blocks alone, as those of an earlier release do; give it one of this "
+            "release, or put whole blocks from one process"
+        )
+    return answers(response.answers)
 
 
 def commit(message: wire.Commit, blocks: int) -> tuple[list[int], float]:

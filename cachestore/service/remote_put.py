@@ -16,7 +16,8 @@ class RemotePut:
 
     def __init__(self, sink: Sink, reservation: convert_put.Reservation) -> None:
         self._sink: Sink | None = sink
-        self._reservation = reservation
+        self._plans = reservation.own_plans()
+        self._durable = reservation.durability is Durability.DURABLE
         self._answers = list(sink.answers)
         self._written: dict[int, set[int]] = {}
         self._runs: dict[tuple[int, int, int], range] = {}
@@ -26,7 +27,7 @@ class RemotePut:
         return tuple(self._answers)
 
     def write(self, block: int, plane: int, data: Buffer) -> None:
-        plans = self._reservation.plans
+        plans = self._plans
         if not 0 <= block < len(plans):
             raise InvalidArgument(f"block {block} is not one of the {len(plans)} reserved")
         planes = plans[block].planes
@@ -52,13 +53,12 @@ class RemotePut:
         asked = range(len(self._answers)) if blocks is None else blocks
         check_blocks(asked, len(self._answers))
         chosen = sorted(set(asked) & set(wanted))
-        durable = self._reservation.durability is Durability.DURABLE
         # the store hears of what it can publish only, so it would grant the lease of a put that fails for the rest
-        ttl = 0.0 if durable and unmet(self._answers, asked) else lease
+        ttl = 0.0 if self._durable and unmet(self._answers, asked) else lease
         response = sink.commit(chosen, convert.milliseconds(ttl, "lease"))
         for answer in convert_put.answers(response.answers):
             self._answers[answer.block] = answer
-        if durable:
+        if self._durable:
             check_kept(self._answers, asked)
         return convert.lease(response.lease) if response.HasField("lease") else None
 

@@ -228,12 +228,21 @@ class Store(Protocol):
         codec: Codec | None = None,
         durability: Durability = Durability.CACHE,
         ttl: float | None = None,
+        groups: range | None = None,
         timeout: float = TIMEOUT,
     ) -> Put:
         """Reserves the blocks of `plans`, in the order of their chain. `timeout` bounds the whole put.
 
         `after` is the key of the block before the first of them, None if that is the first of its chain or not known:
         a hint for eviction. `codec` encodes the planes of this put in place of the store's own.
+
+        With `groups` this put writes only the planes of these head groups, which `Put.write` numbers among themselves.
+        Other puts of the same plans in the same store write the others, as the ranks of a tensor-parallel model do; how
+        many puts, and which groups each has, is theirs to choose. A block is published by the commit with which all of
+        its groups are there; until then a commit is answered IN_PROGRESS, and so is at once a block of which another
+        put has one of the groups, or the whole. If one of the puts gives a block up, or fails, or its time is over, the
+        block fails for all; what was committed waits for what is missing until the last of their deadlines.
+        InvalidArgument for groups that a block has not, and with DURABLE: put a block durably once it is there.
         """
 
     def pin(self, chain: Chain, ttl: float, *, timeout: float = TIMEOUT) -> int:

@@ -33,6 +33,12 @@ class Committing:
     ttl: float | None
     deadline: Deadline
 
+    def gather(self, chosen: Sequence[int]) -> None:
+        """Makes final what this put wrote of joint blocks; those stay open with which everything is there."""
+        for number in chosen:
+            with self.writing:
+                self.blocks.finish(number)
+
     def lower(self, chosen: Sequence[int]) -> None:
         """Hands to lower tiers what must be there first: durable blocks, and those that memory has no room for."""
         entries = []

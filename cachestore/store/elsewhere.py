@@ -1,10 +1,11 @@
 """What other nodes have, as tiers of this one: looked at behind the tiers that are this node's alone."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from cachestore.deadline import Deadline
-from cachestore.tiers.base import ColdTier
+from cachestore.tiers.base import ColdTier, Found
 
 
 class Elsewhere(Protocol):
@@ -25,8 +26,31 @@ class Borrowed(Protocol):
     def copy_after(self) -> int:
         """With its so manieth read a block gets a copy in this node's memory."""
 
+    def stream(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> Generator[Found, None, None]:
+        """The first of these blocks, one after the other, up to one that nobody has or that is corrupt.
+
+        While its taker is busy with one, those behind it are on their way. Closing it ends the read there.
+        """
+
     def nodes(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[str]:
         """From which nodes the first of these blocks would be read, as far as they are there without a gap."""
+
+
+@dataclass(eq=False)
+class Lent:
+    """Blocks of a read that come from other nodes, the one numbered `at` next.
+
+    `as_of` is what `removals` said before they were asked for: what is removed while it is on its way may not stay.
+    """
+
+    blocks: Generator[Found, None, None]
+    at: int
+    as_of: int
+
+    def take(self) -> Found:
+        """The next one; None if it is not to be had."""
+        self.at += 1
+        return next(self.blocks, None)
 
 
 def nodes(tier: ColdTier, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, here: str) -> list[str]:

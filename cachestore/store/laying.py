@@ -38,6 +38,13 @@ class Run(NamedTuple):
     pieces: tuple[Piece, ...]
 
 
+class LayoutPart(NamedTuple):
+    """Some planes of a layout as a layout of their own, and their numbers in the whole one."""
+
+    layout: Layout
+    numbers: NDArray[np.intp]
+
+
 class Layout:
     """What is the same for all blocks that have these planes, worked out once. Threads may share it."""
 
@@ -48,6 +55,7 @@ class Layout:
         self.table = table_of(planes)
         self._runs: dict[tuple[int, int], Run] = {}
         self._of: dict[range, Run] = {}
+        self._parts: dict[range, LayoutPart] = {}
 
     def run(self, block: int, first: int, data: Buffer) -> Run:
         """The planes of block `block` that `data` is, from plane `first` on; InvalidArgument if it is no whole ones."""
@@ -70,6 +78,17 @@ class Layout:
             if len(self._of) >= MOST_RUNS:
                 self._of.clear()
             self._of[planes] = known
+        return known
+
+    def part(self, groups: range) -> LayoutPart:
+        """The planes of these head groups."""
+        known = self._parts.get(groups)
+        if known is None:
+            numbers = [number for number, plane in enumerate(self.planes) if plane.group in groups]
+            layout = layout_of(tuple(self.planes[number] for number in numbers))
+            if len(self._parts) >= MOST_RUNS:
+                self._parts.clear()
+            known = self._parts[groups] = LayoutPart(layout, np.array(numbers, dtype=np.intp))
         return known
 
 

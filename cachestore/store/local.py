@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from cachestore.block import WHOLE, Buffer, Part
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
-from cachestore.errors import CacheStoreError, InvalidArgument, LeaseExpired
+from cachestore.errors import CacheStoreError, InvalidArgument, LeaseExpired, Unavailable
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
-from cachestore.store import figures, removal
+from cachestore.store import figures, pinning, removal
 from cachestore.store.base import (
     TIMEOUT,
     BlockPlan,
@@ -24,19 +22,19 @@ from cachestore.store.base import (
     Lookup,
     Pin,
     Purpose,
-    Run,
     Verdict,
     runs_at,
 )
 from cachestore.store.checks import check_after, check_into, check_provisional
 from cachestore.store.durability import durable_tiers
-from cachestore.store.granting import grant, locate
+from cachestore.store.granting import grant
+from cachestore.store.joint import check_groups
 from cachestore.store.leases import Holding
 from cachestore.store.local_reading import LocalReading
+from cachestore.store.looking import look
+from cachestore.store.open_puts import OpenPuts
 from cachestore.store.owned_page import Show
-from cachestore.store.owned_pages import TIER
 from cachestore.store.paged import leave, missed
-from cachestore.store.promises import promise
 from cachestore.store.provisional import Following
 from cachestore.store.provisional_reading import ProvisionalReading
 from cachestore.store.put import LocalPut
@@ -63,25 +61,20 @@ class LocalStore:
     tiered: TieredStore
     namespace: bytes
     alone: bool = False
-    _puts: dict[bytes, LocalPut] = field(default_factory=dict)
+    puts: OpenPuts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.puts = OpenPuts(self.tiered, self.namespace)
 
     def lookup(self, chain: Chain, *, show: Show | None = None, timeout: float = TIMEOUT) -> Lookup:
         """As the interface says; the pages that `show` has for its caller come first."""
         deadline = Deadline.after(timeout)
         counters = self.tiered.counters(self.namespace)
         with counters.timed("lookup"):
-            paged = len(show(chain)) if show is not None else 0
-            rest = Chain(chain.fingerprint, chain.keys[paged:]) if paged else chain
-            runs = locate(self.tiered, self.namespace, rest, deadline, self._tiers(chain.fingerprint))
-            if paged:
-                runs = (Run(paged, TIER, self.tiered.settings.node), *runs)
-            ready = sum(run.blocks for run in runs)
-            with self.tiered.index.changed:
-                behind = takewhile(lambda key: self.tiered.index.writing(self.namespace, key), chain.keys[ready:])
-                writing = sum(1 for _ in behind)
+            found = look(self.tiered, self.namespace, chain, show, self._tiers(chain.fingerprint), deadline)
         counters.add("lookups")
         counters.add("lookup_blocks", len(chain))
-        return Lookup(ready, runs, writing)
+        return found
 
     def near(self, *, timeout: float = TIMEOUT) -> bool:
         return True
@@ -198,12 +191,15 @@ class LocalStore:
         codec: Codec | None = None,
         durability: Durability = Durability.CACHE,
         ttl: float | None = None,
+        groups: range | None = None,
         timeout: float = TIMEOUT,
         owner: bytes = b"",
     ) -> LocalPut:
         """As the interface says; the blocks of an `owner`, who writes from outside, get memory that is its own."""
-        put: LocalPut | None = None
         try:
+            if self.tiered.refuses:
+                raise Unavailable(self.tiered.refuses)
+            groups = check_groups(groups, plans, durability)
             if durability is Durability.DURABLE:
                 durable_tiers(self.tiered)
             if ttl is not None and not 1e-3 <= ttl <= LONGEST_TTL:
@@ -212,46 +208,24 @@ class LocalStore:
             check_after(after, chain.keys)
             deadline = Deadline.after(timeout)
             put = LocalPut(
-                self, chain, list(plans), codec or self.tiered.codec, ttl, deadline, after, durability, owner
+                self, chain, list(plans), codec or self.tiered.codec, ttl, deadline, after, durability, owner, groups
             )
-            if durability is Durability.DURABLE:
-                put.promised = promise(self.tiered, self.namespace, plans, deadline)
-            put.on_end = partial(self._ended, put, time.monotonic())
-            put.reserve()
-        except BaseException as error:
-            answered = 0
-            if put is not None:
-                answered = len(put.answers)
-                put.abort()
-            if isinstance(error, CacheStoreError):
-                self._refused(len(plans) - answered, error.reason)
+        except CacheStoreError as error:
+            self.puts.refused(len(plans), error.reason)
             raise
-        self.keep_promise(put)
-        self._puts[put.id] = put
+        self.puts.begin(put)
         return put
 
     def abort(self, put_id: bytes) -> int:
         """Gives up an open put; how many blocks were dropped."""
-        with self.tiered.index.changed:
-            put = self._puts.get(put_id)
-        return put.give_up() if put is not None else 0
+        return self.puts.abort(put_id)
 
     def pin(self, chain: Chain, ttl: float, *, timeout: float = TIMEOUT) -> int:
         deadline = Deadline.after(timeout)
         if not 1e-3 <= ttl <= LONGEST_TTL:
             raise InvalidArgument(f"a pin lasts a millisecond to {LONGEST_TTL} seconds, got {ttl}")
         holding = self._grant(chain, self.lease_ttl(None), deadline)
-        try:
-            self.tiered.promotion.fetch(holding, holding.tiers, deadline)
-            with self.tiered.index.changed:
-                ready = self.tiered.index.ready(self.namespace, chain.fingerprint)
-                entries = [ready[key] for key in takewhile(ready.__contains__, chain.keys)]
-                pinned = self.tiered.pins.pin(entries, ttl)
-            self.tiered.upkeep.pinned(entries[:pinned])
-            return pinned
-        finally:
-            with self.tiered.index.changed:
-                self.tiered.leases.end(holding)
+        return pinning.pin(self.tiered, holding, chain, ttl, deadline)
 
     def unpin(self, chain: Chain, *, timeout: float = TIMEOUT) -> int:
         Deadline.after(timeout)
@@ -283,27 +257,11 @@ class LocalStore:
     @property
     def puts_open(self) -> int:
         """How many puts of this namespace are open."""
-        return len(self._puts)
+        return len(self.puts)
 
     def close(self) -> None:
         """Aborts this namespace's open puts; the tiers belong to the `TieredStore`."""
-        for put in list(self._puts.values()):
-            put.abort()
-
-    def expire_puts(self) -> None:
-        """Aborts the puts whose deadline has passed."""
-        for put in list(self._puts.values()):
-            if not put.deadline.remaining():
-                put.abort()
-
-    def keep_promise(self, put: LocalPut) -> None:
-        """Gives the durable bytes back that were promised to blocks which are held by now, or never will be."""
-        if not put.promised:
-            return
-        with self.tiered.index.changed:
-            wanted, promised = put.wanted, self.tiered.promised[self.namespace]
-            for key in [key for key in put.promised if key not in wanted]:
-                promised.remove(key, put.promised.pop(key))
+        self.puts.abort_all()
 
     def _tiers(self, fingerprint: bytes) -> Sequence[ColdTier]:
         return self.tiered.lower if self.alone else self.tiered.reach(fingerprint)
@@ -321,13 +279,6 @@ class LocalStore:
         tiers = self._tiers(chain.fingerprint)
         return grant(self.tiered, self.namespace, chain, ttl, deadline, tiers, wait, over, show, name)
 
-    def _refused(self, blocks: int, reason: str) -> None:
-        """Counts blocks of a put that was refused before they were answered for."""
-        with self.tiered.index.changed:
-            counters = self.tiered.counters(self.namespace)
-            counters.add("put_blocks", blocks)
-            counters.add("put_refused", blocks, reason=reason)
-
     def _holding(self, lease_id: bytes) -> Holding:
         self.tiered.leases.expire()
         holding = self.tiered.leases.get(lease_id, self.namespace)
@@ -339,8 +290,3 @@ class LocalStore:
         here = self.tiered.settings.node
         runs = runs_at([(block.tier, block.node or here) for block in holding.blocks])
         return Lease(holding.id, len(holding.blocks), max(0.0, holding.ends - time.monotonic()), runs)
-
-    def _ended(self, put: LocalPut, began: float) -> None:
-        self.keep_promise(put)
-        if self._puts.pop(put.id, None) is not None:
-            self.tiered.counters(self.namespace).took("put", time.monotonic() - began)

@@ -124,7 +124,7 @@ class Promotion:
                             tiered.batches.saw(namespace, holding.fingerprint, data.nbytes)
                             arrival = Arrival(name, parents.get(held.key), header, data, tier.name, as_of)
                             # what is fetched beyond would be fetched for nothing
-                            if not self._fetched(arrival, deadline):
+                            if not self.bring(arrival, deadline):
                                 return
                             self._protect(holding, [held])
                     except CorruptBlock:
@@ -154,7 +154,8 @@ class Promotion:
         with self.tiered.index.changed:
             return self.tiered.index.get(Name(namespace, key)) is not None
 
-    def _fetched(self, arrival: Arrival, deadline: Deadline) -> bool:
+    def bring(self, arrival: Arrival, deadline: Deadline) -> bool:
+        """Brings a block that was read elsewhere into memory now, popular or not; False if there is no room for it."""
         with self.tiered.index.changed:
             if self.tiered.index.get(arrival.name) is not None:
                 return True

@@ -100,6 +100,11 @@ class Journals:
         """Whether no block is open and nothing is followed."""
         return not self._open and not self._followers
 
+    def open(self, name: Name) -> OpenBlock | None:
+        """The open block of this name."""
+        opened = self._open.get(name)
+        return opened.block if opened is not None else None
+
     def opened(self, block: OpenBlock, journal: Journal) -> None:
         """A block was reserved, and what comes of it will stand in `journal`."""
         name = block.entry.name

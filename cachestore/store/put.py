@@ -27,6 +27,7 @@ from cachestore.store.arriving import Arrival, unsound
 from cachestore.store.base import BlockPlan, Durability, Lease, PutAnswer, PutStatus
 from cachestore.store.checks import check_blocks, check_kept
 from cachestore.store.committing import Committing
+from cachestore.store.joint import own_plans
 from cachestore.store.laying import OpenBlock
 from cachestore.store.reserving import Reserved
 from cachestore.store.room import lacking
@@ -49,6 +50,7 @@ class LocalPut:
     after: bytes | None = None
     durability: Durability = Durability.CACHE
     owner: bytes = b""
+    groups: range | None = None
     promised: dict[bytes, int] = field(default_factory=dict)
     """Bytes of wanted blocks by key that are taken out of the namespace's durable quota."""
     id: bytes = field(default_factory=lambda: os.urandom(16))
@@ -61,8 +63,9 @@ class LocalPut:
 
     def __post_init__(self) -> None:
         self._blocks = Reserved(
-            self.tiered, self.namespace, self.chain, self.plans, self.after, self.deadline, self.owner
+            self.tiered, self.namespace, self.chain, self.plans, self.after, self.deadline, self.owner, self.groups
         )
+        self.plans = own_plans(self.plans, self.groups)
         self._committing = Committing(self.tiered, self._blocks, self._writing, self._durable, self.ttl, self.deadline)
 
     @property
@@ -218,11 +221,13 @@ class LocalPut:
         # one that is named twice is one block
         chosen = list(self._blocks.open) if blocks is None else list(dict.fromkeys(blocks))
         check_blocks(chosen, len(self.plans))
+        if self.groups is not None:
+            self._committing.gather(chosen)
         self._committing.lower(chosen)
         try:
             published = self._committing.publish(chosen)
         finally:
-            self.local.keep_promise(self)
+            self.local.puts.keep_promise(self)
         copying.write(self.tiered, published)
         if self._durable:
             # also those that were there before and could not be made durable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import dropwhile, islice
+from itertools import dropwhile, islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from cachestore.block import Buffer, Part
@@ -14,7 +14,7 @@ from cachestore.index import Name
 from cachestore.seal import CorruptBlock, Header
 from cachestore.store.base import Lease
 from cachestore.store.copying import MOVE_SECONDS
-from cachestore.store.elsewhere import Borrowed
+from cachestore.store.elsewhere import Borrowed, Lent
 from cachestore.store.inspection import opened
 from cachestore.store.leases import Held, Holding
 from cachestore.store.promotion import Arrival
@@ -69,6 +69,7 @@ class SealedReading:
     _fetched: dict[bytes, tuple[Found, int]] = field(default_factory=dict)
     """What was fetched ahead, and what `removals` said before that."""
     _as_of: int = 0
+    _lent: Lent | None = None
     _cold: Buffer | None = None
     _rejected: bool = False
 
@@ -92,8 +93,9 @@ class SealedReading:
             index += 1
 
     def close(self) -> None:
-        """Forgets what was fetched ahead."""
+        """Forgets what was fetched ahead, and ends what other nodes send."""
         self._fetched.clear()
+        self._give_back()
 
     def reject(self, block: SealedBlock, reason: str) -> None:
         """The block just handed out is corrupt: its copy is dropped, and the next tier that has it is tried."""
@@ -142,7 +144,8 @@ class SealedReading:
         if not held.tier:
             return None
         if held.key not in self._fetched:
-            if self._came_up(held):
+            on_its_way = self._lent is not None and self._lent.at == index
+            if not on_its_way and self._came_up(held):
                 return self._from_memory(index)
             self._fetch_from(index, held.tier)
         data, self._as_of = self._fetched.pop(held.key)
@@ -195,14 +198,16 @@ class SealedReading:
             return held.entry is not None
 
     def _fetch_from(self, index: int, tier: str) -> None:
-        namespace = self.holding.namespace
+        namespace, cold = self.holding.namespace, self._tier(tier)
+        if isinstance(cold, Borrowed):
+            self._borrow(index, cold)
+            return
         most = self.tiered.batches.blocks(namespace, self.holding.fingerprint)
         keys = [self.holding.blocks[index].key]
         for held in self.holding.blocks[index + 1 : min(self.count, index + most)]:
             if held.entry is not None or held.tier != tier:
                 break
             keys.append(held.key)
-        cold = self._tier(tier)
         as_of = self.tiered.removals(namespace)
         try:
             found = cold.get_many(namespace, keys, self.deadline)
@@ -210,6 +215,29 @@ class SealedReading:
             log.warning("no memory to read %d blocks from tier %s", len(keys), tier)
             found = [None] * len(keys)
         self._fetched.update((key, (data, as_of)) for key, data in zip(keys, found, strict=True))
+
+    def _borrow(self, index: int, tier: Borrowed) -> None:
+        """Fetches one block that another node has, while those behind it are on their way."""
+        held, namespace = self.holding.blocks[index], self.holding.namespace
+        if self._lent is None or self._lent.at != index:
+            self._give_back()
+            rest = self.holding.blocks[index : self.count]
+            alike = takewhile(lambda other: other.entry is None and other.tier == held.tier, rest)
+            as_of = self.tiered.removals(namespace)
+            self._lent = Lent(tier.stream(namespace, [other.key for other in alike], self.deadline), index, as_of)
+        lent, data = self._lent, None
+        try:
+            data = lent.take()
+        except MemoryError:
+            log.warning("no memory to read a block from tier %s", held.tier)
+        self._fetched[held.key] = data, lent.as_of
+        if data is None or isinstance(data, CorruptBlock):
+            self._give_back()
+
+    def _give_back(self) -> None:
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.blocks.close()
 
     def _drop(self, index: int, reason: str) -> None:
         """Drops the copy of a block that was found corrupt, and says in `held` where to look next."""

@@ -13,6 +13,7 @@ from cachestore.hashing import Chain
 from cachestore.index import Entry, Name
 from cachestore.store.base import BlockPlan, PutAnswer, PutStatus
 from cachestore.store.durability import upgrade
+from cachestore.store.joint import Joint, Share
 from cachestore.store.laying import Layout, OpenBlock, layout_of
 from cachestore.store.provisional import Journal
 from cachestore.store.removal import take_back
@@ -29,7 +30,8 @@ TIERS, DURABILITY = "tiers", "durability"
 class Reserved:
     """The latest answer for every block of a put, and the wanted ones as `open` blocks by number.
 
-    `after` is the key of the block before the first, if known; `owner` writes in memory of its own.
+    `after` is the key of the block before the first, if known; `owner` writes in memory of its own. With `groups` the
+    blocks are written together with other puts, and open here are shares of them.
     """
 
     tiered: TieredStore
@@ -39,6 +41,7 @@ class Reserved:
     after: bytes | None
     deadline: Deadline
     owner: bytes = b""
+    groups: range | None = None
     answers: list[PutAnswer] = field(default_factory=list)
     open: dict[int, OpenBlock] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
@@ -77,6 +80,28 @@ class Reserved:
         finally:
             self._count_first()
 
+    def finish(self, number: int) -> None:
+        """Makes a share final. The block is open in its place if that was the last one; else it is left to others."""
+        share = self.open.get(number)
+        if not isinstance(share, Share):
+            return
+        joint = None
+        with self.tiered.index.changed:
+            final = share.whole and not share.joint.given_up
+            if final:
+                joint = self.tiered.joint.finish(share)
+            if joint is not None:
+                self.open[number] = joint
+            elif final:
+                del self.open[number]
+                self.answers[number] = PutAnswer(number, PutStatus.IN_PROGRESS)
+                self.tiered.counters(self.namespace).add("put_open", -1)
+                self._count([self.answers[number]])
+        if joint is not None:
+            joint.lay()
+        elif not final:
+            self.drop(number, PutStatus.FAILED)
+
     def stored(self, number: int, tier: str) -> None:
         """An open block was published, or is kept by `tier` alone. Called under the lock; the caller counts it."""
         open_block = self.open.pop(number)
@@ -85,6 +110,7 @@ class Reserved:
         if not open_block.entry.gone:
             self.tiered.index.use(open_block.entry)
             self._held.append(open_block.entry)
+        self.tiered.joint.published(open_block)
 
     def drop(self, number: int, status: PutStatus | None, reason: str = TIERS) -> None:
         """Takes an open block back; `status` None means aborted, and `reason` says why it is NOT_KEPT."""
@@ -93,17 +119,16 @@ class Reserved:
             if open_block is None:
                 return
             self._reasons[number] = reason
-            self._close(number, open_block, status)
-        take_back(self.tiered, [open_block.entry])
+            over = self._close(number, open_block, status)
+        take_back(self.tiered, over)
 
     def give_up(self) -> int:
         """Takes all open blocks back and lets go of those that were there before, or since; how many were open."""
         with self.tiered.index.changed:
             dropped = list(self.open.items())
             self.open.clear()
-            for number, open_block in dropped:
-                self._close(number, open_block, None)
-        take_back(self.tiered, [open_block.entry for _, open_block in dropped])
+            over = [entry for number, open_block in dropped for entry in self._close(number, open_block, None)]
+        take_back(self.tiered, over)
         with self.tiered.index.changed:
             while self._held:
                 self.tiered.index.leave(self._held.pop())
@@ -115,8 +140,13 @@ class Reserved:
         with self.tiered.index.changed:
             return {open_block.entry.name.key for open_block in self.open.values()}
 
-    def _close(self, number: int, open_block: OpenBlock, status: PutStatus | None) -> None:
-        self.tiered.journals.closed(open_block, published=False)
+    def _close(self, number: int, open_block: OpenBlock, status: PutStatus | None) -> list[Entry]:
+        """Nothing comes of a block here; its entry if it is over with that. Others may have ended it before."""
+        over = True
+        if isinstance(open_block, Joint | Share):
+            over = self.tiered.joint.give_up(open_block)
+        else:
+            self.tiered.journals.closed(open_block, published=False)
         self.answers[number] = PutAnswer(number, status or PutStatus.FAILED)
         counters = self.tiered.counters(self.namespace)
         counters.add("put_open", -1)
@@ -124,6 +154,7 @@ class Reserved:
             counters.add("put_aborted")
         else:
             self._count([self.answers[number]])
+        return [open_block.entry] if over else []
 
     def _layout(self, plan: BlockPlan) -> Layout:
         # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
@@ -161,8 +192,14 @@ class Reserved:
         return dict.fromkeys(keys, "") | done
 
     def _known(self, number: int, plan: BlockPlan, elsewhere: dict[bytes, str]) -> PutAnswer | None:
+        name = Name(self.namespace, plan.key)
         with self.tiered.index.changed:
-            entry = self.tiered.index.get(Name(self.namespace, plan.key))
+            entry = self.tiered.index.get(name)
+            if self.groups is not None:
+                joint = self.tiered.joint.joinable(name, self.chain.fingerprint, plan, self.groups)
+                if joint is not None:
+                    self.open[number] = self.tiered.joint.join(joint, self.groups, self.deadline)
+                    return PutAnswer(number, PutStatus.WANTED)
         if entry is not None and entry.fingerprint != self.chain.fingerprint:
             return PutAnswer(number, PutStatus.KEPT_FIRST)
         if entry is not None:
@@ -188,8 +225,14 @@ class Reserved:
                 self.tiered.give(slot)
                 return known
             entry = self.tiered.index.reserve(name, self.chain.fingerprint, slot, parent)
-            self.open[number] = open_block = OpenBlock(entry, plan, layout)
-            self.tiered.journals.opened(open_block, self.journal)
+            if self.groups is None:
+                self.open[number] = open_block = OpenBlock(entry, plan, layout)
+                self.tiered.journals.opened(open_block, self.journal)
+            else:
+                joint = Joint(entry, plan, layout)
+                self.open[number] = self.tiered.joint.join(joint, self.groups, self.deadline)
+                # nobody follows it: its planes move once more when they are laid together
+                self.tiered.journals.opened(joint, Journal())
         return PutAnswer(number, PutStatus.WANTED)
 
     def _count_first(self) -> None:

@@ -1,5 +1,6 @@
 """The store of one node: what holds its tiers, its index and its policies together."""
 
+import logging
 import math
 import os
 import time
@@ -8,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from operator import attrgetter
 
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
 from cachestore.ends import Ends
+from cachestore.errors import CacheStoreError, Unavailable
 from cachestore.eviction.base import Eviction
 from cachestore.hashing import namespace_id
 from cachestore.index import Entry, Index, Name
@@ -20,9 +21,11 @@ from cachestore.metrics import Counters
 from cachestore.mover import Mover
 from cachestore.store import room
 from cachestore.store.copying import MOVE_SECONDS, WriteBack, write_due
+from cachestore.store.departing import departed
 from cachestore.store.elsewhere import Elsewhere
 from cachestore.store.events import Events
 from cachestore.store.fetching import Batches
+from cachestore.store.joint import JointBlocks
 from cachestore.store.leases import Leases
 from cachestore.store.local import LocalStore
 from cachestore.store.owned_pages import OwnedPages
@@ -31,14 +34,16 @@ from cachestore.store.presence import Presence, Present
 from cachestore.store.promises import Promises
 from cachestore.store.promotion import Promotion
 from cachestore.store.provisional import Journals
-from cachestore.store.repairing import Repairs, Spoiled, repair
+from cachestore.store.repairing import Repairs
 from cachestore.store.settings import StoreSettings
 from cachestore.store.unreadable import Unreadable
 from cachestore.store.upkeep import Upkeep
-from cachestore.tiers.base import ColdTier, Demoting, Departure
+from cachestore.tiers.base import ColdTier
 from cachestore.tiers.cpu import Cpu, CpuTier
 from cachestore.tiers.ledger import Ledger
 from cachestore.tiers.slab import Slot
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -68,6 +73,7 @@ class TieredStore:
     batches: Batches = field(init=False)
     upkeep: Upkeep = field(init=False)
     events: Events = field(init=False)
+    joint: JointBlocks = field(init=False)
     ledger: Ledger = field(init=False)
     staging: CpuTier = field(init=False)
     presence: list[Presence] = field(default_factory=list)
@@ -80,6 +86,12 @@ class TieredStore:
     copying: set[Entry] = field(default_factory=set)
     """Blocks of which copies are under way, also those that have left the index meanwhile."""
     repairing: Repairs = field(default_factory=Repairs)
+    patient: bool = False
+    """Whether to open without a medium that all nodes share and that cannot be reached now: `reach_again` finds it."""
+    unreached: list[ColdTier] = field(default_factory=list)
+    """What is to be opened still."""
+    refuses: str = ""
+    """Why nothing is put here any more; empty while something may be."""
     moving: int = 0
     """Copies under way that keep blocks in use; after them more may leave."""
     _staged: set[Slot] = field(default_factory=set)
@@ -103,6 +115,7 @@ class TieredStore:
         self.batches = Batches(self.settings.fetch_bytes)
         self.upkeep = Upkeep(self)
         self.events = Events(self)
+        self.joint = JointBlocks(self)
         self.ledger = Ledger(self.memory.name)
         self.staging = Cpu(self.settings.staging).start()
 
@@ -123,15 +136,34 @@ class TieredStore:
     def open(self) -> None:
         """Acquires the tiers and starts the threads; if one tier cannot be used, the others are given back."""
         opened: list[ColdTier] = []
+        self.unreached.clear()
         try:
             for tier in self.lower:
-                tier.open(partial(self.departed, tier.name))
+                try:
+                    tier.open(partial(departed, self, tier.name))
+                except Unavailable as error:
+                    if not self.patient or tier.ledger is not None:
+                        raise
+                    log.warning("the %s tier is left out for now: %s", tier.name, error)
+                    self.unreached.append(tier)
                 opened.append(tier)
         except BaseException:
             for tier in opened:
                 tier.close()
             raise
         self.mover.open()
+
+    def reach_again(self) -> bool:
+        """Tries to open what could not be reached so far; whether nothing is left. For one thread at a time."""
+        for tier in list(self.unreached):
+            try:
+                tier.open(partial(departed, self, tier.name))
+            except CacheStoreError as error:
+                log.info("the %s tier is still left out: %s", tier.name, error)
+                continue
+            log.warning("the %s tier can be used from now on", tier.name)
+            self.unreached.remove(tier)
+        return not self.unreached
 
     def close(self) -> None:
         """Finishes what is under way and gives everything back. Closing twice is allowed."""
@@ -159,6 +191,12 @@ class TieredStore:
     def for_peer(self, namespace: bytes) -> LocalStore:
         """What another node sees of the namespace of this id: what is on this node alone."""
         return LocalStore(self, namespace, alone=True)
+
+    @property
+    def puts_open(self) -> int:
+        """How many puts are open, of all namespaces."""
+        with self.index.changed:
+            return sum(store.puts_open for store in self._namespaces.values())
 
     def counters(self, namespace: bytes) -> Counters:
         """The counters of one namespace."""
@@ -202,7 +240,8 @@ class TieredStore:
                 self.forget(entry, "ttl")
             namespaces = list(self._namespaces.values())
         for store in namespaces:
-            store.expire_puts()
+            store.puts.expire()
+        self.joint.expire()
         write_due(self, time.monotonic())
         self.upkeep.tick(time.monotonic())
 
@@ -298,41 +337,3 @@ class TieredStore:
 
     def _quota(self, namespace: bytes) -> float:
         return self._quotas.get(namespace, self.settings.quota or math.inf)
-
-    def _demoted(self, tier: str, departure: Departure) -> None:
-        """A lower tier handed a block to the one below it, which may not count by itself. Under the lock."""
-        above = next(lower for lower in self.lower if lower.name == tier)
-        if isinstance(above, Demoting) and above.below is not None:
-            counters = self.counters(departure.namespace)
-            counters.add("demoted", tier=above.below.name, reason=departure.reason)
-            if above.below.ledger is None:
-                counters.add("tier_added", tier=above.below.name)
-
-    def departed(self, tier: str, departures: Sequence[Departure]) -> None:
-        """A lower tier let blocks go by itself: memory must not rely on copies there any more."""
-        source = next(lower for lower in self.lower if lower.name == tier)
-        spoiled: list[Spoiled] = []
-        with self.index.changed:
-            for departure in departures:
-                entry = self.index.get(Name(departure.namespace, departure.key))
-                if entry is not None:
-                    entry.cold.discard(tier)
-                if departure.why == "demoted":
-                    self._demoted(tier, departure)
-                if departure.why == "corrupt" and departure.reason:
-                    counters = self.counters(departure.namespace)
-                    counters.add("corruptions", tier=tier, reason=departure.reason)
-                if departure.durable and departure.why in ("corrupt", "lost"):
-                    name = Name(departure.namespace, departure.key)
-                    spoiled.append(Spoiled(source, name, departure.why == "lost"))
-                if departure.why == "lost" and source.ledger is None:
-                    self.counters(departure.namespace).add("tier_removed", tier=tier, why="lost")
-            self.repairing.add(spoiled)
-            self.events.departed(tier, departures)
-        # later, and elsewhere: this is a thread of a tier that has just failed
-        if spoiled and self.mover.submit(partial(repair, self, spoiled)) is None:
-            with self.index.changed:
-                self.repairing.end(spoiled)
-            # one that is there still is found again
-            for each in filter(attrgetter("gone"), spoiled):
-                self.counters(each.name.namespace).add("data_loss", tier=tier)

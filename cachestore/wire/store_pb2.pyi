@@ -264,7 +264,7 @@ class Layout(_message.Message):
     def __init__(self, planes: _Optional[_Iterable[_Union[PlaneId, _Mapping]]] = ...) -> None: ...
 
 class Reserve(_message.Message):
-    __slots__ = ("fingerprint", "layouts", "blocks", "durability", "ttl_ms", "bulk", "after", "check")
+    __slots__ = ("fingerprint", "layouts", "blocks", "durability", "ttl_ms", "bulk", "after", "first_group", "groups", "check")
     class Block(_message.Message):
         __slots__ = ("key", "token_count", "layout", "short")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -283,6 +283,8 @@ class Reserve(_message.Message):
     TTL_MS_FIELD_NUMBER: _ClassVar[int]
     BULK_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    FIRST_GROUP_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     fingerprint: bytes
     layouts: _containers.RepeatedCompositeFieldContainer[Layout]
@@ -291,8 +293,10 @@ class Reserve(_message.Message):
     ttl_ms: int
     bulk: bool
     after: bytes
+    first_group: int
+    groups: int
     check: int
-    def __init__(self, fingerprint: _Optional[bytes] = ..., layouts: _Optional[_Iterable[_Union[Layout, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Reserve.Block, _Mapping]]] = ..., durability: _Optional[_Union[Durability, str]] = ..., ttl_ms: _Optional[int] = ..., bulk: bool = ..., after: _Optional[bytes] = ..., check: _Optional[int] = ...) -> None: ...
+    def __init__(self, fingerprint: _Optional[bytes] = ..., layouts: _Optional[_Iterable[_Union[Layout, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Reserve.Block, _Mapping]]] = ..., durability: _Optional[_Union[Durability, str]] = ..., ttl_ms: _Optional[int] = ..., bulk: bool = ..., after: _Optional[bytes] = ..., first_group: _Optional[int] = ..., groups: _Optional[int] = ..., check: _Optional[int] = ...) -> None: ...
 
 class PlaneFrame(_message.Message):
     __slots__ = ("block", "segments", "data", "run")
@@ -353,18 +357,22 @@ class PutAnswer(_message.Message):
     def __init__(self, block: _Optional[int] = ..., status: _Optional[_Union[PutStatus, str]] = ..., tier: _Optional[str] = ...) -> None: ...
 
 class WriteResponse(_message.Message):
-    __slots__ = ("put", "answers", "lease", "bulk", "runs")
+    __slots__ = ("put", "answers", "lease", "bulk", "runs", "first_group", "groups")
     PUT_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
     BULK_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_GROUP_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     put: bytes
     answers: _containers.RepeatedCompositeFieldContainer[PutAnswer]
     lease: LeaseResponse
     bulk: BulkOffer
     runs: bool
-    def __init__(self, put: _Optional[bytes] = ..., answers: _Optional[_Iterable[_Union[PutAnswer, _Mapping]]] = ..., lease: _Optional[_Union[LeaseResponse, _Mapping]] = ..., bulk: _Optional[_Union[BulkOffer, _Mapping]] = ..., runs: bool = ...) -> None: ...
+    first_group: int
+    groups: int
+    def __init__(self, put: _Optional[bytes] = ..., answers: _Optional[_Iterable[_Union[PutAnswer, _Mapping]]] = ..., lease: _Optional[_Union[LeaseResponse, _Mapping]] = ..., bulk: _Optional[_Union[BulkOffer, _Mapping]] = ..., runs: bool = ..., first_group: _Optional[int] = ..., groups: _Optional[int] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("put",)

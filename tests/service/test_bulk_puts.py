@@ -73,7 +73,7 @@ def test_an_abort_amid_a_write_takes_no_slot_that_is_written_to(
     keys, blocks = random_prompt(LARGE, 1)
     line, end = reserved(server, raw, blocks, keys)
     line.send(FRAME.pack(RAW, 0, 0, 2) + bytes(1 << 19), Deadline.after(5))
-    (put,) = tiered.namespace("default")._puts.values()
+    (put,) = tiered.namespace("default").puts.values()
     eventually(lambda: tiered.index.everything() and tiered.index.everything()[0].users)
     begun = time.monotonic()
     assert bulk.abort(put.id) == 1 and time.monotonic() - begun < 3
@@ -89,7 +89,7 @@ def test_a_put_that_was_aborted_says_so(bulk: RemoteStore, tiered: Any) -> None:
     keys, blocks = random_prompt(LARGE, 2)
     with bulk.put(keys.fingerprint, plans_of(blocks)) as put:
         put.write(0, 0, blocks[0].data[0])
-        bulk.abort(next(iter(tiered.namespace("default")._puts)))
+        bulk.abort(next(iter(tiered.namespace("default").puts)))
         with pytest.raises(Aborted):
             put.commit()
 

@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from cachestore.errors import (
 from cachestore.metrics import total
 from cachestore.service.auth import tokens
 from cachestore.service.auth.certificates import Made
+from cachestore.service.bulk import receiving, reserving, sink
 from cachestore.service.bulk import server as bulk_server
 from cachestore.service.client import RemoteStore
 from cachestore.service.connection import Connection
@@ -163,7 +164,7 @@ def test_a_server_that_ends_reserves_nothing_and_lets_puts_finish(
 def test_an_abort_from_elsewhere_is_told(bulk: RemoteStore, tiered: Any, calls: list[str], late: float) -> None:
     put = known(bulk).put(KEYS.fingerprint, plans_of(BLOCKS))
     put.write(0, 0, BLOCKS[0].data[0])
-    assert bulk.abort(next(iter(tiered.namespace("default")._puts))) == 2
+    assert bulk.abort(next(iter(tiered.namespace("default").puts))) == 2
     # by then the store has ended the connection too
     time.sleep(late)
     with pytest.raises(Aborted):
@@ -173,6 +174,31 @@ def test_an_abort_from_elsewhere_is_told(bulk: RemoteStore, tiered: Any, calls: 
     assert not calls
     put_blocks(bulk, KEYS.fingerprint, BLOCKS)
     assert bulk.lookup(KEYS).ready == 2
+
+
+def test_whoever_is_held_up_still_tells_why_and_hears_it(
+    bulk: RemoteStore, tiered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with too much to do a thread may wait for its turn at any place."""
+
+    def late(method: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            time.sleep(0.3)
+            return method(*arguments)
+
+        return called
+
+    monkeypatch.setattr(receiving, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(reserving, "refuse", late(reserving.refuse))
+    put = known(bulk).put(KEYS.fingerprint, plans_of(BLOCKS))
+    monkeypatch.setattr(sink, "answered", late(sink.answered))
+    bulk.abort(next(iter(tiered.namespace("default").puts)))
+    time.sleep(0.7)
+    with pytest.raises(Aborted):
+        put.write(0, 0, BLOCKS[0].data[0])
+        put.write(1, 0, BLOCKS[1].data[0])
+        put.commit()
+    put.abort()
 
 
 def test_an_abort_leaves_the_connection_for_the_next(bulk: RemoteStore, calls: list[str]) -> None:

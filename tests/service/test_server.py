@@ -88,7 +88,7 @@ def test_a_lease_can_be_renewed(remote: RemoteStore) -> None:
 def test_an_open_put_can_be_aborted_from_outside(remote: RemoteStore, tiered: TieredStore) -> None:
     keys, blocks = random_prompt(small_spec(), 2)
     with remote.put(keys.fingerprint, plans_of(blocks)) as put:
-        (open_put,) = tiered.namespace("default")._puts
+        (open_put,) = tiered.namespace("default").puts
         assert remote.abort(open_put) == 2
         assert remote.lookup(keys).writing == 0
         with pytest.raises(Exception, match="abort"):

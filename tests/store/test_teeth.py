@@ -30,7 +30,8 @@ from cachestore.testing import plans_of, random_prompt, same, sealed_block, smal
 from cachestore.testing.tiers import KEYS, A, B, departed, soon
 from cachestore.tiers.cpu import Cpu
 from cachestore.tiers.disk import Disk, DiskTier
-from cachestore.tiers.disk_index import DiskEntry, DiskIndex
+from cachestore.tiers.disk_entry import DiskEntry
+from cachestore.tiers.disk_index import DiskIndex
 from cachestore.tiers.ledger import Ledger
 from cachestore.tiers.redis import Redis
 from cachestore.tiers.redis_blocks import DURABLE_PREFIX

@@ -93,7 +93,7 @@ class Lines:
             raise
         return address, line
 
-    def reserve(self, message: wire.Reserve, deadline: Deadline) -> Reserved | None:
+    def reserve(self, reservation: convert_put.Reservation, deadline: Deadline) -> Reserved | None:
         """Reserves a put on a connection that is kept, without a call; None if there is none, or it broke.
 
         What a store reserves on one that breaks it gives up with it. Raises what the store answers instead.
@@ -104,7 +104,8 @@ class Lines:
         if line is None:
             return None
         try:
-            return Reserved(address, line, convert_put.answers(self._reserved(line, message, deadline).answers))
+            response = self._reserved(line, convert_put.reserve_message(reservation), deadline)
+            return Reserved(address, line, convert_put.reserved(reservation, response))
         except OSError:
             line.close()
             return None

@@ -31,9 +31,6 @@ from cachestore.store.tiered import TieredStore
 from cachestore.wire import session_pb2
 from cachestore.wire import store_pb2 as wire
 
-PARTING_SECONDS = 0.1
-"""What it may take to say why a put is over."""
-
 
 @dataclass(eq=False)
 class Admission:
@@ -46,8 +43,8 @@ class Admission:
     drain: Drain
 
     @contextmanager
-    def put(self, caller: Identity, message: bytes) -> Iterator[LocalPut]:
-        """The put that a message of `caller` reserves, for as long as the context lasts; raises what refuses it."""
+    def put(self, caller: Identity, message: bytes) -> Iterator[tuple[LocalPut, wire.WriteResponse]]:
+        """The put that a message of `caller` reserves and its answer, while the context lasts; raises what refuses."""
         least = LEAST_ROLE["/cachestore.v1.CacheStore/Write"]
         if caller.role < least:
             raise PermissionDenied(f"Write needs the role {least.name}, and {caller.name} is {caller.role.name}")
@@ -65,7 +62,7 @@ class Admission:
             self.calls.hold(1),
             reserved(self.store.namespace(caller.namespace), request.reserve, deadline) as put,
         ):
-            yield put
+            yield put, convert_put.reserved_message(put.id, put.answers, request.reserve)
 
     def _deadline(self, caller: Identity, seconds: float) -> Deadline:
         """As for a call: none means the longest, and none outlasts what the caller showed."""
@@ -91,15 +88,14 @@ class Reserving:
         message = line.take(self.holds, soon)
         with ExitStack() as held:
             try:
-                put = held.enter_context(self.admission.put(self.caller, message))
+                put, reserved = held.enter_context(self.admission.put(self.caller, message))
             except Exception as error:
                 return refuse(line, error, soon)
-            answers = convert_put.answer_messages(put.answers)
-            answer(line, wire.WriteResponse(put=put.id, answers=answers), put.deadline)
+            answer(line, reserved, put.deadline)
             try:
                 Planes(put, self.admission.settings.stall).run(line)
             except CacheStoreError as error:
-                # there is no call that would end with it
+                # there is no call that would end with it; and the put's own time may be over
                 with suppress(OSError):
-                    refuse(line, error, Deadline.after(PARTING_SECONDS))
+                    refuse(line, error, Deadline.after(TICKET_SECONDS))
                 raise

@@ -22,9 +22,6 @@ from cachestore.service.stream.sink import StreamSink
 from cachestore.store.base import PutAnswer
 from cachestore.wire import store_pb2 as wire
 
-PARTING_SECONDS = 0.1
-"""What it may take to hear why the store ended a put: it has come by then, or it does not."""
-
 
 class BulkSink:
     """One put whose planes and commits go over a line; follows `transport.Sink`.
@@ -46,7 +43,7 @@ class BulkSink:
         self._line: Line | None = reserved.line
         self._answers = reserved.answers
         self._codec = codec
-        self._reservation = reservation
+        self._plans = reservation.own_plans()
         self._deadline = deadline
         self._stream = stream
         self._places: dict[tuple[int, range], Sequence[slice]] = {}
@@ -58,7 +55,7 @@ class BulkSink:
         return self._answers
 
     def write(self, block: int, planes: range, data: Buffer) -> None:
-        ids = self._reservation.plans[block].planes
+        ids = self._plans[block].planes
         if self._codec.id == RAW_CODEC:
             self._write_raw(block, planes, data, self._places_of(ids, planes))
             return
@@ -132,7 +129,7 @@ class BulkSink:
         """Closes a line that broke; raises why, if it was the store that ended the put."""
         with closing(line), suppress(OSError):
             if self._stream is None and line.readable(0):
-                answered(line, Deadline.after(PARTING_SECONDS))
+                answered(line, self._deadline)
         if self._stream is not None:
             self._stream.commit((), 0)
         self._deadline.check("writing")

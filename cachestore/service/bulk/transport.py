@@ -7,7 +7,7 @@ from cachestore.service.bulk.lines import Lines, Reserved
 from cachestore.service.bulk.sink import BulkSink
 from cachestore.service.bulk.source import BulkSource
 from cachestore.service.connection import Connection
-from cachestore.service.convert_put import Reservation, reserve_message
+from cachestore.service.convert_put import Reservation
 from cachestore.service.stream.sink import StreamSink
 from cachestore.service.stream.source import StreamSource, begin
 from cachestore.service.transport import Asked, Sink, Source
@@ -45,7 +45,7 @@ class Bulk:
     def put(self, reservation: Reservation, codec: Codec, deadline: Deadline) -> Sink | None:
         if not self._lines.open:
             return None
-        reserved = self._lines.reserve(reserve_message(reservation), deadline)
+        reserved = self._lines.reserve(reservation, deadline)
         if reserved is not None:
             return BulkSink(self._lines, reserved, codec, reservation, deadline)
         stream = StreamSink(self._connection, codec, reservation, self._frame_bytes, deadline)

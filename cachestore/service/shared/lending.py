@@ -7,7 +7,7 @@ whose time is over becomes invisible, but what was lent still counts.
 from collections.abc import Iterable
 
 from cachestore.deadline import Deadline
-from cachestore.errors import Aborted
+from cachestore.errors import Aborted, InvalidArgument
 from cachestore.index import Entry
 from cachestore.service import carried, convert, convert_put
 from cachestore.service.stream import writing
@@ -20,6 +20,10 @@ class SessionPut:
     """One put of the session `owner`; `lent` has the blocks that the client may be writing, by number."""
 
     def __init__(self, store: LocalStore, request: store_pb2.Reserve, deadline: Deadline, owner: bytes) -> None:
+        if request.groups:
+            raise InvalidArgument(
+                "reserve.groups: memory is lent to one writer at a time; put head groups over bulk or stream"
+            )
         self._store = store
         self._put = writing.reserved(store, request, deadline, owner)
         self.lent: dict[int, Entry] = self._put.lend()

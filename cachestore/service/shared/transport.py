@@ -37,6 +37,9 @@ class Shared:
         return None
 
     def put(self, reservation: Reservation, codec: Codec, deadline: Deadline) -> SharedSink | None:
+        if reservation.groups is not None:
+            # memory is lent to one writer at a time
+            return None
         request = session_pb2.SessionRequest(reserve=convert_put.reserve_message(reservation))
         session = self._sessions.take(deadline, writer=True)
         if session is None:

@@ -1,7 +1,7 @@
 """The server's side of a read: blocks in order, each as its header, the ranges its reader asked for, and an end."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, suppress
 from threading import Event
 from typing import NamedTuple
 
@@ -99,7 +99,8 @@ def read(
     if over is not None and not on_end(over.set):
         over.set()
     sealed, granted, part, place = agreed = opened(store, request, deadline, over.is_set if over else None)
-    with closing(sealed):
+    with ExitStack() as ending:
+        ending.callback(sealed.close)
         if gone() and not request.lease:
             # what its caller may have said of it on leaving came before it was there
             with suppress(LeaseExpired):
@@ -109,6 +110,8 @@ def read(
         bulk = offer(agreed) if request.bulk and not place.digest else None
         if bulk is not None:
             granted.bulk.CopyFrom(bulk)
+            # whoever shows the ticket goes on with the reading, in a thread of its own, and ends it
+            ending.pop_all()
         yield wire.ReadResponse(granted=granted)
         if bulk is not None:
             return

@@ -41,6 +41,7 @@ class StreamSink:
         self._connection = connection
         self._codec = codec
         self._reservation = reservation
+        self._plans = reservation.own_plans()
         self._frame_bytes = frame_bytes
         self._deadline = deadline
         self._outbox: Outbox[wire.WriteRequest | bytes] = Outbox(DEPTH)
@@ -68,7 +69,7 @@ class StreamSink:
             self._outbox.close()
         try:
             response = self._asked(reserve)
-            self._answers = convert_put.answers(response.answers)
+            self._answers = convert_put.reserved(self._reservation, response)
             self._runs = response.runs
         except BaseException:
             self.abort()
@@ -83,7 +84,7 @@ class StreamSink:
         if block != self._block:
             self._flush()
             self._block = block
-        ids = self._reservation.plans[block].planes[planes.start : planes.stop]
+        ids = self._plans[block].planes[planes.start : planes.stop]
         sizes = [plane.raw_bytes for plane in ids]
         places = slices(starts(sizes), sizes)
         if self._codec.id == RAW:

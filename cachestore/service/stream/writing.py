@@ -46,8 +46,11 @@ def write(
     try:
         with put:
             bulk = offer(put) if first.reserve.bulk and wanted else None
-            answers = convert_put.answer_messages(put.answers)
-            yield wire.WriteResponse(put=put.id, answers=answers, bulk=bulk, runs=True)
+            answer = convert_put.reserved_message(put.id, put.answers, first.reserve)
+            answer.runs = True
+            if bulk is not None:
+                answer.bulk.CopyFrom(bulk)
+            yield answer
             for request in requests:
                 deadline.check("writing")
                 if isinstance(request, PlaneFrame):
@@ -71,6 +74,7 @@ def reserved(store: LocalStore, message: wire.Reserve, deadline: Deadline, owner
         after=asked.after,
         durability=asked.durability,
         ttl=asked.ttl,
+        groups=asked.groups,
         timeout=deadline.remaining(),
         owner=owner,
     )
