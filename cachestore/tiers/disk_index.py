@@ -3,62 +3,14 @@
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
 from cachestore.ends import Ends
 from cachestore.eviction.base import Eviction, Order
-from cachestore.seal import DURABLE, PARENT_BYTES, CorruptBlock, Header
-from cachestore.tiers.base import Departure
-from cachestore.tiers.disk_files import UNIT
+from cachestore.tiers.disk_entry import DiskEntry, chains, room
 from cachestore.tiers.ledger import Ledger
-
-
-def room(nbytes: int) -> int:
-    """What a file of `nbytes` takes."""
-    return -(-nbytes // UNIT) * UNIT
-
-
-@dataclass(eq=False, slots=True)
-class DiskEntry:
-    """One block. `ends` is in seconds since 1970; `users` read it just now."""
-
-    namespace: bytes
-    key: bytes
-    nbytes: int
-    ends: float = math.inf
-    durable: bool = False
-    parent: bytes | None = None
-    name: Hashable = None
-    users: int = 0
-    settled: bool = True
-    """False for a durable block that may not survive a loss of power yet."""
-
-    @property
-    def short(self) -> bytes:
-        """What a child's header calls it."""
-        return self.key[:PARENT_BYTES]
-
-    def departure(self, why: str, reason: str = "") -> Departure:
-        """That it left."""
-        return Departure(self.namespace, self.key, self.nbytes, why, self.durable, reason)
-
-    @classmethod
-    def of(cls, namespace: bytes, key: bytes, nbytes: int, header: Header) -> "DiskEntry":
-        """The entry of a sealed block of `nbytes`; CorruptBlock if it is another one, or not all of it."""
-        if (header.namespace, header.key) != (namespace, key):
-            raise CorruptBlock("identity")
-        if header.size + header.payload_bytes != nbytes:
-            raise CorruptBlock("truncated")
-        return cls(
-            namespace,
-            key,
-            nbytes,
-            header.expires / 1000 if header.expires else math.inf,
-            bool(header.flags & DURABLE),
-            header.parent if any(header.parent) else None,
-        )
 
 
 @dataclass(eq=False)
@@ -130,7 +82,7 @@ class DiskIndex:
         """These blocks of one namespace were read."""
         with self._lock:
             # of blocks that do not know each other the first is the one that stays longest, as in a chain
-            for chain in reversed(list(_chains(entries))):
+            for chain in reversed(list(chains(entries))):
                 held = self._namespaces.get(chain[0].namespace)
                 if held is not None:
                     held.order.touch([entry.name for entry in chain])
@@ -288,16 +240,3 @@ class DiskIndex:
         self._staying -= self._stays(entry)
         if not held.entries:
             del self._namespaces[entry.namespace]
-
-
-def _chains(found: Sequence[DiskEntry | None]) -> Iterator[list[DiskEntry]]:
-    """The runs of blocks of which each is by its own word the child of the one before."""
-    chain: list[DiskEntry] = []
-    for entry in found:
-        if chain and (entry is None or entry.parent != chain[-1].short):
-            yield chain
-            chain = []
-        if entry is not None:
-            chain.append(entry)
-    if chain:
-        yield chain

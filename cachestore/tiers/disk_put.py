@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from cachestore.block import Buffer
 from cachestore.seal import CorruptBlock, Header
 from cachestore.tiers.base import Departure
+from cachestore.tiers.disk_entry import DiskEntry
 from cachestore.tiers.disk_files import folder_of, write
-from cachestore.tiers.disk_index import DiskEntry
 from cachestore.tiers.disk_lane import Call
 from cachestore.tiers.disk_work import DiskWork
 

@@ -25,8 +25,8 @@ from cachestore.seal import (
     header_bytes,
 )
 from cachestore.tiers.base import Departure
+from cachestore.tiers.disk_entry import DiskEntry, room
 from cachestore.tiers.disk_files import Files
-from cachestore.tiers.disk_index import DiskEntry, room
 
 FRONT = 4096
 """Bytes read of each file first: enough for the header of 80 planes."""

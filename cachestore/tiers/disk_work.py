@@ -18,8 +18,9 @@ from cachestore.deadline import Deadline
 from cachestore.seal import CorruptBlock, Header, checksums
 from cachestore.tiers.base import ColdTier, Departed, Departure, Found
 from cachestore.tiers.disk_cached import Cached
+from cachestore.tiers.disk_entry import DiskEntry
 from cachestore.tiers.disk_files import Files, folder_of, place_of
-from cachestore.tiers.disk_index import DiskEntry, DiskIndex
+from cachestore.tiers.disk_index import DiskIndex
 from cachestore.tiers.disk_lane import Call
 from cachestore.tiers.ledger import CAPACITY
 from cachestore.tiers.spare import Memory

@@ -27,9 +27,15 @@ while :; do "$0" "$1/redis.conf" 3<&- & server=$!; wait "$server"; sleep 0.1; do
 
 @dataclass
 class EmbeddedRedis:
-    """A server of `capacity` bytes at most. It keeps nothing on disk and listens on no port."""
+    """A server of `capacity` bytes at most. It keeps nothing on disk, and listens on no port, or at `host` on `port`.
+
+    Its `password` is drawn if none is given.
+    """
 
     capacity: int
+    host: str = ""
+    port: int = 0
+    password: str = field(default="", repr=False)
     _folder: tempfile.TemporaryDirectory[str] | None = None
     _keeper: subprocess.Popen[bytes] | None = None
     _password: str = field(default="", repr=False)
@@ -43,6 +49,9 @@ class EmbeddedRedis:
     @property
     def url(self) -> str:
         """How to reach it, password included."""
+        if self.port:
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            return f"redis://:{self._password}@{host}:{self.port}"
         return f"unix://:{self._password}@{self.socket}"
 
     def open(self) -> None:
@@ -58,11 +67,12 @@ class EmbeddedRedis:
         if len(os.fsencode(self.socket)) > LONGEST_SOCKET:
             self.close()
             raise ConfigError(f"TMPDIR is too deep: a unix socket's path has at most {LONGEST_SOCKET} bytes")
-        self._password = secrets.token_hex(32)
+        self._password = self.password or secrets.token_hex(32)
         settings = Path(self._folder.name) / "redis.conf"
         settings.touch(mode=0o600)
+        bound = f"bind {self.host}\n" if self.port else ""
         settings.write_text(
-            f'port 0\nunixsocket "{self.socket}"\nunixsocketperm 700\nrequirepass {self._password}\n'
+            f'port {self.port}\n{bound}unixsocket "{self.socket}"\nunixsocketperm 700\nrequirepass {self._password}\n'
             f'dir "{self._folder.name}"\nsave ""\nappendonly no\ndaemonize no\n'
             f'maxmemory {self.capacity}\nmaxmemory-policy volatile-lru\nlogfile "{self._folder.name}/redis.log"\n'
         )

@@ -38,12 +38,19 @@ SPARE_BYTES = 32 << 20
 RENEWALS = 4
 """How often a copy that is to stay is renewed within its time to live."""
 
+MANAGED = "managed"
+"""In place of a URL: a server that Ray runs, whose URL is written here before anything is opened."""
+
+UNSTARTED = "redis://managed.invalid"
+"""What stands for its URL until then, so that a configuration can be checked (RFC 2606: no such host exists)."""
+
 LONGEST_SECONDS = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True)
 class Redis:
-    """`url` is "embedded", a server of our own capped at `capacity` bytes, or a place as `redis_url` describes them.
+    """`url` is "embedded", a server of our own capped at `capacity` bytes, "managed", such a one that Ray runs for all
+    nodes, or a place as `redis_url` describes them.
 
     Somebody else's server brings its own cap. `user` and `password` may stand in the URL or here; those for Sentinels
     stand here. With TLS, chain and host name are always verified, against `ca_file` or else what the system trusts;
@@ -84,7 +91,7 @@ class Redis:
             raise ConfigError(f"tiers.redis.capacity must be at least 4MiB, got {self.capacity}")
         if not 1 << 10 <= self.largest < 512 << 20:
             raise ConfigError(f"tiers.redis.largest must be at least 1KiB and below 512MiB, got {self.largest}")
-        self._check_secrets(place)
+        self._check_secrets(None if self.url == MANAGED else place)
         for name in ("ca_file", "cert_file", "key_file"):
             if getattr(self, name) and not (place and place.tls):
                 raise ConfigError(f"tiers.redis.{name} is for rediss://, sentinels:// and clusters://; url names none")
@@ -101,13 +108,13 @@ class Redis:
                 "tiers.redis.replicas must be 1 or more with sentinel://: a primary's disk is of no use once another "
                 'took over; write durable = "wait" or "waitaof" and replicas = 1'
             )
-        if place is None and self.durable != "no":
-            raise ConfigError('tiers.redis.durable: url = "embedded" keeps nothing for good; name a server of yours')
+        if self.url in ("embedded", MANAGED) and self.durable != "no":
+            raise ConfigError(f'tiers.redis.durable: url = "{self.url}" keeps nothing for good; name a server of yours')
 
     @property
     def place(self) -> Place | None:
         """Where the URL leads; None for a server of our own."""
-        return None if self.url == "embedded" else parse(self.url)
+        return None if self.url == "embedded" else parse(UNSTARTED if self.url == MANAGED else self.url)
 
     def _check_secrets(self, place: Place | None) -> None:
         for name in ("user", "password"):

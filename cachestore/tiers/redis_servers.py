@@ -29,8 +29,8 @@ class Servers:
 
     @property
     def healthy(self) -> bool:
-        """Whether not all of them are given up."""
-        return self.map is None or not all(node.breaker.open for node in self.map.nodes())
+        """Whether they are known, and not all of them are given up."""
+        return self.map is not None and not all(node.breaker.open for node in self.map.nodes())
 
     def close(self) -> None:
         """Ends all connections. Closing twice is allowed."""

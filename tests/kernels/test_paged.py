@@ -1,8 +1,5 @@
 """Paged gather and scatter: the oracle against indexing by hand, the fused kernels against the oracle."""
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -279,28 +276,3 @@ def test_scatter_refuses() -> None:
         scatter(torch.zeros(2, 2, 2, 4, 16, 5).mT, KEYS, KEYS, IDS)
     with pytest.raises(ValueError, match="pages: every page may be written once"):
         scatter(blocks, KEYS, KEYS, torch.tensor([1, 1]))
-
-
-def run(*arguments: str, **variables: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, *arguments], env=environment | variables, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_import_without_triton() -> None:
-    """The package works without triton, and fused on CPU without the interpreter is refused, not tried."""
-    run(
-        "-c",
-        "import sys, torch; sys.modules['triton'] = None\n"
-        "from cachestore_kernels.paged import gather\n"
-        "pool = torch.ones(1, 1, 1, 8); page = torch.tensor([0])\n"
-        "assert gather([pool], [pool], page).sum() == 16\n"
-        "del sys.modules['triton']\n"
-        "try: gather([pool], [pool], page, method='fused')\n"
-        "except ValueError as error: assert 'TRITON_INTERPRET=1' in str(error)\n"
-        "else: raise SystemExit('compiled on a CPU')\n",
-    )

@@ -2,14 +2,17 @@
 
     python -m tests.mutations [--only NAME] [--list] [--json] [--jobs N]
 
-To add one: a `Mutation` in the file of its floor. `old` must stand exactly once in its file.
+To add one: a `Mutation` in the file of its part. `old` must stand exactly once in its file.
 """
 
+from tests.mutations.disk import DISK
 from tests.mutations.form import FORM
+from tests.mutations.memory import MEMORY
 from tests.mutations.mutation import Mutation
 from tests.mutations.pages import PAGES
+from tests.mutations.puts import PUTS
+from tests.mutations.redis import REDIS
 from tests.mutations.store import STORE
-from tests.mutations.tiers import TIERS
 from tests.mutations.wire import WIRE
 
-MUTATIONS: tuple[Mutation, ...] = (*FORM, *PAGES, *STORE, *TIERS, *WIRE)
+MUTATIONS: tuple[Mutation, ...] = (*FORM, *PAGES, *PUTS, *STORE, *MEMORY, *DISK, *REDIS, *WIRE)

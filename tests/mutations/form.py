@@ -72,7 +72,7 @@ FORM = (
     Mutation(
         "decoded before its size is known to be possible",
         "cachestore/codecs/lz4.py",
-        " or out.nbytes > MOST * stored.nbytes:",
+        " or nbytes > MOST * stored.nbytes:",
         ":",
         ("tests/store/test_teeth.py::test_what_claims_to_be_huge_takes_no_memory",),
     ),

@@ -24,8 +24,9 @@ from cachestore.testing.sealed import sealed_block
 from cachestore.testing.tiers import KEYS, A, B, equal, soon, value
 from cachestore.tiers.base import ColdTier, Departure, Found
 from cachestore.tiers.disk import Disk, DiskTier
+from cachestore.tiers.disk_entry import DiskEntry
 from cachestore.tiers.disk_files import Files
-from cachestore.tiers.disk_index import DiskEntry, DiskIndex
+from cachestore.tiers.disk_index import DiskIndex
 from cachestore.tiers.ledger import Ledger
 
 UNIT = 4096
