@@ -11,6 +11,7 @@ from cachestore.config import build, build_named
 from cachestore.engine.settings import EngineSettings
 from cachestore.errors import Overloaded
 from cachestore.metrics import Counters, Figure
+from cachestore.placement.shares import Shares
 from gateway.errors import ApiError
 from gateway.generating import Generating
 from gateway.keys import Keys
@@ -20,17 +21,22 @@ from gateway.served import Served
 from gateway.settings import GatewaySettings
 from gateway.workers import Workers
 
+SPARE_TOKENS = 1 << 14
+"""What a worker may give more than its share: a few prompts in a quiet hour are no crowd."""
+
 
 @dataclass(eq=False)
 class Gateway:
     """The gateway of a configuration, of which `engine` and `gateway` are sections, before the stores at `stores`.
 
+    `linked` says that these read from each other: then what is popular is spread over them.
     `counters`: requests = requests_done + requests_failed + requests_left + those under way.
     """
 
     settings: GatewaySettings
     served: Served
     stores: Sequence[str]
+    linked: bool = False
     counters: Counters = field(default_factory=Counters)
     started: int = field(default_factory=lambda: int(time.time()))
     under_way: int = 0
@@ -44,7 +50,7 @@ class Gateway:
         """Reads the model's configuration and tokenizer. ConfigError or UnsupportedModel if they cannot be used."""
         settings = build(GatewaySettings, tables.get("gateway", {}), "gateway")
         served = Served.load(build(EngineSettings, tables.get("engine", {}), "engine"), settings.served_model)
-        return cls(settings, served, stores)
+        return cls(settings, served, stores, linked="directory" in tables)
 
     def __post_init__(self) -> None:
         spec = self.served.fingerprint
@@ -54,8 +60,9 @@ class Gateway:
         self.prefixes = Prefixes(spec)
         routing = build_named(ROUTINGS, settings.routing, "gateway.routing")
         self.generating = Generating(
-            self.served, self.workers, self.prefixes, routing, self.counters, patience=settings.stall
-        )
+            self.served, self.workers, self.prefixes, routing, self.counters, settings.stall,
+            Shares(spare=SPARE_TOKENS) if self.linked else None,
+        )  # fmt: skip
 
     async def open(self) -> None:
         """Reads the keys and looks for workers, which need not be there yet. ConfigError for files it cannot use."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cachestore.errors import Aborted, CacheStoreError, DeadlineExceeded, Overloaded, Unavailable
 from cachestore.metrics import Counters
+from cachestore.placement.shares import Shares
 from gateway.keys import Asker
 from gateway.prefixes import Prefixes
 from gateway.routing.base import Candidate, Question, Routing
@@ -44,6 +45,8 @@ class Generating:
     routing: Routing
     counters: Counters
     patience: float
+    shares: Shares | None = None
+    """What each worker gave of what its store has, in tokens; None where no store reads from others."""
 
     async def pieces(self, choice: Choice, asker: Asker, tenant: str, until: float) -> AsyncGenerator[Piece, None]:
         """What each token adds to `choice`, by `until` of the monotonic clock; else DeadlineExceeded.
@@ -95,13 +98,29 @@ class Generating:
             for each in ready
         ]
         start = keys.keys[0] if keys.keys else b""
-        chosen = self.routing.choose(candidates, Question(len(keys), asker.namespace.encode() + start))
+        question, now = Question(len(keys), asker.namespace.encode() + start), time.monotonic()
+        chosen = self.routing.choose(self._fair(candidates, now), question)
+        if self.shares is not None:
+            self.shares.gave(chosen.name, chosen.prefix * self.served.spec.block_tokens, now)
         self.counters.add("routed", by="prefix" if chosen.prefix else "load")
         self.counters.add("routed_blocks", len(keys))
         self.counters.add("routed_known_blocks", chosen.prefix)
         worker = next(each for each, candidate in zip(ready, candidates, strict=True) if candidate is chosen)
         worker.remember(asker.namespace, keys.keys)
         return worker
+
+    def _fair(self, candidates: list[Candidate], now: float) -> list[Candidate]:
+        """Those that are not asked for more than their share; all if none is left.
+
+        Others read the blocks from there, and have them from then on.
+        """
+        shares = self.shares
+        if shares is None:
+            return candidates
+        fair = [each for each in candidates if not each.prefix or not shares.over(each.name, len(candidates), now)]
+        if fair and len(fair) < len(candidates):
+            self.counters.add("routed_past", len(candidates) - len(fair))
+        return fair or candidates
 
     async def _from(
         self, worker: Worker, choice: Choice, asker: Asker, tenant: str, until: float

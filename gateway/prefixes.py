@@ -10,8 +10,12 @@ from cachestore.service.connection import Connection
 from cachestore.service.events.mirror import Mirror
 from gateway.keys import Asker, acting_for
 
-MOST_MIRRORS = 64
-"""Mirrors that are kept, the most recently asked ones: there is one for each store and namespace."""
+MOST_MIRRORS = 256
+"""Mirrors that are kept: there is one for each store and namespace, and each is a thread and a stream.
+
+The namespaces asked for longest ago make room, each with its mirrors of all stores: of the one that asks none goes, or
+with more stores than that every question would end the mirrors of the last.
+"""
 
 
 @dataclass(eq=False)
@@ -23,16 +27,18 @@ class Prefixes:
 
     fingerprint: bytes
     credentials: Credentials = field(default_factory=Credentials.from_environment)
-    _mirrors: OrderedDict[tuple[str, str], tuple[Mirror, Connection]] = field(default_factory=OrderedDict)
+    _mirrors: OrderedDict[str, dict[str, tuple[Mirror, Connection]]] = field(default_factory=OrderedDict)
+    """By namespace and store, the namespace asked for last at the end."""
 
     def stored(self, store: str, asker: Asker, tenant: str, keys: Chain) -> int:
         """How many blocks at the beginning of `keys` the store at this address has; `tenant` is shown to it."""
-        at = store, asker.namespace
-        credentials = acting_for(self.credentials, tenant)
-        if at not in self._mirrors:
-            self._begin(at, credentials)
-        self._mirrors.move_to_end(at)
-        mirror, connection = self._mirrors[at]
+        namespace, credentials = asker.namespace, acting_for(self.credentials, tenant)
+        mirrors = self._mirrors.setdefault(namespace, {})
+        self._mirrors.move_to_end(namespace)
+        if store not in mirrors:
+            self._make_room()
+            mirrors[store] = self._begun(store, credentials)
+        mirror, connection = mirrors[store]
         # the stream is begun anew from time to time, and a tenant's token ends
         connection.credentials = credentials
         return mirror.lookup(keys).ready if mirror.fresh else 0
@@ -40,14 +46,17 @@ class Prefixes:
     def close(self) -> None:
         """Ends them all. Closing twice is allowed."""
         while self._mirrors:
-            self._mirrors.popitem()[1][0].close()
+            for mirror, _ in self._mirrors.popitem()[1].values():
+                mirror.close()
 
-    def _begin(self, at: tuple[str, str], credentials: Credentials) -> None:
-        while len(self._mirrors) >= MOST_MIRRORS:
-            mirror, _ = self._mirrors.popitem(last=False)[1]
-            # which waits for its thread, and nobody waits for that
-            Thread(target=mirror.close, name="cachestore-mirror-end", daemon=True).start()
-        connection = Connection(at[0], credentials)
+    def _make_room(self) -> None:
+        while len(self._mirrors) > 1 and sum(map(len, self._mirrors.values())) >= MOST_MIRRORS:
+            for mirror, _ in self._mirrors.popitem(last=False)[1].values():
+                # which waits for its thread, and nobody waits for that
+                Thread(target=mirror.close, name="cachestore-mirror-end", daemon=True).start()
+
+    def _begun(self, store: str, credentials: Credentials) -> tuple[Mirror, Connection]:
+        connection = Connection(store, credentials)
         mirror = Mirror(connection, self.fingerprint)
         mirror.open()
-        self._mirrors[at] = mirror, connection
+        return mirror, connection

@@ -4,6 +4,7 @@ serve    one store in this process, without Ray
 up/down  store and workers on Ray
 stats, lookup, clear
 pin, unpin, pins
+nodes, drain, rebalance: the nodes of a cluster, and how one leaves it
 health   does it serve, and which of its tiers and paths do?
 doctor   does this installation work, and do two stores agree?
 config   check and show

@@ -7,14 +7,28 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from cachestore.cli import certs, cluster, config, demo, doctor, health, pins, replay, serve, status, store, token
+from cachestore.cli import (
+    certs,
+    cluster,
+    config,
+    demo,
+    doctor,
+    health,
+    nodes,
+    pins,
+    replay,
+    serve,
+    status,
+    store,
+    token,
+)
 from cachestore.cli.output import error_console
 from cachestore.errors import CacheStoreError, ConfigError
 
 app = typer.Typer(
     help="A KV-cache store for large language models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for commands in (serve, cluster, store, pins, health, status, doctor, certs, replay, demo):
+for commands in (serve, cluster, store, pins, nodes, health, status, doctor, certs, replay, demo):
     commands.register(app)
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")

@@ -12,10 +12,13 @@ from rich.text import Text
 from cachestore.cli.figures import sums
 from cachestore.cli.output import Json, console, error_console, print_json, table
 from cachestore.demo import documents
+from cachestore.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from cachestore.demo.asking import Asked
     from cachestore.demo.run import Report
+
+MOST_NODES = 8
 
 COLUMNS = {"about": 12, "asked": 7, "prompt": 9, "reused": 8, "": 6, "1st token": 10, "right": 7}
 """Titles and widths."""
@@ -24,14 +27,18 @@ COLUMNS = {"about": 12, "asked": 7, "prompt": 9, "reused": 8, "": 6, "1st token"
 def demo(
     model: Annotated[str, typer.Option(help="Another causal language model: a directory or a hub id.")] = "",
     prompts: Annotated[Path | None, typer.Option(help="Your own documents and questions, as JSON.")] = None,
+    nodes: Annotated[int, typer.Option(help="So many nodes of Ray on this machine; one of several is killed.")] = 1,
     json: Json = False,
 ) -> None:
     """Ray, store, embedded Redis, workers and gateway, and eight users who ask about documents. One minute."""
     from cachestore.demo.run import run
 
+    if not 1 <= nodes <= MOST_NODES:
+        raise InvalidArgument(f"--nodes must lie in 1 .. {MOST_NODES}, got {nodes}: each is a Ray on this machine")
+
     chosen = documents.from_file(prompts) if prompts is not None else documents.needle_documents()
     name = model or str(documents.needle() / "model")
-    report = run(name, chosen, _Quiet() if json else _Rows())
+    report = run(name, chosen, _Quiet() if json else _Rows(), nodes)
     if json:
         print_json(report.as_json())
         return
@@ -56,6 +63,8 @@ def _figures(report: "Report") -> Table:
         "blocks asked for and offered": "all accounted for" if all(sums(report.figures).values()) else "NOT all found",
         "killed": f"{told['killed_worker']}; {told['moved_requests']} requests were done elsewhere",
     }
+    if report.lost is not None:
+        rows["killed node"] = f"{report.lost.worker}; {report.lost.moved} requests were done elsewhere"
     made = table("in figures", "", "")
     made.show_header = False
     for name, value in rows.items():

@@ -22,7 +22,14 @@ def serve(
     came: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: came.append(number))
-    host = StoreHost(tables, tables.get("store", {}).get("node", StoreSettings.node), port)
+    name = tables.get("store", {}).get("node", StoreSettings.node)
+    host = StoreHost(
+        tables, name, port,
+        # one that was drained has nothing left to do
+        ended=lambda: came.append(signal.SIGTERM),
+        # one of several serves what it holds, whether or not there is a Redis at the moment
+        patient="directory" in tables,
+    )  # fmt: skip
     try:
         if json:
             print_json({"address": host.address(), "tiers": host.tiers})

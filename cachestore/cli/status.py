@@ -64,9 +64,10 @@ def _beside(node: str, address: str, timeout: float) -> list[Part]:
     with RemoteStore(address) as store:
         try:
             health = statuses(address, timeout, every=False)[""]
-            _, members = store.members(timeout=timeout)
+            _, known = store.members(timeout=timeout)
         except CacheStoreError as error:
             return [Part("store", "store", address, node[:12], None, error.reason)]
+    members = [each for each in known if each.role != "store"]
     with ThreadPoolExecutor(max(1, len(members))) as asking:
         workers = list(asking.map(lambda each: _health(each, timeout), members))
     return [Part("store", "store", address, node[:12], None, health), *workers]

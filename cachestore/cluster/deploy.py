@@ -1,10 +1,10 @@
-"""Brings a cluster up and takes it down: one store actor a node, workers by Ray Serve."""
+"""Brings a cluster up and takes it down: one store actor on each node that asks for one, workers by Ray Serve."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cachestore.cluster import gateways, stores, workers
+from cachestore.cluster import gateways, managed, stores, watching, workers
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.workers import Tell
 
@@ -30,12 +30,14 @@ def up(runtime: Runtime, tables: Mapping[str, Any], tell: Tell = lambda _: None)
     Where stores are up already it sees to the rest: missing stores are started, the workers and the gateway replaced.
     """
     ray, settings = runtime.ray, runtime.settings
-    nodes = stores.alive(ray)
+    nodes = stores.asking(ray, settings)
     stores.refuse_embedded(tables, nodes)
     before = stores.found(ray)
+    tables = managed.started(ray, tables, settings, tell)
     tell(f"starting the store on {len(nodes)} node{'s' * (len(nodes) > 1)}")
     try:
         deployment = Deployment(stores.start(ray, tables, nodes, settings), gateways.start_proxy(tables))
+        watching.start(ray, tables, settings)
         if deployment.gateway:
             # it comes up beside the workers, and knows them once they are there
             gateways.begin_gateway(tables, settings, deployment.stores.values(), tell)
@@ -54,5 +56,8 @@ def up(runtime: Runtime, tables: Mapping[str, Any], tell: Tell = lambda _: None)
 
 def down(runtime: Runtime) -> int:
     """Takes gateway, workers and stores down; how many stores there were."""
+    watching.stop(runtime.ray)
     workers.remove_workers(runtime.settings.drain)
-    return stores.stop(runtime.ray)
+    stopped = stores.stop(runtime.ray)
+    managed.stop(runtime.ray)
+    return stopped

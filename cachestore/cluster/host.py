@@ -1,15 +1,19 @@
 """The store of one node with all that serves it; under Ray an actor, pinned there, restarted, found by name."""
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from cachestore.cluster.healing import Healing
+from cachestore.cluster.managed import refuse_unstarted
 from cachestore.cluster.membership import Membership, address_for_others
+from cachestore.cluster.operator import NodeOperator, nothing
 from cachestore.cluster.peer_settings import PeerSettings
 from cachestore.cluster.peers import Peers
+from cachestore.cluster.replicas import Replicas
 from cachestore.config import build
 from cachestore.directory.compose import SECTION as DIRECTORY
 from cachestore.directory.compose import compose as compose_directory
@@ -42,11 +46,21 @@ class StoreHost:
     """Opens the configured store and serves it, on `port` instead of the configured one. It knows nothing of Ray.
 
     With a directory it joins that. `machine` is where other nodes reach this one's machine, for a configuration that
-    does not say because it is that of many.
+    does not say because it is that of many. `ended` is called when the node was drained: its process is to end then.
+    One that is `patient` starts without a Redis that cannot be reached, and takes it up when it can.
     """
 
-    def __init__(self, tables: Mapping[str, Any], node: str, port: int | None = None, machine: str = "") -> None:
+    def __init__(
+        self,
+        tables: Mapping[str, Any],
+        node: str,
+        port: int | None = None,
+        machine: str = "",
+        ended: Callable[[], None] = nothing,
+        patient: bool = False,
+    ) -> None:
         open_many_files()
+        refuse_unstarted(tables)
         self._tables = store_tables(tables)
         settings = build(ServiceSettings, tables.get("service", {}), "service")
         if port is not None:
@@ -55,25 +69,32 @@ class StoreHost:
         directory, reading = compose_directory(tables), build(PeerSettings, tables.get("peers", {}), "peers")
         peers = Peers(directory, reading) if directory is not None else None
         with ExitStack() as opened:
-            store = opened.enter_context(compose({**tables, "store": {**tables.get("store", {}), "node": node}}))
+            store = compose({**tables, "store": {**tables.get("store", {}), "node": node}})
+            store.patient = patient
+            opened.enter_context(store)
             publisher = events.start(store)
             if publisher is not None:
                 opened.enter_context(publisher)
-            if peers is not None:
-                opened.enter_context(peers)
+            opened.enter_context(Healing(store, peers))
             beside = peers.figures if peers is not None else list
-            self._server = opened.enter_context(CacheStoreServer(store, settings, node, beside))
+            self.operator = NodeOperator(store, self._tables, node, peers, ended=ended)
+            self._server = opened.enter_context(CacheStoreServer(store, settings, node, beside, self.operator))
+            self._address = self._server.address
             if peers is not None:
-                address = address_for_others(self._server.address, settings, machine)
+                self._address = address_for_others(self._server.address, settings, machine)
                 busy = partial(getattr, self._server.calls, "used")
-                opened.enter_context(Membership(peers.directory, store, node, address, busy))
+                self._server.members.stores = peers.members
+                member = opened.enter_context(Membership(peers.directory, store, node, self._address, busy))
                 store.elsewhere = [peers]
+                if reading.replicas:
+                    opened.enter_context(Replicas(store, peers))
+                self.operator.address, self.operator.leave = self._address, member.close
             self.tiers = [store.memory.name, *(tier.name for tier in store.lower)]
             self._opened = opened.pop_all()
 
     def address(self) -> str:
-        """Where clients find the store."""
-        return self._server.address
+        """Where clients find the store; with a directory those of other nodes, too."""
+        return self._address
 
     def about(self) -> tuple[str, dict[str, Any]]:
         """The address, and the tables of the store."""

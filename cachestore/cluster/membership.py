@@ -60,7 +60,9 @@ class Membership:
         log.info("[directory] joined as %s at %s", self._name, self._address)
 
     def close(self) -> None:
-        """Leaves: from now on nobody expects to find anything here."""
+        """Leaves: from now on nobody expects to find anything here. Closing twice is allowed."""
+        if self._directory.life is None:
+            return
         self._pulse.close()
         self._store.stop_telling(self._directory)
         self._directory.leave()

@@ -2,53 +2,55 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from threading import Lock
-from typing import TypeVar
 
-from cachestore.cluster.peer_reading import Brought, read_sealed
+from cachestore.cluster.peer_reading import PeerReading
 from cachestore.cluster.peer_settings import PeerSettings
+from cachestore.cluster.peer_sources import Wanted
+from cachestore.cluster.peer_ways import Ways
 from cachestore.deadline import Deadline
 from cachestore.directory.base import Life
-from cachestore.errors import CacheStoreError
+from cachestore.errors import CacheStoreError, Overloaded
 from cachestore.hashing import Chain
 from cachestore.metrics import Counters
 from cachestore.service import convert
 from cachestore.service.auth.credentials import Credentials
-from cachestore.service.connection import Connection
 from cachestore.tiers.breaker import Breaker
 from cachestore.wire import store_pb2 as wire
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
+class Failed(Exception):
+    """The node cannot be asked now, or broke off: it is counted, and the next ones are not kept waiting."""
+
+
 @dataclass(eq=False)
 class Peer:
-    """The node of one life. Each namespace has a connection of its own: every call says whose blocks are meant.
-
-    One call that fails opens the breaker: the next ones are misses at once.
-    """
+    """The node of one life. One call that fails opens the breaker: the next ones are misses at once."""
 
     life: Life
     settings: PeerSettings
     credentials: Credentials
     counters: Counters
-    breaker: Breaker = field(default_factory=lambda: Breaker(failures=1))
-    _connections: dict[bytes, Connection] = field(default_factory=dict)
-    _closed: bool = False
-    _lock: Lock = field(default_factory=Lock)
+    breaker: Breaker = field(default_factory=lambda: Breaker(failures=1, longest=5.0))
+    ways: Ways = field(init=False)
 
-    def read(self, namespace: bytes, chain: Chain, deadline: Deadline) -> Brought | None:
-        """The leading blocks of `chain` that it has; None if it cannot be asked now."""
-        largest = self.settings.largest
+    def __post_init__(self) -> None:
+        self.ways = Ways(self.life.address, self.credentials)
 
-        def read(connection: Connection, until: Deadline) -> Brought:
-            return read_sealed(connection, namespace, chain, until, largest)
-
-        return self._ask(namespace, deadline, read)
+    @contextmanager
+    def reading(self, namespace: bytes, chain: Chain, deadline: Deadline) -> Iterator[PeerReading]:
+        """A read of the leading blocks of `chain` that it has; Failed, also from inside the context, if it fails."""
+        wanted = Wanted(namespace, chain, self.settings.largest)
+        with self._asking(deadline), self.ways.hold(namespace) as way:
+            reading = PeerReading(way, wanted, deadline, self.settings.timeout)
+            with closing(reading):
+                reading.open()
+                self.breaker.succeeded()
+                yield reading
 
     def delete(self, namespace: bytes, chain: Chain, deadline: Deadline) -> bool:
         """Removes these blocks there; whether that is done."""
@@ -61,42 +63,29 @@ class Peer:
 
     def close(self) -> None:
         """Ends the connections, and every call on them."""
-        with self._lock:
-            self._closed = True
-            connections, self._connections = list(self._connections.values()), {}
-        for connection in connections:
-            connection.close()
+        self.ways.close()
 
     def _call(self, method: str, request: object, namespace: bytes, deadline: Deadline) -> bool:
-        def call(connection: Connection, until: Deadline) -> bool:
-            connection.call(method, request, max(until.remaining(), 1e-3))
-            return True
-
-        return self._ask(namespace, deadline, call) or False
-
-    def _ask(self, namespace: bytes, deadline: Deadline, what: Callable[[Connection, Deadline], T]) -> T | None:
-        if not self.breaker.allows():
-            return None
-        until = Deadline(min(deadline.at, time.monotonic() + self.settings.timeout))
+        seconds = min(deadline.remaining(), self.settings.timeout)
         try:
-            answer = what(self._connection(namespace), until)
+            with self._asking(deadline), self.ways.hold(namespace) as way:
+                way.connection.call(method, request, max(seconds, 1e-3))
+        except Failed:
+            return False
+        self.breaker.succeeded()
+        return True
+
+    @contextmanager
+    def _asking(self, deadline: Deadline) -> Iterator[None]:
+        if not self.breaker.allows():
+            raise Failed
+        try:
+            yield
         except CacheStoreError as error:
             self.counters.add("peer_failures", reason=error.reason)
-            # a caller in a hurry says nothing of the node
-            if until.remaining() or until.at < deadline.at:
+            # a caller in a hurry says nothing of the node, nor does one tenant's share of it that is used up
+            if deadline.at > time.monotonic() and not isinstance(error, Overloaded):
                 if not self.breaker.open:
                     log.warning("[peers] %s at %s: %s", self.life.node, self.life.address, error)
                 self.breaker.failed()
-            return None
-        self.breaker.succeeded()
-        return answer
-
-    def _connection(self, namespace: bytes) -> Connection:
-        with self._lock:
-            connection = self._connections.get(namespace)
-            if connection is None:
-                connection = Connection(self.life.address, self.credentials.for_namespace(namespace))
-                if not self._closed:
-                    connection.open()
-                    self._connections[namespace] = connection
-            return connection
+            raise Failed from error

@@ -1,89 +1,128 @@
-"""Sealed blocks as another node sends them: what a client would decode, a node keeps as it is."""
+"""Sealed blocks of another node, each when it is asked for: those behind it are on their way meanwhile."""
 
+import time
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any, NamedTuple
-
-import grpc
-import numpy as np
+from dataclasses import dataclass, field
 
 from cachestore.block import WHOLE, Buffer
+from cachestore.cluster.peer_sources import LineSource, Source, StreamSource, Wanted
+from cachestore.cluster.peer_ways import Way
 from cachestore.deadline import Deadline
-from cachestore.errors import CacheStoreError
-from cachestore.hashing import Chain
-from cachestore.seal import DURABLE, CorruptBlock, Header
+from cachestore.errors import CacheStoreError, DeadlineExceeded, Unavailable
+from cachestore.seal import CorruptBlock
 from cachestore.service import convert
-from cachestore.service.connection import Connection
-from cachestore.service.stream.frames import BlockFrame
-from cachestore.service.stream.source import begin
+from cachestore.service.stream.source import begin, resumed
+from cachestore.service.transport import Asked
 from cachestore.service.words import VERDICT
 from cachestore.store.base import Verdict
-from cachestore.store.inspection import intact
 from cachestore.tiers.base import Found
 from cachestore.wire import store_pb2 as wire
 
 RELEASE_SECONDS = 0.5
-"""How long the end of a lease may take: without it the lease runs out by itself."""
+"""How long the end of a lease may take, if the deadline is that far away: without it the lease runs out by itself."""
+
+GRACE_SECONDS = 0.1
+"""What it gets when the deadline has passed, or the node has failed."""
 
 
-class Brought(NamedTuple):
-    """Blocks that came, in order, the last perhaps a CorruptBlock; and how many there were at the node."""
+@dataclass(eq=False)
+class PeerReading:
+    """One read over `way`: the leading blocks of a chain that the node has, under one lease.
 
-    blocks: list[Found]
-    there: int
-
-
-def read_sealed(connection: Connection, namespace: bytes, chain: Chain, deadline: Deadline, largest: int) -> Brought:
-    """The leading blocks of `chain` that the node has, each of `largest` bytes at most; all bytes are verified.
-
-    What a node holds elsewhere is a copy to who reads it: it promises nothing, and is not durable here. Raises from
-    `cachestore.errors` if the node cannot be asked, or breaks off.
+    For each block the node may take `timeout` seconds. Iterating gives sealed blocks whose bytes are verified, the last
+    perhaps a CorruptBlock, and raises from `cachestore.errors` if the node breaks off.
     """
-    request = wire.ReadRequest(chain=convert.chain_message(chain), part=convert.part_message(WHOLE))
-    call, granted = begin(connection, request, deadline)
-    found: list[Found] = []
-    try:
-        with connection.errors("Read"):
-            for key in chain.keys:
-                block = _block(call, namespace, key, chain.fingerprint, largest)
-                if block is None:
-                    break
-                found.append(block)
-    except CorruptBlock as corrupt:
-        found.append(corrupt)
-    finally:
-        call.cancel()
-        _release(connection, granted.lease, found)
-    return Brought(found, sum(run.blocks for run in granted.runs))
 
+    way: Way
+    wanted: Wanted
+    deadline: Deadline
+    timeout: float
+    there: int = 0
+    """How many of the blocks the node said to have."""
+    _lease: bytes = b""
+    _source: Source | None = None
+    _told: list[Verdict] = field(default_factory=list)
+    _failed: bool = False
 
-def _block(call: Any, namespace: bytes, key: bytes, fingerprint: bytes, largest: int) -> Buffer | None:
-    message = next(call, None)
-    if not isinstance(message, wire.ReadResponse) or not message.HasField("start"):
-        return None
-    header = Header.parse(message.start.header)
-    header.check_identity(namespace, key, fingerprint)
-    if header.size + header.payload_bytes > largest:
-        raise CorruptBlock("size")
-    # what lies between planes is not sent, and is zero
-    sealed: Buffer = np.zeros(header.size + header.payload_bytes, dtype=np.uint8)
-    payload = sealed[header.size :]
-    while isinstance(message := next(call, None), BlockFrame):
-        at, data = message.head.offset, message.data
-        if at + data.nbytes > payload.nbytes:
-            raise CorruptBlock("foreign")
-        np.copyto(payload[at : at + data.nbytes], data)
-    if not isinstance(message, wire.ReadResponse) or not message.HasField("end") or message.end.status != wire.SENT:
-        return None
-    packed = replace(header, flags=header.flags & ~DURABLE).pack()
-    sealed[: header.size] = np.frombuffer(packed, dtype=np.uint8)
-    if not intact(header, payload):
-        raise CorruptBlock("checksum")
-    return sealed
+    def open(self) -> None:
+        """Asks for the blocks and waits for the lease on them; raises if the node cannot be asked."""
+        lines = self.way.lines
+        request = wire.ReadRequest(
+            chain=convert.chain_message(self.wanted.chain), part=convert.part_message(WHOLE), bulk=lines.open
+        )
+        soon = self._soon()
+        call, granted = begin(self.way.connection, request, soon)
+        self._lease = granted.lease
+        self.there = min(len(self.wanted.chain), sum(run.blocks for run in granted.runs))
+        self._source = StreamSource(self.wanted, self.way.connection, call)
+        if granted.HasField("bulk"):
+            call.cancel()
+            try:
+                self._source = LineSource(self.wanted, lines, *lines.begin(granted.bulk, soon))
+            except OSError:
+                self._stream(0)
 
+    def __iter__(self) -> Iterator[Found]:
+        for number in range(self.there):
+            try:
+                block = self._block(number)
+            except CorruptBlock as corrupt:
+                self._told.append(Verdict.CORRUPT)
+                yield corrupt
+                return
+            except CacheStoreError:
+                self._failed = True
+                raise
+            if block is None:
+                return
+            self._told.append(Verdict.USED)
+            yield block
 
-def _release(connection: Connection, lease: bytes, found: list[Found]) -> None:
-    verdicts = [Verdict.CORRUPT if isinstance(block, CorruptBlock) else Verdict.USED for block in found]
-    request = wire.ReleaseRequest(lease=lease, verdicts=[VERDICT.number(verdict) for verdict in verdicts])
-    with suppress(CacheStoreError, grpc.RpcError):
-        connection.call("Release", request, RELEASE_SECONDS)
+    def close(self) -> None:
+        """Ends the read and its lease, and says what became of each block."""
+        source, self._source = self._source, None
+        if not self._lease:
+            return
+        if source is not None:
+            clean = not self._failed and self._told.count(Verdict.USED) == self.there
+            source.close(self._lease, whole=clean)
+        left = GRACE_SECONDS if self._failed else min(RELEASE_SECONDS, self.deadline.remaining())
+        deadline = Deadline.after(max(GRACE_SECONDS, left))
+        request = wire.ReleaseRequest(lease=self._lease, verdicts=[VERDICT.number(each) for each in self._told])
+        if not self.way.lines.release(request, deadline):
+            with suppress(CacheStoreError):
+                self.way.connection.call("Release", request, max(deadline.remaining(), 1e-3))
+
+    def _block(self, number: int) -> Buffer | None:
+        """The next block, over the stream where the connection has broken. One of its tries may break off, not two."""
+        assert self._source is not None
+        try:
+            return self._source.block(number, self._soon())
+        except TimeoutError as error:
+            raise DeadlineExceeded("the node sent no block in time") from error
+        except OSError:
+            pass
+        except DeadlineExceeded:
+            # a stream has one deadline for all its blocks: whoever brought some of them has not failed
+            if not self._told or not self.deadline.remaining():
+                raise
+        self._source.close(self._lease, whole=False)
+        self._stream(number)
+        try:
+            return self._source.block(number, self._soon())
+        except OSError as error:
+            raise Unavailable("the connection broke again") from error
+
+    def _stream(self, number: int) -> None:
+        """Goes on over the stream from this block on, under the same lease."""
+        asked = Asked(self.wanted.chain, WHOLE, wire.ReadRequest())
+        try:
+            call, _ = begin(self.way.connection, resumed(asked, self._lease, number), self._soon())
+        except CacheStoreError:
+            self._failed = True
+            raise
+        self._source = StreamSource(self.wanted, self.way.connection, call)
+
+    def _soon(self) -> Deadline:
+        return Deadline(min(self.deadline.at, time.monotonic() + self.timeout))

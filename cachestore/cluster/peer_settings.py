@@ -1,10 +1,14 @@
 """The `[peers]` section: how a node reads what other nodes of the directory hold."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cachestore.config import Bytes, Seconds
 from cachestore.errors import ConfigError
 from cachestore.service.auth.credentials import Credentials
+
+MOST_REPLICAS = 16
+"""Nodes that may be asked to have the same block: more would be a copy of everything everywhere."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,19 @@ class PeerCredentials:
 
 @dataclass(frozen=True)
 class PeerSettings:
-    """A read from another node takes `timeout` at most: then it is a miss, and that node is left alone for a while.
+    """Another node has `timeout` to begin a read, and then for each block: else it is left alone for a while.
 
     A block gets a copy in this node's memory with its `copy_after`th read from another's. Blocks of more than `largest`
     bytes are not read from there.
+
+    New blocks of a namespace are copied until as many nodes have them as `replicas` says for its name, or for "*",
+    which is every other namespace.
     """
 
     timeout: Seconds = 2.0
-    copy_after: int = 2
+    copy_after: int = 1
     largest: Bytes = 256 << 20
+    replicas: Mapping[str, int] = field(default_factory=dict)
     credentials: PeerCredentials = field(default_factory=PeerCredentials)
 
     def __post_init__(self) -> None:
@@ -46,5 +54,11 @@ class PeerSettings:
             raise ConfigError(f"peers.copy_after must be at least 1, got {self.copy_after}")
         if self.largest < 4096:
             raise ConfigError(f"peers.largest must be at least 4KiB, got {self.largest}")
+        for namespace, nodes in self.replicas.items():
+            if not namespace or not 1 <= nodes <= MOST_REPLICAS:
+                raise ConfigError(
+                    f"peers.replicas.{namespace} must name a namespace, or * for all others, and 1 to {MOST_REPLICAS} "
+                    f"nodes, got {nodes}"
+                )
         # what does not fit together is said at the start
         self.credentials.credentials()

@@ -2,25 +2,23 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby, repeat, takewhile
+from itertools import repeat, takewhile
 from threading import Lock
 from typing import NamedTuple, Self
 
 from cachestore.cluster.peer import Peer
 from cachestore.cluster.peer_settings import PeerSettings
+from cachestore.cluster.peer_tier import PeerTier
 from cachestore.deadline import Deadline
 from cachestore.directory.base import Directory, Life
-from cachestore.hashing import Chain
 from cachestore.metrics import Counters, Figure
 from cachestore.placement.nearest import Here, runs
-from cachestore.seal import CorruptBlock
 from cachestore.service.auth.credentials import Credentials
-from cachestore.tiers.base import ColdTier, Departed, Found, Usage
-from cachestore.tiers.ledger import Ledger
-
-TIER = "peer"
+from cachestore.service.members import Member
+from cachestore.tiers.base import ColdTier
 
 FRESH_SECONDS = 10.0
 """For how long a read goes by what the lookup before it was told."""
@@ -28,8 +26,11 @@ FRESH_SECONDS = 10.0
 REMEMBERED = 1 << 16
 """Blocks of which it is remembered where a lookup found them."""
 
-ATTEMPTS = 2
-"""How often holders are looked for in one read: who failed the first time is not asked again."""
+TOGETHER = 16
+"""Nodes that are told at the same time what is to be removed."""
+
+ROUNDS = 2
+"""How often all are told: a block may have gone from one that had not heard yet to one that had."""
 
 
 class Noted(NamedTuple):
@@ -50,6 +51,7 @@ class Peers:
     _peers: dict[bytes, Peer] = field(default_factory=dict)
     _found: dict[tuple[bytes, bytes], Noted] = field(default_factory=dict)
     _random: random.Random = field(default_factory=random.Random)
+    _closed: bool = False
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
@@ -65,7 +67,9 @@ class Peers:
     def close(self) -> None:
         """Ends the connections to all of them, and closes the directory."""
         with self._lock:
+            self._closed = True
             peers, self._peers = list(self._peers.values()), {}
+            self._found.clear()
         for peer in peers:
             peer.close()
         self.directory.close()
@@ -86,9 +90,17 @@ class Peers:
         own = self.directory.life
         return [life for life in self.directory.lives() if own is None or life.incarnation != own.incarnation]
 
+    def members(self) -> list[Member]:
+        """All nodes that are alive, this one too, as clients are told of them."""
+        return [
+            Member("store", life.node, life.address, life.node, life.incarnation, life.queue)
+            for life in self.directory.lives()
+        ]
+
     def holders(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[list[Life]]:
         """Which other nodes hold each block, as far as they can be asked."""
         others = {life.incarnation for life in self.others()}
+        self._forget_but(others)
         if not others or not keys:
             return [[] for _ in keys]
         found = self.directory.lookup(namespace, keys, deadline)
@@ -96,11 +108,17 @@ class Peers:
         usable = {name for name, life in lives.items() if self.peer(life).breaker.due}
         return [[life for life in where.holders if life.incarnation in usable] for where in found]
 
-    def choose(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[Peer]:
-        """From whom the leading blocks are read."""
+    def choose(
+        self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, but: Collection[Peer] = ()
+    ) -> list[Peer]:
+        """From whom the leading blocks are read, none of `but`."""
         own = self.directory.life
         here = Here(own.node, own.incarnation) if own is not None else Here()
-        found = runs(self.holders(namespace, keys, deadline), here, self._random)
+        holders = self.holders(namespace, keys, deadline)
+        if but:
+            names = {peer.life.incarnation for peer in but}
+            holders = [[life for life in some if life.incarnation not in names] for some in holders]
+        found = runs(holders, here, self._random)
         chosen = [peer for life, blocks in found for peer in repeat(self.peer(life), blocks)]
         until = time.monotonic() + FRESH_SECONDS
         with self._lock:
@@ -119,112 +137,33 @@ class Peers:
         fresh = takewhile(lambda at: at is not None and at.until > now, noted)
         return [at.peer for at in fresh if at is not None] or self.choose(namespace, keys, deadline)
 
+    def remove(self, remove: Callable[[Peer], bool]) -> bool:
+        """Has all others `remove` something; whether all of them say that it is done."""
+        others = [self.peer(life) for life in self.others()]
+        if not others:
+            return True
+        with ThreadPoolExecutor(min(TOGETHER, len(others)), "cachestore-peers") as pool:
+            # a node that failed is not kept waiting for twice
+            return all([all(list(pool.map(remove, others))) for _ in range(ROUNDS)])
+
     def peer(self, life: Life) -> Peer:
         """The node of this life."""
         with self._lock:
             peer = self._peers.get(life.incarnation)
-            if peer is not None:
-                return peer
-            peer = self._peers[life.incarnation] = Peer(life, self.settings, self._credentials, self.counters)
-        self._forget_dead(life)
-        return peer
+            if peer is None:
+                peer = Peer(life, self.settings, self._credentials, self.counters)
+                if self._closed:
+                    peer.close()
+                else:
+                    self._peers[life.incarnation] = peer
+            return peer
 
-    def _forget_dead(self, new: Life) -> None:
-        alive = {new.incarnation, *(life.incarnation for life in self.directory.lives())}
+    def _forget_but(self, alive: Collection[bytes]) -> None:
+        """Ends the connections to those that are alive no more."""
+        if not alive or len(self._peers) <= len(alive):
+            # where nobody is alive it is the directory that cannot be reached, and reads from them may be under way
+            return
         with self._lock:
             dead = [self._peers.pop(name) for name in list(self._peers) if name not in alive]
         for peer in dead:
             peer.close()
-
-
-@dataclass(frozen=True, eq=False)
-class PeerTier:
-    """What the others have of the spec `fingerprint`; follows `ColdTier` and `store.elsewhere.Borrowed`."""
-
-    peers: Peers
-    fingerprint: bytes
-    name: str = TIER
-    durable: bool = False
-    hot: bool = False
-    ledger: Ledger | None = None
-
-    @property
-    def healthy(self) -> bool:
-        return self.peers.directory.healthy
-
-    @property
-    def copy_after(self) -> int:
-        return self.peers.settings.copy_after
-
-    def open(self, departed: Departed) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def nodes(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[str]:
-        return [peer.life.node for peer in self.peers.choose(namespace, keys, deadline)]
-
-    def leading(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> int:
-        return len(self.nodes(namespace, keys, deadline))
-
-    def present(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[bool]:
-        return [bool(holders) for holders in self.peers.holders(namespace, keys, deadline)]
-
-    def get_many(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[Found]:
-        """Up to the first that nobody has: what lies behind it is not read."""
-        found: list[Found] = []
-        for attempt in range(ATTEMPTS):
-            choose = self.peers.choose if attempt else self.peers.chosen
-            if not self._read(namespace, keys, choose(namespace, keys[len(found) :], deadline), found, deadline):
-                break
-        self.peers.counters.add("peer_read_blocks", len(found))
-        return found + [None] * (len(keys) - len(found))
-
-    def put_many(
-        self,
-        namespace: bytes,
-        blocks: Sequence[tuple[bytes, Found]],
-        ttl: float | None,
-        deadline: Deadline,
-        *,
-        durable: bool = False,
-    ) -> list[bool]:
-        return [False] * len(blocks)
-
-    def delete_many(
-        self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline, *, why: str = "deleted"
-    ) -> list[bool] | None:
-        """Removes the blocks from every other node; which of them were said to be there."""
-        there = [bool(holders) for holders in self.peers.holders(namespace, keys, deadline)]
-        if why == "corrupt":
-            # who holds it hears of that by the verdict of the read
-            return there
-        chain = Chain(self.fingerprint, tuple(keys))
-        done = [self.peers.peer(life).delete(namespace, chain, deadline) for life in self.peers.others()]
-        return there if all(done) else None
-
-    def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
-        """Empties the namespace on every other node; which blocks there were nobody says."""
-        done = [self.peers.peer(life).clear(namespace, deadline) for life in self.peers.others()]
-        return set() if all(done) else None
-
-    def usage(self, deadline: Deadline | None = None) -> Usage:
-        """Nothing: what they hold counts where it is."""
-        return Usage(0, 0)
-
-    def _read(
-        self, namespace: bytes, keys: Sequence[bytes], chosen: Sequence[Peer], found: list[Found], deadline: Deadline
-    ) -> bool:
-        """Adds to `found` what comes from these, one after the other; whether others may have more."""
-        for peer, alike in groupby(chosen):
-            asked = keys[len(found) :][: sum(1 for _ in alike)]
-            brought = peer.read(namespace, Chain(self.fingerprint, tuple(asked)), deadline)
-            if brought is None:
-                return bool(deadline.remaining())
-            found += brought.blocks
-            if brought.there < len(asked):
-                self.peers.directory.wrong(namespace, [asked[brought.there]], peer.life.incarnation)
-            if len(brought.blocks) < len(asked):
-                return not (brought.blocks and isinstance(brought.blocks[-1], CorruptBlock))
-        return bool(chosen) and len(found) < len(keys) and not isinstance(found[-1], CorruptBlock)

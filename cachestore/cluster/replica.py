@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from cachestore.cluster.host import actor_name, open_many_files
-from cachestore.cluster.runtime import NAMESPACE
+from cachestore.cluster import stores
+from cachestore.cluster.host import open_many_files
 from cachestore.cluster.scaling import QUEUE
 from cachestore.errors import Unavailable
 from cachestore.registry import Catalogue
@@ -43,7 +43,8 @@ class Replica:
         keep_freed_memory()
         stay_on_loopback(ray.util.get_node_ip_address())
         node = ray.get_runtime_context().get_node_id()
-        store = ray.get(ray.get_actor(actor_name(node), namespace=NAMESPACE).address.remote(), timeout=30)
+        # a node that asked for no store, or has none yet, has its worker beside another one's
+        store = ray.get(stores.beside(ray, node).address.remote(), timeout=30)
         name = f"{role}-{serve.get_replica_context().replica_tag.rpartition('#')[2]}"
         self._server = WORKERS.load(role)(tables, store=store, name=name, node=node[:12])
         self._server.open()

@@ -19,14 +19,21 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
+OUTAGE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Names for how many seconds a node of Ray looks for its control plane before it ends itself, and us with it."""
+
+_OUTAGE_SECONDS = "600"
+"""Ray itself takes 60: a head that is moved to another machine is away for longer."""
+
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray replaces 127.0.0.1 by the machine's own address and then listens on all of them, unless it is told, by the
 switch meant for desktops, that no other machine will join."""
 
 
-def _own_environment() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
+    """What a Ray of our own is started with, on loopback."""
     # a token for this Ray alone: nobody has to read or write one in the home directory
-    return {**_LOOPBACK, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {**_ENVIRONMENT, **_LOOPBACK, OUTAGE: _OUTAGE_SECONDS, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 class Runtime:
@@ -44,7 +51,7 @@ class Runtime:
 
     def open(self) -> None:
         """Connects. Unavailable or ConfigError says what to do."""
-        for name, value in (_ENVIRONMENT | ({} if self.settings.address else _own_environment())).items():
+        for name, value in (_ENVIRONMENT if self.settings.address else own_environment()).items():
             os.environ.setdefault(name, value)
         try:
             import ray

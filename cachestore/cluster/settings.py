@@ -12,6 +12,9 @@ class ClusterSettings:
 
     `address` is empty for a Ray of our own on this machine, "auto" for the one this node belongs to, or `host:port`.
 
+    Every node has a store that has the label `store_label`, written "key" or "key=value", and the resource
+    `store_resource`; of what is empty nothing is asked. Nodes that join are looked for every `watch` seconds.
+
     There are `prefill` and `decode` workers. Where `prefill_most` or `decode_most` names more, they become more while
     the workers of that role have more than `target_queue` requests each, waiting or running, for `scale_up_after`, and
     fewer again when fewer would do for `scale_down_after`. One that goes leaves the cluster map, takes no new requests,
@@ -19,6 +22,9 @@ class ClusterSettings:
     """
 
     address: str = ""
+    store_label: str = ""
+    store_resource: str = ""
+    watch: Seconds = 2.0
     prefill: int = 2
     decode: int = 2
     prefill_most: int = 0
@@ -32,6 +38,10 @@ class ClusterSettings:
     start_timeout: Seconds = 180.0
 
     def __post_init__(self) -> None:
+        if not 0.1 <= self.watch <= 3600:
+            raise ConfigError(f"cluster.watch must lie between 0.1 seconds and an hour, got {self.watch:g}")
+        if self.store_label.startswith("="):
+            raise ConfigError(f'cluster.store_label must be "key" or "key=value", got {self.store_label!r}')
         if self.prefill < 0 or self.decode < 0:
             raise ConfigError("cluster.prefill and cluster.decode must not be negative")
         for role, fewest in self.replicas().items():

@@ -1,25 +1,52 @@
-"""The stores of a cluster: one actor a node, pinned there, restarted, found by name."""
+"""The stores of a cluster: one actor on each node that asks for one, pinned there, restarted, found by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cachestore.cluster.causes import cause
-from cachestore.cluster.host import StoreHost, actor_name, store_tables
+from cachestore.cluster.host import actor_name, store_tables
 from cachestore.cluster.ports import free_port
 from cachestore.cluster.runtime import NAMESPACE
 from cachestore.cluster.settings import ClusterSettings
+from cachestore.cluster.store_actor import DRAINED, StoreActor
 from cachestore.config import build
 from cachestore.errors import ConfigError, Unavailable
 from cachestore.service.settings import ServiceSettings
 
 CLOSE_SECONDS = 10.0
 
+ABOUT_SECONDS = 5.0
+"""How long a store may take to say where it is, when another one is placed beside it."""
+
 Node = Mapping[str, Any]
 
 
 def alive(ray: Any) -> list[Node]:
-    """The nodes to put a store on, always in the same order."""
+    """The nodes there are, always in the same order."""
     return sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeID"]))
+
+
+def asking(ray: Any, settings: ClusterSettings) -> list[Node]:
+    """The nodes that ask for a store. ConfigError if none does."""
+    nodes = alive(ray)
+    found = [node for node in nodes if asks(node, settings)]
+    if nodes and not found:
+        label = f"the label {settings.store_label!r} (cluster.store_label)" if settings.store_label else ""
+        resource = f"the resource {settings.store_resource!r} (cluster.store_resource)"
+        wanted = " and ".join(filter(None, (label, resource if settings.store_resource else "")))
+        raise ConfigError(
+            f"none of {len(nodes)} nodes has {wanted}; start one with `ray start --labels` or --resources"
+        )
+    return found
+
+
+def asks(node: Node, settings: ClusterSettings) -> bool:
+    """Whether this node is to have a store."""
+    key, _, value = settings.store_label.partition("=")
+    labels: Mapping[str, str] = node.get("Labels") or {}
+    if key and (key not in labels or (value and labels[key] != value)):
+        return False
+    return not settings.store_resource or bool(node["Resources"].get(settings.store_resource))
 
 
 def found(ray: Any) -> dict[str, Any]:
@@ -33,6 +60,21 @@ def found(ray: Any) -> dict[str, Any]:
     return actors
 
 
+def drained(node_id: str) -> bool:
+    """Whether the store of this node was drained, and is not to be started again by itself."""
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    return bool(_internal_kv_exists(DRAINED + node_id.encode()))
+
+
+def beside(ray: Any, node_id: str) -> Any:
+    """The store of this node, else another one; Unavailable if there is none."""
+    actors = found(ray)
+    if not actors:
+        raise Unavailable("there is no store on any node yet")
+    return actors.get(node_id) or actors[min(actors)]
+
+
 def refuse_embedded(tables: Mapping[str, Any], nodes: Sequence[Node]) -> None:
     """ConfigError for a Redis, or a directory, that only one node would see, where there are several."""
     embedded = any(
@@ -41,7 +83,8 @@ def refuse_embedded(tables: Mapping[str, Any], nodes: Sequence[Node]) -> None:
     if embedded and len(nodes) > 1:
         raise ConfigError(
             f'tiers.redis.url = "embedded" is one server a node, and this cluster has {len(nodes)} nodes, which '
-            "could not see each other's blocks; name one Redis for all: redis://host:port"
+            "could not see each other's blocks; name one Redis for all: redis://host:port, or, to try it out, "
+            'write "managed"'
         )
     if tables.get("directory", {}).get("name") == "memory" and len(nodes) > 1:
         raise ConfigError(
@@ -50,33 +93,57 @@ def refuse_embedded(tables: Mapping[str, Any], nodes: Sequence[Node]) -> None:
         )
 
 
-def start(ray: Any, tables: Mapping[str, Any], nodes: Sequence[Node], settings: ClusterSettings) -> dict[str, str]:
-    """Starts what is not there yet; the address of each node's store, by node."""
+def ports(ray: Any, actors: Mapping[str, Any], nodes: Collection[Node]) -> dict[str, set[int]]:
+    """The ports of these stores, by the address of their machine; those that do not say are left out."""
+    machines = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
+    asked = {actor.address.remote(): machines[node] for node, actor in actors.items() if node in machines}
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ABOUT_SECONDS) if asked else ([], [])
+    taken: dict[str, set[int]] = {}
+    for answer in ready:
+        try:
+            port = ray.get(answer, timeout=ABOUT_SECONDS).rpartition(":")[2]
+        except ray.exceptions.RayError:
+            continue
+        if port.isdigit():
+            taken.setdefault(asked[answer], set()).add(int(port))
+    return taken
+
+
+def launch(ray: Any, tables: Mapping[str, Any], node: Node, taken: set[int], *, patient: bool) -> Any:
+    """The store of this node, begun if it is not there; its port is added to those `taken` on the machine."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    # several nodes of one machine share its ports; a port chosen here stays the same when the actor restarts
     port = build(ServiceSettings, tables.get("service", {}), "service").port
-    hosts: dict[str, int] = {}
-    actors = found(ray)
-    for node in nodes:
-        # several nodes of one machine share its ports; a port chosen here stays the same when the actor restarts
-        beside = hosts.setdefault(node["NodeManagerAddress"], 0)
-        hosts[node["NodeManagerAddress"]] += 1
-        if node["NodeID"] in actors:
-            continue
-        actors[node["NodeID"]] = (
-            ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(StoreHost)
-            .options(
-                name=actor_name(node["NodeID"]),
-                namespace=NAMESPACE,
-                lifetime="detached",
-                get_if_exists=True,
-                max_concurrency=4,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            )
-            .remote(
-                dict(tables), node["NodeID"][:12], port + beside if port else free_port(), node["NodeManagerAddress"]
-            )
+    while port and port in taken:
+        port += 1
+    port = port or free_port()
+    taken.add(port)
+    return (
+        ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(StoreActor)
+        .options(
+            name=actor_name(node["NodeID"]),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_concurrency=4,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         )
+        .remote(dict(tables), node["NodeID"], port, node["NodeManagerAddress"], patient)
+    )
+
+
+def start(ray: Any, tables: Mapping[str, Any], nodes: Sequence[Node], settings: ClusterSettings) -> dict[str, str]:
+    """Starts what is not there yet, drained or not; the address of each node's store, by node."""
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    actors = found(ray)
+    taken = ports(ray, actors, nodes)
+    for node in nodes:
+        _internal_kv_del(DRAINED + node["NodeID"].encode())
+        if node["NodeID"] not in actors:
+            machine = taken.setdefault(node["NodeManagerAddress"], set())
+            actors[node["NodeID"]] = launch(ray, tables, node, machine, patient=False)
     mine = store_tables(tables)
     try:
         answers = {

@@ -1,10 +1,12 @@
 """The scenes in order, on a Ray of our own: what `cachestore demo` shows and reports."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from cachestore.cluster.deploy import down, up
+from cachestore.cluster.local_nodes import LocalNodes
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.settings import ClusterSettings
 from cachestore.demo import scenes
@@ -14,6 +16,15 @@ from cachestore.engine.model import model_spec, tokenizer
 from cachestore.engine.settings import EngineSettings
 from cachestore.metrics import Figure, total
 from cachestore.service.client import RemoteStore
+
+PATIENT = {"connect_timeout": "1s", "timeout": "1s"}
+"""So that a machine which plays several nodes does not take a Redis for dead that is only slow."""
+
+START_SECONDS = 600.0
+"""What the workers of several nodes may take to start on one machine."""
+
+CPUS = 2
+"""Of each of several nodes, as Ray counts them: enough for all workers when one node is lost."""
 
 PAGES = 80
 """Blocks of KV that a worker itself holds: not enough for all documents that ship, so that it needs the store."""
@@ -38,7 +49,8 @@ class Watcher(Protocol):
 @dataclass(frozen=True)
 class Report:
     """What the demo found. All runs are of the same questions: `first` while nothing was stored, `warm` behind it,
-    `cold` with the cache off, `redis` with the memory tier emptied, `killed` while a worker was lost."""
+    `cold` with the cache off, `redis` with the memory tier emptied, `killed` while a worker was lost, and `lost` while
+    a node was, if there were several."""
 
     first: Sequence[Asked]
     warm: Sequence[Asked]
@@ -47,11 +59,14 @@ class Report:
     redis_blocks: int
     killed: scenes.Killed
     figures: Sequence[Figure]
+    nodes: int = 1
+    lost: scenes.Killed | None = None
 
     @property
     def cached(self) -> tuple[Sequence[Asked], ...]:
         """The runs with the cache on."""
-        return self.first, self.warm, self.redis, self.killed.asked
+        lost = () if self.lost is None else (self.lost.asked,)
+        return self.first, self.warm, self.redis, self.killed.asked, *lost
 
     def as_json(self) -> dict[str, Any]:
         """One object for programs."""
@@ -75,16 +90,25 @@ class Report:
             "killed_worker": self.killed.worker,
             "moved_requests": self.killed.moved,
             "accuracy_after_kill": accuracy(self.killed.asked),
+            "nodes": self.nodes,
+            **({} if self.lost is None else self._loss(self.lost)),
+        }
+
+    def _loss(self, lost: scenes.Killed) -> dict[str, Any]:
+        return {
+            "killed_node": lost.worker,
+            "moved_from_node": lost.moved,
+            "accuracy_after_node": accuracy(lost.asked),
         }
 
 
-def run(model: str, documents: Sequence[Document], watcher: Watcher) -> Report:
-    """Starts everything, plays every scene and takes everything down."""
+def run(model: str, documents: Sequence[Document], watcher: Watcher, nodes: int = 1) -> Report:
+    """Starts everything, plays every scene and takes everything down. Of several `nodes` one is killed at last."""
     engine: dict[str, Any] = {"model": model, "threads": 1}
     # what cannot work is said before anything starts
     size = model_spec(EngineSettings(**engine)).block_tokens
     longest = _longest(tokenizer(EngineSettings(**engine)), documents)
-    tables = {
+    tables: dict[str, Any] = {
         "tiers": [{"name": "cpu", "capacity": "1GiB"}, {"name": "redis", "url": "embedded", "capacity": "512MiB"}],
         "service": {"port": 0},
         "engine": engine,
@@ -92,15 +116,20 @@ def run(model: str, documents: Sequence[Document], watcher: Watcher) -> Report:
         "gateway": {"port": 0},
     }
     settings = ClusterSettings(prefill=1, decode=2, drain=2.0)
-    watcher.tell("starting Ray")
-    with Runtime(settings) as runtime:
-        try:
-            deployment = up(runtime, tables, watcher.tell)
-            with RemoteStore(deployment.store) as store:
-                return _played(runtime, Asker(deployment.gateway), store, documents, watcher)
-        finally:
-            watcher.tell("stopping")
-            down(runtime)
+    watcher.tell(f"starting Ray{f' on {nodes} nodes' if nodes > 1 else ''}")
+    with ExitStack() as opened:
+        local = None
+        if nodes > 1:
+            tables |= {"tiers": [{"name": "cpu", "capacity": "1GiB"}, {**tables["tiers"][1], "url": "managed"}]}
+            tables |= {"directory": {"name": "redis", **PATIENT}}
+            local = opened.enter_context(LocalNodes(nodes, CPUS))
+            settings = replace(settings, address=local.address, start_timeout=START_SECONDS)
+        runtime = opened.enter_context(Runtime(settings))
+        opened.callback(down, runtime)
+        opened.callback(watcher.tell, "stopping")
+        deployment = up(runtime, tables, watcher.tell)
+        stores = {node: opened.enter_context(RemoteStore(at)) for node, at in deployment.stores.items()}
+        return _played(runtime, local, Asker(deployment.gateway), stores, documents, watcher)
 
 
 def _longest(tokenizer: Any, documents: Sequence[Document]) -> int:
@@ -110,8 +139,14 @@ def _longest(tokenizer: Any, documents: Sequence[Document]) -> int:
 
 
 def _played(
-    runtime: Runtime, asker: Asker, store: RemoteStore, documents: Sequence[Document], watcher: Watcher
+    runtime: Runtime,
+    nodes: LocalNodes | None,
+    asker: Asker,
+    by_node: Mapping[str, RemoteStore],
+    documents: Sequence[Document],
+    watcher: Watcher,
 ) -> Report:
+    stores = list(by_node.values())
     watcher.say(f"OpenAI's interface is at {asker.url}/v1, and eight users begin to ask")
     watcher.scene("nothing is stored: each document is computed once")
     first = scenes.ask_all(asker, documents, watcher.row)
@@ -121,14 +156,20 @@ def _played(
     cold = scenes.ask_all(asker, documents, watcher.row, cache=False)
     watcher.say(f"{_compared(warm, cold)} with the cache and without")
     watcher.scene("the store's memory is emptied")
-    redis, blocks = scenes.from_redis(asker, store, documents, watcher.row)
+    redis, blocks = scenes.from_redis(asker, stores, documents, watcher.row)
     watcher.say(f"{_compared(redis, cold)}; {blocks} blocks came back from Redis")
     watcher.scene("everything is forgotten, and a decode worker is killed while it generates")
-    killed = scenes.kill_decode(runtime, asker, store, documents, watcher.row)
+    killed = scenes.kill_decode(runtime, asker, stores, documents, watcher.row)
     watcher.say(
         f"{_compared(killed.asked, cold)}; {killed.worker} took {killed.moved} requests with it, done elsewhere"
     )
-    return Report(first, warm, cold, redis, blocks, killed, store.stats())
+    figures = scenes.figures(stores)
+    if nodes is None:
+        return Report(first, warm, cold, redis, blocks, killed, figures)
+    watcher.scene("everything is forgotten, and a node is killed with its store and its workers")
+    lost = scenes.kill_node(nodes, asker, stores, documents, watcher.row)
+    watcher.say(f"{_compared(lost.asked, cold)}; node {lost.worker} took {lost.moved} requests with it, done elsewhere")
+    return Report(first, warm, cold, redis, blocks, killed, figures, len(stores), lost)
 
 
 def _compared(asked: Sequence[Asked], cold: Sequence[Asked]) -> str:

@@ -1,17 +1,20 @@
 """What happens while users ask. Each scene asks every question of every document, eight users at a time."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cachestore.cluster.gateways import NAME as GATEWAY
+from cachestore.cluster.local_nodes import LocalNodes
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.workers import APPLICATION, kill_worker
 from cachestore.demo.asking import Asked, Asker
 from cachestore.demo.documents import Document
 from cachestore.errors import CacheStoreError
-from cachestore.metrics import total
+from cachestore.metrics import Figure, Labels, total
 from cachestore.service.client import RemoteStore
 from cachestore.service.members import Member
 from decode_worker.client import DecodeClient
@@ -37,18 +40,29 @@ def ask_all(asker: Asker, documents: Sequence[Document], show: Show, *, cache: b
     return asked
 
 
-def from_redis(asker: Asker, store: RemoteStore, documents: Sequence[Document], show: Show) -> tuple[list[Asked], int]:
-    """Empties the cpu tier and asks again; the answers, and how many blocks came back from Redis."""
-    _await_copies(store)
-    store.clear("cpu")
-    before = total(store.stats(), "read_hits", tier="redis")
+def from_redis(
+    asker: Asker, stores: Sequence[RemoteStore], documents: Sequence[Document], show: Show
+) -> tuple[list[Asked], int]:
+    """Empties every store's cpu tier and asks again; the answers, and how many blocks came back from Redis."""
+    _await_copies(stores)
+    for store in stores:
+        store.clear("cpu")
+    before = total(figures(stores), "read_hits", tier="redis")
     asked = ask_all(asker, documents, show)
-    return asked, total(store.stats(), "read_hits", tier="redis") - before
+    return asked, total(figures(stores), "read_hits", tier="redis") - before
+
+
+def figures(stores: Sequence[RemoteStore]) -> list[Figure]:
+    """What all of them count, together."""
+    sums = Counter[tuple[str, Labels]]()
+    for figure in (figure for store in stores for figure in store.stats()):
+        sums[figure.name, figure.labels] += figure.value
+    return [Figure(name, labels, value) for (name, labels), value in sums.items()]
 
 
 @dataclass(frozen=True)
 class Killed:
-    """What was asked while a worker was killed that was generating, which `moved` so many requests elsewhere."""
+    """What was asked while a worker, or its node, was killed, which `moved` so many requests elsewhere."""
 
     worker: str
     asked: Sequence[Asked]
@@ -56,19 +70,49 @@ class Killed:
 
 
 def kill_decode(
-    runtime: Runtime, asker: Asker, store: RemoteStore, documents: Sequence[Document], show: Show
+    runtime: Runtime, asker: Asker, stores: Sequence[RemoteStore], documents: Sequence[Document], show: Show
 ) -> Killed:
     """Forgets all blocks, and kills a decode worker while eight users wait for it to compute them again."""
-    store.clear()
+    _forget(stores)
+    return _killed(asker, documents, show, lambda: _kill_busy(runtime, stores))
+
+
+def kill_node(
+    nodes: LocalNodes, asker: Asker, stores: Sequence[RemoteStore], documents: Sequence[Document], show: Show
+) -> Killed:
+    """The same with a node: its store dies, and all of its workers."""
+    _forget(stores)
+
+    def kill() -> str:
+        gateways, workers = (
+            nodes.runs(f"SERVE_REPLICA::{GATEWAY}#"),
+            nodes.runs(f"SERVE_REPLICA::{APPLICATION}-decode#"),
+        )
+        # whoever sits on the node that dies gets no answer at all
+        victim = max((node for node in nodes.others if not gateways[node]), key=workers.__getitem__)
+        nodes.kill(victim)
+        return victim[:12]
+
+    return _killed(asker, documents, show, kill)
+
+
+def _forget(stores: Sequence[RemoteStore]) -> None:
+    for store in stores:
+        store.clear()
+
+
+def _killed(asker: Asker, documents: Sequence[Document], show: Show, kill: Callable[[], str]) -> Killed:
+    """Asks everything, and kills something once the first question is answered."""
     before = asker.figure("worker_failures_total")
     with _users() as users:
         futures = [
             users.submit(asker.ask, document, question) for document in documents for question in document.questions
         ]
-        worker = _kill_busy(runtime, store, futures)
+        wait(futures, return_when=FIRST_COMPLETED)
+        name = kill()
         asked = [future.result() for future in futures]
     show(asked)
-    return Killed(worker, asked, asker.figure("worker_failures_total") - before)
+    return Killed(name, asked, asker.figure("worker_failures_total") - before)
 
 
 @contextmanager
@@ -81,10 +125,9 @@ def _users() -> Iterator[ThreadPoolExecutor]:
         users.shutdown(cancel_futures=True)
 
 
-def _kill_busy(runtime: Runtime, store: RemoteStore, futures: Sequence["Future[Asked]"]) -> str:
-    """Kills the decode worker with the most to do, once the first question is answered; its name."""
-    wait(futures, return_when=FIRST_COMPLETED)
-    victim = max(store.members("decode")[1], key=_queue)
+def _kill_busy(runtime: Runtime, stores: Sequence[RemoteStore]) -> str:
+    """Kills the decode worker with the most to do; its name."""
+    victim = max((member for store in stores for member in store.members("decode")[1]), key=_queue)
     kill_worker(runtime, f"{APPLICATION}-decode", "decode", victim.name)
     return victim.name
 
@@ -97,11 +140,11 @@ def _queue(worker: Member) -> int:
         return 0
 
 
-def _await_copies(store: RemoteStore) -> None:
+def _await_copies(stores: Sequence[RemoteStore]) -> None:
     """Waits until Redis has what was put; copies are made in the background."""
     until = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < until:
-        figures = store.stats()
-        if total(figures, "tier_added", tier="redis") >= total(figures, "put_stored"):
+        counted = figures(stores)
+        if total(counted, "tier_added", tier="redis") >= total(counted, "put_stored"):
             return
         time.sleep(0.05)

@@ -1,5 +1,6 @@
 """A directory in one process, on any clock."""
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -46,13 +47,24 @@ class Board:
     holders: dict[tuple[bytes, bytes], dict[bytes, None]] = field(default_factory=dict)
     held: dict[bytes, set[tuple[bytes, bytes]]] = field(default_factory=dict)
     """What each life holds: as long as it is here it is known."""
+    alive: dict[bytes, Life] = field(default_factory=dict)
+    """The lives by incarnation."""
     lock: Lock = field(default_factory=Lock)
+    _soonest: float = math.inf
+    """No life is over before that."""
+
+    def live(self, life: Life, ttl: float) -> None:
+        """The node lives for so long from now on, if it is not heard of again. Under the lock."""
+        until = self.clock() + ttl
+        self.lives[life.node] = life, until
+        self.alive[life.incarnation] = life
+        self._soonest = min(self._soonest, until)
 
     def bury(self, life: Life) -> None:
         """Forgets the life of a node, and all that it held. Under the lock."""
         for name in self.held.pop(life.incarnation, ()):
             self.take(name, life.incarnation)
-        del self.lives[life.node]
+        del self.lives[life.node], self.alive[life.incarnation]
 
     def take(self, name: tuple[bytes, bytes], incarnation: bytes) -> bool:
         """Removes one entry; whether it was there. Under the lock."""
@@ -67,9 +79,13 @@ class Board:
     def sweep(self) -> None:
         """Buries whose time is over. Under the lock."""
         now = self.clock()
+        # every lookup asks, and nearly always all of many nodes live
+        if now < self._soonest:
+            return
         for life, until in list(self.lives.values()):
             if until <= now:
                 self.bury(life)
+        self._soonest = min((until for _, until in self.lives.values()), default=math.inf)
 
 
 @dataclass(eq=False)
@@ -130,12 +146,11 @@ class MemoryDirectory:
         board = self.board
         with board.lock:
             board.sweep()
-            held = [list(board.holders.get((namespace, key), ())) for key in keys]
-            lives = {life.incarnation: life for life, _ in board.lives.values()}
-        found = [
-            Where(tuple(lives[name] for name in names if name in lives), board.present(namespace, key))
-            for key, names in zip(keys, held, strict=True)
-        ]
+            held = [
+                tuple(board.alive[name] for name in board.holders.get((namespace, key), ()) if name in board.alive)
+                for key in keys
+            ]
+        found = [Where(lives, board.present(namespace, key)) for key, lives in zip(keys, held, strict=True)]
         self._counters.add("directory_lookups")
         self._counters.add("directory_asked", len(keys))
         self._counters.add("directory_found", sum(where != NOWHERE for where in found))
@@ -164,7 +179,7 @@ class MemoryDirectory:
             succeeded = life.node in board.lives
             if known:
                 self.life = replace(life, queue=self._joined[1]())
-                board.lives[life.node] = self.life, board.clock() + self.ttl
+                board.live(self.life, self.ttl)
         if not known and not succeeded:
             self._begin(life.node, life.address)
 
@@ -179,7 +194,7 @@ class MemoryDirectory:
         with board.lock:
             if node in board.lives:
                 board.bury(board.lives[node][0])
-            board.lives[node] = life, board.clock() + self.ttl
+            board.live(life, self.ttl)
             board.held[life.incarnation] = set()
         self._counters.add("directory_births")
         keys: dict[bytes, list[bytes]] = {}

@@ -11,9 +11,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cachestore.directory.base import INCARNATION_BYTES, Life
+from cachestore.directory.base import INCARNATION_BYTES, Life, check_names
+from cachestore.errors import InvalidArgument
 from cachestore.tiers.resp import Command, Connection
 from cachestore.tiers.resp_errors import Broken, checked
+
+MOST_NUMBER = 1 << 53
+"""What numbers of a note are below: milliseconds and requests."""
 
 GRACE = 3
 """A life is buried after so many times its time to live: until then it may come back from a long pause."""
@@ -51,7 +55,12 @@ class Note:
             return None
         if len(incarnation) != INCARNATION_BYTES or not (isinstance(node, str) and isinstance(address, str)):
             return None
-        if not all(type(number) is int for number in (queue, born, until, ttl)):
+        # what is longer is no time, and cannot be counted with
+        if not all(type(number) is int and 0 <= number < MOST_NUMBER for number in (queue, born, until, ttl)):
+            return None
+        try:
+            check_names(node, address)
+        except InvalidArgument:
             return None
         return cls(Life(node, address, incarnation, queue), born, until, ttl)
 

@@ -3,10 +3,12 @@
 A member that stops saying it is alive is forgotten. The epoch grows with every change that a router must notice:
 someone joined, left, expired, came back as another incarnation, or moved. While it is known only the identity that
 registered it speaks for it: many workers may share one, and where there are none everybody is the same.
+
+The stores that read from each other are among them without a word of theirs: this node knows them by its directory.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import NamedTuple
@@ -43,12 +45,18 @@ class _Known(NamedTuple):
 
 @dataclass
 class Members:
-    """The members known now. `clock` gives monotonic seconds; of several `callers` none registers more than half."""
+    """The members known now. `clock` gives monotonic seconds; of several `callers` none registers more than half.
+
+    `stores` tells those that are known besides; who is registered under the name of one is not shown.
+    """
 
     clock: Callable[[], float] = time.monotonic
     callers: int = 1
+    stores: Callable[[], Iterable[Member]] = tuple
     _epoch: int = 0
     _known: dict[tuple[str, str], _Known] = field(default_factory=dict)
+    _alive: dict[tuple[str, str], Member] = field(default_factory=dict)
+    """What `stores` told last."""
     _lock: Lock = field(default_factory=Lock)
 
     def register(self, member: Member, ttl: float, by: str = LOCAL.name) -> int:
@@ -90,8 +98,8 @@ class Members:
             raise InvalidArgument(f"role {role!r} is unknown; use one of {', '.join(ROLES)}, or none for all")
         with self._lock:
             self._sweep()
-            known = (self._known[at].member for at in sorted(self._known))
-            return self._epoch, tuple(member for member in known if role in ("", member.role))
+            known = {at: known.member for at, known in self._known.items()} | self._alive
+            return self._epoch, tuple(known[at] for at in sorted(known) if role in ("", at[0]))
 
     def _check_room(self, by: str) -> None:
         most = max(1, MOST_MEMBERS // 2) if self.callers > 1 else MOST_MEMBERS
@@ -105,5 +113,11 @@ class Members:
         over = [at for at, known in self._known.items() if known.until <= now]
         for at in over:
             del self._known[at]
-        self._epoch += len(over)
+        before, self._alive = self._alive, {(member.role, member.name): member for member in self.stores()}
+        self._epoch += len(over) + (_at_rest(before) != _at_rest(self._alive))
         return now
+
+
+def _at_rest(members: dict[tuple[str, str], Member]) -> set[Member]:
+    """The members without what changes all the time."""
+    return {replace(member, queue=0) for member in members.values()}

@@ -26,13 +26,19 @@ from cachestore.service.health.probing import Look, Prober
 from cachestore.service.health.servicer import SERVICE, WATCHES, Health
 from cachestore.service.health.stalls import Stalls
 from cachestore.service.members import Members
+from cachestore.service.operation import Operator
+from cachestore.service.operation_servicer import OperationServicer
 from cachestore.service.options import SERVER
 from cachestore.service.servicer import Servicer
 from cachestore.service.settings import ServiceSettings
 from cachestore.service.shared.server import SessionServer
 from cachestore.store.tiered import TieredStore
+from cachestore.wire import operation_pb2
+from cachestore.wire.operation_pb2_grpc import OperationServicer as NoOperation
+from cachestore.wire.operation_pb2_grpc import add_OperationServicer_to_server
 from cachestore.wire.store_pb2_grpc import add_CacheStoreServicer_to_server
 
+OPERATION = operation_pb2.DESCRIPTOR.services_by_name["Operation"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 SPARE = 16
@@ -42,7 +48,7 @@ SPARE = 16
 class CacheStoreServer:
     """Serves an open `store` under `settings`; `node` is this node's name in answers. The store stays the caller's.
 
-    An admin is shown the figures of `beside`, too.
+    An admin is shown the figures of `beside`, too, and may call on the `operator`, if there is one.
     """
 
     def __init__(
@@ -51,9 +57,11 @@ class CacheStoreServer:
         settings: ServiceSettings,
         node: str = "local",
         beside: Callable[[], list[Figure]] = list,
+        operator: Operator | None = None,
     ) -> None:
         self._store = store
         self._beside = beside
+        self._operator = operator
         self._settings = settings
         self._node = node
         self.calls = Budget(settings.max_concurrent, "concurrent calls")
@@ -117,8 +125,11 @@ class CacheStoreServer:
             self.stalls, self.drain, self.figures,
         )  # fmt: skip
         add_CacheStoreServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        operated = self._operator
+        methods = NoOperation() if operated is None else OperationServicer(operated, self._settings.longest_call)
+        add_OperationServicer_to_server(methods, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection((SERVICE, OPERATION, HEALTH, reflection.SERVICE_NAME), server)
         self._address = listening.listen(server, self._settings, self.tls)
         # before the sessions, which leave nothing undone: its port may be taken, and then nothing is to be tidied up
         self.bulk.open()

@@ -46,3 +46,8 @@ def test_a_bug_is_one_line_unless_it_is_looked_for(
     monkeypatch.setenv("CACHESTORE_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         command("demo", "--model", "/nowhere")
+
+
+@pytest.mark.parametrize("nodes", ["0", "9"])
+def test_so_many_nodes_are_not_for_one_machine(command: Callable[..., Any], nodes: str) -> None:
+    assert "--nodes must lie in 1 .. 8" in command("demo", "--nodes", nodes).refused(1)

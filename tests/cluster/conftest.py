@@ -8,14 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
+
+if TYPE_CHECKING:
+    from tests.cluster.peer_nodes import RedisNodes
+    from tests.redis_servers.server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 MARK = "CACHESTORE_TEST_MARK"
@@ -150,6 +154,16 @@ def configuration(tiny_model: Path) -> str:
         f'[service]\nport = 0\n[engine]\nmodel = "{tiny_model}"\nblock_tokens = {BLOCK}\n'
         "threads = 1\n[decode_worker]\nlocal_prefill_tokens = 0\n[cluster]\nprefill = 1\ndecode = 1\n"
     )
+
+
+@pytest.fixture
+def nodes(redis_server: "Callable[..., RedisServer]") -> "Iterator[RedisNodes]":
+    """Starts nodes with one Redis."""
+    # which takes `eventually` from here
+    from tests.cluster.peer_nodes import RedisNodes
+
+    with ExitStack() as stack:
+        yield RedisNodes(redis_server(), stack)
 
 
 @pytest.fixture(scope="module")

@@ -109,11 +109,17 @@ def test_nothing_listens_off_loopback(up: Up) -> None:
     assert [address for address in found if address.rpartition(":")[0] not in LOOPBACK] == []
 
 
+def test_a_ray_of_our_own_goes_on_for_minutes_without_its_control_plane(up: Up) -> None:
+    (raylet,) = up.ray.marked.pids("raylet/raylet")
+    told = Path(f"/proc/{raylet}/environ").read_bytes().split(b"\0")
+    assert b"RAY_gcs_rpc_server_reconnect_timeout_s=600" in told
+
+
 def test_a_killed_store_answers_again_and_knows_its_workers(up: Up, wait_until: Callable[..., None]) -> None:
     before = {member.name for role in ("prefill", "decode") for member in up.members(role)}
-    (store,) = up.ray.marked.pids("ray::StoreHost")
+    (store,) = up.ray.marked.pids("ray::StoreActor")
     os.kill(store, signal.SIGKILL)
-    wait_until(lambda: up.ray.marked.pids("ray::StoreHost") not in ([], [store]))
+    wait_until(lambda: up.ray.marked.pids("ray::StoreActor") not in ([], [store]))
     wait_until(lambda: {m.name for role in ("prefill", "decode") for m in up.members(role)} == before)
     tokens = prompt(1)
     assert up.ask(tokens)[0] == up.expected(tokens)

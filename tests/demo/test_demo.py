@@ -78,6 +78,17 @@ def test_it_shows_what_it_promises(demo: Callable[..., Any]) -> None:
     assert told["accuracy_after_kill"] == told["accuracy_cold"]
 
 
+@pytest.mark.timeout(600)
+def test_three_nodes_of_which_one_dies(demo: Callable[..., Any]) -> None:
+    process = demo("--json", "--nodes", "3")
+    out, err = process.communicate(timeout=580)
+    assert process.returncode == 0, err
+    told = json.loads(out)
+    assert told["identical_tokens"] is True and told["nodes"] == 3
+    assert told["accuracy_after_node"] == told["accuracy_cold"] and len(told["killed_node"]) == 12
+    assert told["redis_blocks_read"] > 0
+
+
 def test_another_model_and_own_texts(demo: Callable[..., Any], tmp_path: Path) -> None:
     """As tables, on 80 columns; names and texts have signs that consoles interpret."""
     tokenizer = AutoTokenizer.from_pretrained(needle() / "model")

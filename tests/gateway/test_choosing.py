@@ -14,6 +14,7 @@ from cachestore.engine.stopping import Stop
 from cachestore.eviction.lru import Lru
 from cachestore.hashing import fingerprint
 from cachestore.metrics import Counters, total
+from cachestore.placement.shares import Shares
 from cachestore.service.client import RemoteStore
 from cachestore.service.members import Member
 from cachestore.service.server import CacheStoreServer
@@ -69,6 +70,7 @@ class Asking:
 
     nodes: Sequence[Node]
     counters: Counters = field(default_factory=Counters)
+    shares: Shares | None = None
 
     def chosen(self, seeds: Sequence[int], routing: Routing) -> list[str]:
         """The names of the workers to which prompts of these seeds went, one behind the other."""
@@ -78,7 +80,7 @@ class Asking:
         served = Served("tiny", WORDS, SPEC, 1 << 20, 1 << 20, frozenset({END}))
         workers = Workers([node.server.address for node in self.nodes], served.fingerprint, 0.05, 0.1, 5.0)
         prefixes = Prefixes(served.fingerprint)
-        generating = Generating(served, workers, prefixes, routing, self.counters, 5.0)
+        generating = Generating(served, workers, prefixes, routing, self.counters, 5.0, self.shares)
         await workers.open()
         try:
             await self._mirrored(prefixes, served, seeds)
@@ -144,6 +146,33 @@ def test_who_has_too_much_to_do_is_spared_whatever_it_has(ask: Asking) -> None:
     # a weight that counts nothing but the prefix is held back by the hot spot's bound
     assert ask.nodes[0].name not in ask.chosen([1] * 3, PrefixLoad(load=0.0))
     assert ask.chosen([1] * 3, PrefixLoad(load=0.0, hot=1000.0)) == [ask.nodes[0].name] * 3
+
+
+def test_what_is_popular_spreads_over_workers_that_read_from_each_other(ask: Asking) -> None:
+    ask.nodes[0].has(1)
+    assert set(ask.chosen([1] * 6, PrefixLoad())) == {ask.nodes[0].name}
+    ask.shares = Shares(spare=0.5 * BLOCKS * SPEC.block_tokens)
+    chosen = ask.chosen([1] * 12, PrefixLoad())
+    assert chosen[0] == ask.nodes[0].name
+    assert set(chosen) == {node.name for node in ask.nodes} and max(Counter(chosen).values()) <= 6
+    assert total(ask.counters.figures(), "routed_past") > 0
+
+
+def test_with_one_worker_nobody_is_passed_over(ask: Asking) -> None:
+    ask.nodes[0].has(1)
+    ask.nodes = ask.nodes[:1]
+    ask.shares = Shares(most=0.5)
+    assert ask.chosen([1] * 3, PrefixLoad()) == [ask.nodes[0].name] * 3
+    assert total(ask.counters.figures(), "routed_past") == 0
+
+
+def test_with_more_stores_than_mirrors_each_of_a_namespace_keeps_its_own(
+    ask: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.prefixes.MOST_MIRRORS", 2)
+    for seed, node in enumerate(ask.nodes):
+        node.has(seed)
+    assert ask.chosen(range(3), PrefixLoad()) == [node.name for node in ask.nodes]
 
 
 def test_where_nobody_has_anything_equal_beginnings_meet(ask: Asking) -> None:

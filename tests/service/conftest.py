@@ -196,11 +196,11 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 class People:
-    """Callers with a token each: `reader`, `alice` and `bob` (writers), `worker` (a delegate), `admin`."""
+    """Callers with a token each: `reader`, `alice` and `bob` (writers), `worker` (a delegate), `admin`, `peer`."""
 
     WHO = (
         ("reader", "reader", "a"), ("alice", "writer", "a"), ("bob", "writer", "b"), ("worker", "delegate", ""),
-        ("admin", "admin", "a"),
+        ("admin", "admin", "a"), ("peer", "peer", ""),
     )  # fmt: skip
 
     def __init__(self, made: Made) -> None:

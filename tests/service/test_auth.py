@@ -9,10 +9,10 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from cachestore.errors import LeaseExpired, PermissionDenied
-from cachestore.hashing import Chain
+from cachestore.hashing import Chain, namespace_id
 from cachestore.service.auth.credentials import Credentials
 from cachestore.service.auth.identity import Identity, Role
-from cachestore.service.auth.methods import HEALTH, LEAST_ROLE, WITHOUT_NAMESPACE
+from cachestore.service.auth.methods import HEALTH, LEAST_ROLE, OF_PEERS, WITHOUT_NAMESPACE
 from cachestore.service.auth.tokens import new_token
 from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
@@ -115,6 +115,10 @@ def test_every_method_refuses_the_anonymous_and_the_wrong_role(servers: list[str
                 # without a tenant a delegate touches nobody's blocks
                 alone = code(people.credentials("worker")) is not grpc.StatusCode.PERMISSION_DENIED
                 assert alone is (path in WITHOUT_NAMESPACE and LEAST_ROLE[path] <= Role.delegate), path
+                # another node names a namespace with each call, and reads, removes and takes over, nothing else
+                another = code(people.credentials("peer").for_namespace(namespace_id("a")))
+                assert (another is not grpc.StatusCode.PERMISSION_DENIED) is (path in OF_PEERS), (path, another)
+                assert path not in OF_PEERS or another not in REFUSED, (path, another)
                 for role, name in WHO.items():
                     got = code(
                         people.credentials(name, tenant="a" if role is Role.delegate and "Store/" in path else "")

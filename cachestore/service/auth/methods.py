@@ -21,8 +21,10 @@ ON_BEHALF = frozenset(
 )
 """Methods of workers: a delegate calls them as itself, also where it says for which tenant."""
 
+TAKE = "/cachestore.v1.Operation/Take"
+
 OF_PEERS = frozenset(
-    f"/cachestore.v1.CacheStore/{method}" for method in ("Lookup", "Read", "Release", "Delete", "Clear")
+    [*(f"/cachestore.v1.CacheStore/{method}" for method in ("Lookup", "Read", "Release", "Delete", "Clear")), TAKE]
 )
 """What another node may ask of this one, in any namespace; it may call nothing else."""
 
@@ -42,6 +44,10 @@ LEAST_ROLE: dict[str, Role] = {
         }.items()
         for method in methods.split()
     },
+    **dict.fromkeys(
+        (TAKE, *(f"/cachestore.v1.Operation/{method}" for method in ("Node", "Drain", "Rebalance", "Forget"))),
+        Role.admin,
+    ),
     # workers act for whichever tenant a call names: only what stands before them may call
     **dict.fromkeys(ON_BEHALF, Role.delegate),
 }

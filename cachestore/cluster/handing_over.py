@@ -1,0 +1,186 @@
+"""Hands blocks of this node over to others, which come and read them: nothing is pushed on anybody.
+
+A node that takes blocks reads them from here as it reads any, verifies every byte, keeps them in memory, and durable
+ones for good, before it says that it has them.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+
+from cachestore.cluster.lots import Block, Lot, durable_blocks, hot_blocks, lots
+from cachestore.cluster.peers import Peers
+from cachestore.deadline import Deadline
+from cachestore.directory.base import Life
+from cachestore.errors import CacheStoreError
+from cachestore.hashing import Chain
+from cachestore.index import Name
+from cachestore.service.operating import Operating
+from cachestore.service.operation import Moved
+from cachestore.store.tiered import TieredStore
+
+ONCE_SECONDS = 30.0
+"""How long one node may take for one lot."""
+
+REBALANCE = "rebalance"
+"""For what blocks left that others have taken, as the ledger has it."""
+
+PAUSE = 0.05
+"""Seconds before it is looked again for what open puts have left meanwhile."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class HandingOver:
+    """One node's blocks on their way to others, until `deadline`; `told` says how far it is.
+
+    A node may take `once` seconds for one lot. One that is away is asked again with the next if we are `patient`.
+    """
+
+    tiered: TieredStore
+    peers: Peers
+    told: Moved
+    deadline: Deadline
+    once: float = ONCE_SECONDS
+    patient: bool = True
+    _tried: set[Name] = field(default_factory=set)
+    _failed: set[bytes] = field(default_factory=set)
+    _connections: dict[tuple[bytes, bytes], Operating] = field(default_factory=dict)
+    _opened: ExitStack = field(default_factory=ExitStack)
+
+    def all(self) -> None:
+        """Durable blocks, then hot ones, until none is left that was not tried and no put is open."""
+        with self._opened:
+            while True:
+                durable, unreadable = durable_blocks(self.tiered, self._tried, self.deadline)
+                self._tried.update(unreadable)
+                self.told.durable_left += len(durable) + len(unreadable)
+                self._all_of(durable, durable=True)
+                hot, self.told.cold = hot_blocks(self.tiered, self._tried)
+                needed = self._needed(hot)
+                self.told.hot_left += len(needed)
+                self._all_of(needed, durable=False)
+                if not self.deadline.remaining() or not (durable or hot or self.tiered.puts_open):
+                    return
+                time.sleep(PAUSE)
+
+    def some(self, nbytes: int) -> None:
+        """Hot blocks of so many bytes; what others have got is no longer kept here."""
+        with self._opened:
+            hot, self.told.cold = hot_blocks(self.tiered, self._tried)
+            chosen: list[Block] = []
+            for block in self._needed(hot):
+                if nbytes <= 0:
+                    break
+                chosen.append(block)
+                nbytes -= block.nbytes
+            self.told.hot_left += len(chosen)
+            self._all_of(chosen, durable=False, then=self._let_go)
+
+    def copies(self, blocks: Sequence[Block], wanted: int) -> int:
+        """Has other nodes take these blocks until `wanted` have each; how many copies nobody took."""
+        with self._opened:
+            return sum(self._copied(lot, wanted) for lot in lots(blocks, durable=False))
+
+    def _copied(self, lot: Lot, wanted: int) -> int:
+        found = self.peers.holders(lot.namespace, lot.keys, self.deadline)
+        holders = {key: {life.incarnation for life in lives} for key, lives in zip(lot.keys, found, strict=True)}
+        nbytes = {block.name.key: block.nbytes for block in lot.blocks}
+        for life in self._others(lot):
+            own = self.peers.directory.life
+            lacking = [key for key in lot.keys if len(holders[key]) < wanted and life.incarnation not in holders[key]]
+            if own is None or not self.deadline.remaining():
+                break
+            if not lacking or not self.peers.peer(life).breaker.due:
+                continue
+            for key, ok in zip(lacking, self._ask(life, own, lot, lacking), strict=True):
+                if ok:
+                    holders[key].add(life.incarnation)
+                    self.told.hot_moved += 1
+                    self.told.bytes_moved += nbytes[key]
+        return sum(max(0, wanted - len(lives)) for lives in holders.values())
+
+    def _needed(self, blocks: Sequence[Block]) -> list[Block]:
+        """Those that nobody else has, neither in memory nor in a tier that all share."""
+        by_namespace: dict[bytes, list[Block]] = {}
+        for block in blocks:
+            by_namespace.setdefault(block.name.namespace, []).append(block)
+        there: set[Name] = set()
+        for namespace, some in by_namespace.items():
+            keys = [block.name.key for block in some]
+            holders = self.peers.holders(namespace, keys, self.deadline)
+            there |= {block.name for block, held in zip(some, holders, strict=True) if held}
+            for tier in self.tiered.cold:
+                if tier.ledger is None:
+                    present = tier.present(namespace, keys, self.deadline)
+                    there |= {block.name for block, held in zip(some, present, strict=True) if held}
+        self.told.elsewhere += len(there)
+        self._tried |= there
+        return [block for block in blocks if block.name not in there]
+
+    def _all_of(
+        self, blocks: Sequence[Block], *, durable: bool, then: Callable[[Sequence[Block]], None] = lambda _: None
+    ) -> None:
+        for lot in lots(blocks, durable=durable):
+            taken = self._hand_over(lot)
+            self._tried |= {block.name for block in lot.blocks}
+            if durable:
+                self.told.durable_moved += len(taken)
+                self.told.durable_left -= len(taken)
+            else:
+                self.told.hot_moved += len(taken)
+                self.told.hot_left -= len(taken)
+            self.told.bytes_moved += sum(block.nbytes for block in taken)
+            then(taken)
+            if not self.deadline.remaining():
+                return
+
+    def _hand_over(self, lot: Lot) -> list[Block]:
+        """Asks one node after the other to take what is left of a lot; what was taken."""
+        taken: list[Block] = []
+        left = list(lot.blocks)
+        for life in self._others(lot):
+            own = self.peers.directory.life
+            if not left or not self.deadline.remaining() or own is None:
+                break
+            there = self._ask(life, own, lot, [block.name.key for block in left])
+            taken += [block for block, ok in zip(left, there, strict=True) if ok]
+            left = [block for block, ok in zip(left, there, strict=True) if not ok]
+        return taken
+
+    def _others(self, lot: Lot) -> list[Life]:
+        """Whom to ask, in the order of the lot."""
+        others = [life for life in self.peers.others() if life.incarnation not in self._failed]
+        return sorted(others, key=lambda life: lot.order(life.incarnation))
+
+    def _ask(self, life: Life, own: Life, lot: Lot, keys: Sequence[bytes]) -> Sequence[bool]:
+        nothing = [False] * len(keys)
+        chain = Chain(lot.fingerprint, tuple(keys))
+        timeout = min(self.once, self.deadline.remaining())
+        try:
+            connection = self._connection(life, lot.namespace)
+            there = connection.take(own.incarnation, chain, durable=lot.durable, timeout=timeout)
+        except CacheStoreError as error:
+            log.warning("[peers] %s at %s took nothing: %s", life.node, life.address, error)
+            if not (self.patient and error.retryable and self.deadline.remaining()):
+                self._failed.add(life.incarnation)
+            return nothing
+        return there if len(there) == len(keys) else nothing
+
+    def _connection(self, life: Life, namespace: bytes) -> Operating:
+        at = life.incarnation, namespace
+        if at not in self._connections:
+            shown = self.peers.settings.credentials.credentials().for_namespace(namespace)
+            self._connections[at] = self._opened.enter_context(closing(Operating(life.address, shown)))
+            self._connections[at].open()
+        return self._connections[at]
+
+    def _let_go(self, taken: Sequence[Block]) -> None:
+        with self.tiered.index.changed:
+            for block in taken:
+                entry = self.tiered.index.get(block.name)
+                if entry is not None and entry.ready and not (entry.users or entry.pinned):
+                    self.tiered.forget(entry, "evicted", REBALANCE)

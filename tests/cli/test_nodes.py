@@ -1,0 +1,151 @@
+"""`cachestore nodes`, `drain`, `rebalance` and `doctor --cluster`, against real stores."""
+
+import contextlib
+import signal
+import tomllib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from cachestore.cluster.host import StoreHost
+from cachestore.service.client import RemoteStore
+from cachestore.store.base import put_blocks
+from cachestore.testing import random_prompt, small_spec
+from tests.redis_servers.server import RedisServer, running
+
+KEYS, BLOCKS = random_prompt(small_spec(), 4)
+OTHERS, MORE = random_prompt(small_spec(), 4, seed=2)
+NODES = ("one", "two", "three")
+
+
+class At(NamedTuple):
+    """Where a store of this process is."""
+
+    address: str
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with running() as start:
+        yield start()
+
+
+def configured(redis: RedisServer, name: str, more: str = "") -> str:
+    return (
+        f'[store]\nnode = "{name}"\n{more}'
+        f'[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n[service]\nport = 0\ndrain = 0.1\n'
+        f'[directory]\nname = "redis"\nheartbeat = "100ms"\nttl = "10s"\nconnect_timeout = "2s"\ntimeout = "2s"\n'
+        f'[directory.server]\nurl = "{redis.url}"\n'
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster(redis: RedisServer) -> Iterator[dict[str, Any]]:
+    """Three nodes, in this process: others take seconds to start."""
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for name in NODES:
+            host = StoreHost(tomllib.loads(configured(redis, name)), name)
+            stack.callback(host.close)
+            found[name] = At(host.address())
+        yield found
+
+
+@pytest.fixture
+def known(cluster: dict[str, Any], command: Callable[..., Any], eventually: Callable[..., None]) -> dict[str, Any]:
+    """The same, once all know each other."""
+
+    def names() -> list[str]:
+        said = command("nodes", "--json", "--address", cluster["one"].address).object["nodes"]
+        return [node["node"] for node in said if node["state"] == "serving"]
+
+    eventually(lambda: names() == sorted(NODES))
+    return cluster
+
+
+def test_nodes_are_shown_from_any_of_them(command: Callable[..., Any], known: dict[str, Any]) -> None:
+    with RemoteStore(known["two"].address) as store:
+        put_blocks(store, KEYS.fingerprint, BLOCKS)
+    for name in NODES:
+        done = command("nodes", "--json", "--address", known[name].address)
+        assert done.status == 0 and done.object["ok"] is True
+        said = {node["node"]: node for node in done.object["nodes"]}
+        assert {at: node["address"] for at, node in said.items()} == {at: known[at].address for at in NODES}
+        assert said["two"]["tiers"]["cpu"]["blocks"] == 4 and said["one"]["tiers"]["cpu"]["blocks"] == 0
+        assert all(len(node["incarnation"]) == 16 and node["directory"] for node in said.values())
+    shown = command("nodes", "--address", known["one"].address)
+    assert shown.status == 0 and all(name in shown.out for name in NODES)
+
+
+def test_doctor_looks_at_the_whole_cluster(command: Callable[..., Any], known: dict[str, Any]) -> None:
+    done = command("doctor", "--cluster", known["one"].address, "--json")
+    assert done.status == 0, done.out
+    names = [check["name"] for check in done.object["checks"]]
+    assert names == [
+        "nodes answer", "nodes know each other", "wire", "clocks", "configuration", "tiers", "specs",
+        *(f"directory: {name}" for name in sorted(NODES)), f"round trip: {known['one'].address}",
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_meant(command: Callable[..., Any], known: dict[str, Any]) -> None:
+    at = ("--address", known["one"].address)
+    assert "'four' is no node of this cluster; there are one, three, two" in command("drain", "four", *at).refused(1)
+    assert "may be one of several" in command("drain", "t", *at).refused(1)
+    assert "--deadline must be" in command("drain", "two", "--deadline", "0", *at).refused(1)
+    assert "leave --dead out" in command("drain", "two", "--dead", *at).refused(1)
+    assert "127.0.0.1:1" in command("nodes", "--address", "127.0.0.1:1").refused(1)
+    alone = command("rebalance", "--json", *at)
+    assert alone.status == 0
+
+
+@pytest.mark.slow
+def test_doctor_names_what_does_not_fit(
+    command: Callable[..., Any], known: dict[str, Any], redis: RedisServer, serve: Callable[..., Any],
+    eventually: Callable[..., None],
+) -> None:  # fmt: skip
+    odd = serve(configured(redis, "odd", 'quotas = { default = "32MiB" }\n'))
+    try:
+        eventually(lambda: "odd" in command("nodes", "--address", known["one"].address).out)
+        done = command("doctor", "--cluster", known["one"].address, "--json")
+        failed = {check["name"]: check["detail"] for check in done.object["checks"] if not check["ok"]}
+        assert done.status == 1 and list(failed) == ["configuration"], done.out
+        assert "quotas differ between" in failed["configuration"] and "odd" in failed["configuration"]
+    finally:
+        odd.process.send_signal(signal.SIGSTOP)
+    try:
+        # one that hangs is named, and holds nobody up
+        done = command("doctor", "--cluster", known["one"].address, "--json", "--timeout", "1")
+        failed = {check["name"]: check["detail"] for check in done.object["checks"] if not check["ok"]}
+        assert done.status == 1 and failed["nodes answer"].startswith(f"odd at {odd.address}: ")
+        listed = command("nodes", "--address", known["one"].address, "--timeout", "1")
+        assert listed.status == 1 and "no answer" in listed.out
+        refused = command("drain", "odd", "--address", known["one"].address, "--timeout", "1").refused(1)
+        assert "does not answer" in refused and "cachestore drain odd --dead" in refused
+    finally:
+        odd.end(signal.SIGKILL)
+    gone = command("drain", "odd", "--dead", "--json", "--address", known["one"].address)
+    assert gone.object == {"node": "odd", "forgotten": True}
+    eventually(lambda: "odd" not in command("nodes", "--address", known["one"].address).out)
+
+
+@pytest.mark.slow
+def test_a_drained_node_ends_and_the_others_have_what_it_had(
+    command: Callable[..., Any], known: dict[str, Any], redis: RedisServer, serve: Callable[..., Any],
+    eventually: Callable[..., None],
+) -> None:  # fmt: skip
+    leaving = serve(configured(redis, "leaving"))
+    with RemoteStore(leaving.address) as store:
+        put_blocks(store, OTHERS.fingerprint, MORE)
+        with store.read(OTHERS) as reading:
+            assert len(list(reading)) == 4
+    eventually(lambda: "leaving" in command("nodes", "--address", known["one"].address).out)
+    done = command("drain", "leav", "--json", "--address", known["one"].address)
+    assert done.status == 0, done.err
+    said = done.object
+    assert (said["node"], said["state"], said["hot_moved"]) == ("leaving", "drained", 4)
+    assert leaving.process.wait(20) == 0
+    with RemoteStore(known["one"].address) as store:
+        eventually(lambda: store.lookup(OTHERS).ready == 4)
+    left = command("nodes", "--json", "--address", known["one"].address).object["nodes"]
+    assert [node["node"] for node in left] == sorted(NODES)
