@@ -160,3 +160,18 @@ def test_a_cluster_without_a_trace_is_simulated_with_drawn_prompts() -> None:
     found = report("--nodes", "2", script="cluster_sim.py")
     assert "--data" in found["skipped"]["cluster.trace"]
     assert {row["id"].partition("_")[0] for row in found["rows"]} >= {"cluster.zipf", "cluster.imbalance"}
+
+
+def test_several_nodes_hit_as_much_as_one(tmp_path: Path) -> None:
+    starts = [turn // 4 * 9 for turn in range(100)]
+    lines = [{"timestamp": turn, "hash_ids": [*range(start, start + 9)]} for turn, start in enumerate(starts)]
+    (tmp_path / "conversation_trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    soak = tmp_path / "soak.json"
+    zero = {"wrong_bytes": 0, "lost_durable": 0, "calls_past_deadline_plus_250_ms": 0, "unexpected_status": 3}
+    soak.write_text(json.dumps({"zero": zero, "minutes": 0.5, "operations": 7}))
+    rows = ("cluster.hit3", "cluster.hit1000", "cluster.soak")
+    found = report("--rows", *rows, "--data", str(tmp_path), "--soak", str(soak), script="cluster.py")
+    values = {row["id"]: row["value"] for row in found["rows"]}
+    assert values["cluster.hit3"] > 0 and values["cluster.lookups"] == 1
+    assert [values[f"cluster.soak.{name}"] for name in ("past_deadline", "wrong_bytes", "lost_durable")] == [0, 0, 0]
+    assert "--simulate" in found["skipped"]["cluster.hit1000"] and "--simulate" in found["skipped"]["cluster.imbalance"]

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 TESTS = Path(__file__).parents[1]
 
@@ -17,12 +18,15 @@ class NotStarted(Exception):
 
 
 class Process:
-    """A script under `tests`, called with one JSON argument; `said` is the first line it prints."""
+    """A script under `tests`, called with one JSON argument; `said` is the first line it prints.
 
-    def __init__(self, script: str, argument: Any) -> None:
+    `prefix` is a command that runs it in another place.
+    """
+
+    def __init__(self, script: str, argument: Any, prefix: Sequence[str] = ()) -> None:
         path = os.pathsep.join([str(TESTS.parent), *filter(None, sys.path)])
         self.popen = subprocess.Popen(
-            [sys.executable, str(TESTS / script), json.dumps(argument)],
+            [*prefix, sys.executable, str(TESTS / script), json.dumps(argument)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -59,12 +63,14 @@ class Process:
 class StoreProcess(Process):
     """A served store of these configuration tables."""
 
+    script = "faults/store_process.py"
+
     def __init__(self, tables: dict[str, Any]) -> None:
         self.tables = {**tables, "service": {"port": 0, **tables.get("service", {})}}
-        super().__init__("faults/store_process.py", self.tables)
+        super().__init__(self.script, self.tables)
         self.address = self.said
 
-    def again(self) -> "StoreProcess":
+    def again(self) -> Self:
         """Another one in its place, once this one is gone."""
         port = int(self.address.rpartition(":")[2])
-        return StoreProcess({**self.tables, "service": {**self.tables["service"], "port": port}})
+        return type(self)({**self.tables, "service": {**self.tables["service"], "port": port}})

@@ -28,22 +28,23 @@ def held(system: System) -> dict[str, int]:
     until = time.monotonic() + REST_SECONDS
     names = ("puts_open", "put_open", "leases_open", "read_open")
     while True:
-        figures = system.figures()
-        counts = {name: total(figures, name) for name in names}
-        if (figures and not any(counts.values())) or time.monotonic() > until:
-            return counts if figures else {"no_answer": 1}
+        figures = [node.figures() for node in system.nodes]
+        counts = {name: sum(total(each, name) for each in figures) for name in names}
+        if (all(figures) and not any(counts.values())) or time.monotonic() > until:
+            return counts if all(figures) else {"no_answer": 1}
         time.sleep(0.2)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--nodes", type=int, choices=range(1, 10), default=1, help="how many nodes are one store")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--transports", choices=sorted(TRANSPORTS), default=min(TRANSPORTS))
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    plan = Plan(options.minutes, options.seed, TRANSPORTS[options.transports])
+    plan = Plan(options.minutes, options.seed, TRANSPORTS[options.transports], options.nodes)
     with tempfile.TemporaryDirectory(prefix="soak-") as root, System(plan, Path(root)) as system:
         leaks = Leaks(system)
         leaks.start()

@@ -5,6 +5,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -21,6 +22,9 @@ from tests.soak.notes import Note, Notebook
 from tests.soak.plan import BLOCKS, NAMESPACES, PROMPTS, SPEC, durable, keys_of
 
 TICK = 0.02
+OTHERS = "peer"
+"""The tier of blocks that came from another node's memory."""
+
 PAUSE = 0.1
 """Seconds that a client rests at most after a call that failed."""
 
@@ -47,7 +51,10 @@ class Client:
         self._variant = number % len(NAMESPACES)
         self._namespace = NAMESPACES[self._variant]
         credentials = Credentials(token=told["tokens"][self._variant])
-        self._store = RemoteStore(told["address"], transports=told["transports"], credentials=credentials)
+        self._stores = [
+            RemoteStore(address, transports=told["transports"], credentials=credentials)
+            for address in told["addresses"]
+        ]
         self._book = book
         self._pulse = pulse
         self._chance = random.Random(told["seed"] + number)
@@ -55,7 +62,9 @@ class Client:
 
     def run(self, role: str, fill: bool, rest: float) -> None:
         """Works until the process ends; the first writers begin with every prompt once."""
-        with self._store:
+        with ExitStack() as stack:
+            for store in self._stores:
+                stack.enter_context(store)
             if role == "writer" and fill:
                 for number in range(PROMPTS):
                     self._put(number)
@@ -68,6 +77,13 @@ class Client:
                     number = min(int(self._chance.paretovariate(0.5)), PROMPTS) - 1
                     self._lookup(number) if self._chance.random() < 0.15 else self._read(number)
                 time.sleep(self._chance.random() * (rest if self._well else PAUSE))
+
+    def _home(self, number: int) -> RemoteStore:
+        """Where a prompt is put and deleted."""
+        return self._stores[number % len(self._stores)]
+
+    def _any(self) -> RemoteStore:
+        return self._chance.choice(self._stores)
 
     def _timeout(self) -> float:
         return self._chance.choice((0.5, 1.0, 2.0))
@@ -90,12 +106,14 @@ class Client:
         keys = keys_of(number)
 
         def call(timeout: float, note: Note) -> Note:
-            with self._store.read(keys, timeout=timeout) as reading:
-                got = [block for block, _ in reading]
+            with self._any().read(keys, timeout=timeout) as reading:
+                found = list(reading)
             took = time.monotonic() - note.at
+            got = [block for block, _ in found]
             bad = [block for block, key in zip(got, keys.keys, strict=False) if not self._right(block, key)]
             foreign = sum(right(block, variant) for block in bad for variant in range(len(NAMESPACES)))
-            return replace(note, took=took, blocks=len(got), wrong=len(bad), foreign=foreign)
+            others = sum(each.tier == OTHERS for each in found)
+            return replace(note, took=took, blocks=len(got), others=others, wrong=len(bad), foreign=foreign)
 
         self._noted("read", number, call)
 
@@ -104,7 +122,7 @@ class Client:
 
     def _lookup(self, number: int) -> None:
         def call(timeout: float, note: Note) -> Note:
-            ready = self._store.lookup(keys_of(number), timeout=timeout).ready
+            ready = self._any().lookup(keys_of(number), timeout=timeout).ready
             return replace(note, blocks=ready, wrong=int(ready > BLOCKS))
 
         self._noted("lookup", number, call)
@@ -116,7 +134,7 @@ class Client:
         how = Durability.DURABLE if durable(number) else Durability.CACHE
 
         def call(timeout: float, note: Note) -> Note:
-            with self._store.put(keys.fingerprint, plans_of(blocks), durability=how, timeout=timeout) as put:
+            with self._home(number).put(keys.fingerprint, plans_of(blocks), durability=how, timeout=timeout) as put:
                 write_blocks(put, blocks)
                 put.commit()
                 statuses = tuple(str(answer.status) for answer in put.answers)
@@ -128,7 +146,7 @@ class Client:
         self._book.add(Note(time.monotonic(), "undo", number, self._namespace))
 
         def call(timeout: float, note: Note) -> Note:
-            return replace(note, blocks=self._store.delete(keys_of(number), timeout=timeout))
+            return replace(note, blocks=self._home(number).delete(keys_of(number), timeout=timeout))
 
         self._noted("delete", number, call)
 

@@ -59,7 +59,8 @@ class Audit:
 
     def _found(self, namespace: str, number: int) -> int:
         try:
-            with self.system.tenants[namespace].read(keys_of(number), timeout=2.0) as reading:
+            home = self.system.nodes[self.system.plan.home(number)]
+            with home.tenants[namespace].read(keys_of(number), timeout=2.0) as reading:
                 blocks = [block for block, _ in reading]
         except CacheStoreError:
             return 0

@@ -26,6 +26,7 @@ class Findings:
     operations: int = 0
     verified_reads: int = 0
     verified_blocks: int = 0
+    from_other_nodes: int = 0
     wrong: list[Note] = field(default_factory=list)
     late: list[Note] = field(default_factory=list)
     late_with_machine: int = 0
@@ -47,6 +48,7 @@ def check(all_notes: Sequence[Note], windows: Sequence[Window]) -> Findings:
         found.operations += 1
         found.verified_reads += note.op == "read" and note.blocks > 0
         found.verified_blocks += note.blocks if note.op == "read" else 0
+        found.from_other_nodes += note.others
         found.foreign += note.foreign
         if note.wrong:
             found.wrong.append(note)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from tests.faults import injections as inject
-from tests.faults.injections import BOTH, DOWN, UP, Injection
+from tests.faults.injections import BOTH, DOWN, UP, Direction, Injection
 from tests.soak.system import System
 
 Begin = Callable[[System, random.Random, "Effect"], AbstractContextManager[None]]
@@ -33,7 +33,8 @@ class Fault:
 def _through(part: str, make: Callable[[random.Random], Injection]) -> Begin:
     @contextmanager
     def begin(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-        proxy = system.to_store if part == "wire" else system.to_redis
+        node = chance.choice(system.nodes)
+        proxy = node.to_store if part == "wire" else node.to_redis
         injection = make(chance)
         proxy.begin(injection)
         if isinstance(injection, inject.Refuse):
@@ -49,37 +50,74 @@ def _through(part: str, make: Callable[[random.Random], Injection]) -> Begin:
 
 @contextmanager
 def _reset(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-    effect.seen += system.to_store.reset()
+    effect.seen += chance.choice(system.nodes).to_store.reset()
     yield
 
 
 @contextmanager
 def _store_killed(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-    system.store.kill()
-    effect.seen += system.store.popen.returncode == -signal.SIGKILL
+    node = chance.choice(system.nodes)
+    node.store.kill()
+    effect.seen += node.store.popen.returncode == -signal.SIGKILL
     try:
         yield
     finally:
-        system.start_store()
+        system.start_store(node)
 
 
 @contextmanager
 def _store_ended(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-    effect.seen += system.store.end(10.0) == 0
+    node = chance.choice(system.nodes)
+    effect.seen += node.store.end(10.0) == 0
     try:
         yield
     finally:
-        system.start_store()
+        system.start_store(node)
 
 
 @contextmanager
 def _store_stopped(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-    system.store.stop()
+    node = chance.choice(system.nodes)
+    node.store.stop()
     effect.seen += 1
     try:
         yield
     finally:
-        system.store.go_on()
+        node.store.go_on()
+
+
+@contextmanager
+def _all_but_one_killed(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
+    nodes = chance.sample(system.nodes, len(system.nodes) - 1)
+    for node in nodes:
+        node.store.kill()
+        effect.seen += node.store.popen.returncode == -signal.SIGKILL
+    try:
+        yield
+    finally:
+        for node in nodes:
+            system.start_store(node)
+
+
+def _cut_off(direction: Direction) -> Begin:
+    """A node that nobody reaches, that reaches nobody, or both, as far as Redis and who calls it are concerned."""
+
+    @contextmanager
+    def begin(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
+        node = chance.choice(system.nodes)
+        # what comes back from Redis comes to the node, what goes up to a store does too
+        ways = ((node.to_store, direction), (node.to_redis, OPPOSITE[direction]))
+        holes = [(proxy, inject.BlackHole(way)) for proxy, way in ways]
+        for proxy, hole in holes:
+            proxy.begin(hole)
+        try:
+            yield
+        finally:
+            for proxy, hole in holes:
+                proxy.end(hole)
+            effect.seen += sum(hole.acted for _, hole in holes)
+
+    return begin
 
 
 @contextmanager
@@ -155,6 +193,8 @@ DAMAGE: dict[str, Callable[[random.Random], Injection]] = {
 MEMORY = ("CONFIG", "SET", "maxmemory")
 NETWORKS = ("wire", "redis")
 
+OPPOSITE = {UP: DOWN, DOWN: UP, BOTH: BOTH}
+
 FAULTS: tuple[Fault, ...] = (
     *(Fault(f"{part} {name}", part, _through(part, make)) for part in NETWORKS for name, make in NETWORK.items()),
     *(Fault(f"{part} {name}", part, _through(part, make), True) for part in NETWORKS for name, make in DAMAGE.items()),
@@ -170,3 +210,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault("writer killed", "writer", _actor_killed("writer")),
     Fault("reader killed", "reader", _actor_killed("reader")),
 )
+OF_NODES: tuple[Fault, ...] = (
+    Fault("store killed, all but one", "store", _all_but_one_killed),
+    Fault("node cut off", "node", _cut_off(BOTH)),
+    Fault("node hears nobody", "node", _cut_off(UP)),
+    Fault("node is heard by nobody", "node", _cut_off(DOWN)),
+)
+"""What can only be done to one node of several."""

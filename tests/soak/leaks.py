@@ -29,7 +29,7 @@ class Samples:
 
 
 class Leaks(Thread):
-    """Samples the store and its clients until it is stopped."""
+    """Samples the nodes and their clients until it is stopped."""
 
     def __init__(self, system: System) -> None:
         super().__init__(daemon=True)
@@ -40,7 +40,7 @@ class Leaks(Thread):
     def run(self) -> None:
         """A sample of each process a second."""
         while not self._over.wait(EVERY):
-            processes = {"store": self._system.store, **self._system.actors}
+            processes = {node.name: node.store for node in self._system.nodes} | self._system.actors
             for name, process in processes.items():
                 held = _held(process.popen.pid)
                 if held is not None:

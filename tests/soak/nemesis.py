@@ -9,7 +9,8 @@ from cachestore.errors import CacheStoreError
 from cachestore.metrics import total
 from tests.soak.audit import Audit
 from tests.soak.corruption import Accounts, episode
-from tests.soak.faults import FAULTS, Effect, Fault
+from tests.soak.faults import FAULTS, OF_NODES, Effect, Fault
+from tests.soak.node import Node
 from tests.soak.plan import HEAL_REDIS_SECONDS, HEAL_SECONDS, Plan, keys_of
 from tests.soak.system import System
 
@@ -42,12 +43,13 @@ class Nemesis:
         """The whole schedule. Every class of fault comes once before any comes twice."""
         chance = random.Random(self.plan.seed)
         until = time.monotonic() + self.plan.minutes * 60
-        first = list(FAULTS)
+        faults = FAULTS + OF_NODES if self.plan.nodes > 1 else FAULTS
+        first = list(faults)
         chance.shuffle(first)
         while time.monotonic() < until:
-            chosen = [first.pop() if first else chance.choice(FAULTS)]
+            chosen = [first.pop() if first else chance.choice(faults)]
             more = chance.choices((0, 1, 2), (70, 25, 5))[0]
-            for fault in chance.sample(FAULTS, len(FAULTS)):
+            for fault in chance.sample(faults, len(faults)):
                 if len(chosen) <= more and fault.part not in {one.part for one in chosen}:
                     chosen.append(fault)
             self._window(chosen, chance)
@@ -55,7 +57,7 @@ class Nemesis:
             if chance.random() < 0.4:
                 self.episodes += 1
                 episode(self.system, self.episodes, chance, self.accounts)
-            if {"store killed", "store ended"} & {fault.name for fault in chosen}:
+            if any(fault.name.startswith(("store killed", "store ended")) for fault in chosen):
                 self.audit.some()
 
     def _window(self, faults: list[Fault], chance: random.Random) -> None:
@@ -69,7 +71,7 @@ class Nemesis:
             time.sleep(chance.uniform(0.5, 2.0))
         window.ended = time.monotonic()
         window.seen = {name: effect.seen for name, effect in effects.items()}
-        redis = any(fault.part == "redis" for fault in faults)
+        redis = any(fault.part in ("redis", "node") for fault in faults)
         window.healed = self._heals(HEAL_REDIS_SECONDS if redis else HEAL_SECONDS, redis, chance)
         window.over = time.monotonic()
         self.windows.append(window)
@@ -78,13 +80,17 @@ class Nemesis:
         begun = time.monotonic()
         while time.monotonic() < begun + within:
             try:
-                self.system.probe.lookup(keys_of(0), timeout=0.5)
-                # what only Redis has is what makes the store try it again
-                self.system.probe.lookup(keys_of(chance.randrange(1 << 20, 1 << 21)), timeout=0.5)
-                figures = self.system.probe.stats(timeout=0.5)
-                if not redis or total(figures, "tier_healthy", tier="redis") == 1:
+                if all(self._well(node, redis, chance) for node in self.system.nodes):
                     return time.monotonic() - begun
             except CacheStoreError:
                 pass
             time.sleep(0.02)
         return None
+
+    def _well(self, node: Node, redis: bool, chance: random.Random) -> bool:
+        node.probe.lookup(keys_of(0), timeout=0.5)
+        # what only Redis has is what makes the store try it again
+        node.probe.lookup(keys_of(chance.randrange(1 << 20, 1 << 21)), timeout=0.5)
+        figures = node.probe.stats(timeout=0.5)
+        known = len(self.system.nodes) == 1 or total(figures, "directory_lives") == len(self.system.nodes)
+        return known and (not redis or total(figures, "tier_healthy", tier="redis") == 1)

@@ -16,7 +16,8 @@ class Note:
     """One call. Times are monotonic seconds, the same clock for every process of the machine.
 
     `op` is read, lookup, put, delete, or before a put is begun intent, and before a delete undo. `statuses` are a put's
-    answers. `wrong` blocks are not what was put, `foreign` ones are what another namespace put.
+    answers. Of the `blocks` that were read `others` came from another node's memory, `wrong` are not what was put, and
+    `foreign` are what another namespace put.
     """
 
     at: float
@@ -26,6 +27,7 @@ class Note:
     timeout: float = 0.0
     took: float = 0.0
     blocks: int = 0
+    others: int = 0
     wrong: int = 0
     foreign: int = 0
     error: str = ""

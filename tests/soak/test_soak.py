@@ -20,6 +20,15 @@ def test_a_short_soak_finds_nothing(transports: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_short_soak_of_three_nodes_finds_nothing() -> None:
+    command = [sys.executable, "-m", "tests.soak", "--minutes", "0.4", "--nodes", "3", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["nodes"] == 3 and figures["blocks_from_other_nodes"] > 0 and not any(figures["zero"].values())
+
+
+@pytest.mark.slow
 def test_recovery_is_measured() -> None:
     command = [sys.executable, "-m", "tests.soak.recovery", "--trials", "1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
