@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := build/peers
+ENGINES := build/integrations
 
-.PHONY: demo test check soak mutations bench bench-peers lint proto needle clean
+.PHONY: demo test check soak mutations bench bench-peers integrations lint proto needle clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -14,8 +15,10 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 # Answers questions about documents that were prefilled once: Ray, store, embedded Redis, workers. Under two minutes.
+# With NODES=3 on three nodes of Ray on this machine, of which one is killed.
+NODES ?= 1
 demo: $(STAMP)
-	$(BIN)/cachestore demo
+	$(BIN)/cachestore demo --nodes $(NODES)
 
 # The fast suite, under five minutes on two cores: three at a time, since many of its tests wait for time-outs.
 test: $(STAMP)
@@ -29,6 +32,7 @@ check: $(STAMP)
 # Ten minutes of writers, readers and an auditor while everything around them breaks; exit status 1 on a wrong byte.
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak --minutes 10
+	$(BIN)/python -m tests.soak --nodes 3 --minutes 10
 	$(BIN)/python -m tests.soak.recovery
 
 # Breaks the source in many small ways, and shows that the tests notice each.
@@ -40,6 +44,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.kernels --cpu --json
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/cluster_sim.py
 	$(BIN)/python benchmarks/first_light.py
 
@@ -48,6 +53,17 @@ bench-peers: $(PEERS)/.installed
 
 $(PEERS)/.installed: benchmarks/peers/install.sh
 	benchmarks/peers/install.sh $(PEERS) $(PYTHON)
+	touch $@
+
+# Our adapters under the engines themselves, each in an environment of its own; prints which versions passed.
+integrations: $(STAMP) $(ENGINES)/vllm/.installed
+	$(BIN)/pytest tests/integrations
+	HF_HUB_OFFLINE=1 $(ENGINES)/vllm/bin/python -m pytest -o filterwarnings=default tests/integrations/vllm
+	@$(BIN)/python -c "import transformers; print('passed: transformers', transformers.__version__)"
+	@$(ENGINES)/vllm/bin/python -c "from importlib.metadata import version; print('passed: vLLM', version('vllm'))"
+
+$(ENGINES)/vllm/.installed: tests/integrations/vllm/install.sh tests/integrations/vllm/requirements.txt constraints.txt
+	tests/integrations/vllm/install.sh $(ENGINES)/vllm $(PYTHON)
 	touch $@
 
 lint: $(STAMP)

@@ -1,0 +1,237 @@
+"""vLLM: the scheduler's half of the connector. It decides what is loaded and saved, and never waits.
+
+A request's keys grow with its tokens. What the store has of them is looked up in a mirror of its index, or else by a
+thread while vLLM is told to ask again. Blocks are saved once they are full, those of answers too.
+"""
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import Any
+
+from cachestore.block import BlockSpec
+from cachestore.errors import CacheStoreError
+from cachestore.hashing import Chain
+from cachestore.integrations.keys import PromptKeys
+from cachestore.integrations.vllm_naming import adapter_revision, prompt_keys
+from cachestore.integrations.vllm_settings import ConnectorSettings
+from cachestore.integrations.vllm_work import Done, Load, Save, Work
+from cachestore.metrics import Counters
+from cachestore.service.connection import Connection
+from cachestore.service.events.mirror import Mirror
+from cachestore.store.base import Store
+
+_log = logging.getLogger(__name__)
+HANDOFF = "cachestore_blocks"
+"""In `kv_transfer_params`: how many leading blocks the prefilling engine saves."""
+
+
+@dataclass(eq=False)
+class Tracked:
+    """One request: its keys, and how many of its leading blocks the store has, or is being given.
+
+    `limit` bounds what is loaded, once a load brought less than was promised.
+    """
+
+    request: Any
+    keys: PromptKeys | None = None
+    naming: "Future[BlockSpec] | None" = None
+    lookup: "Future[int] | None" = None
+    ready: int | None = None
+    local: int = 0
+    held: int = 0
+    limit: int | None = None
+    promised: int = 0
+
+    def tokens(self) -> list[int]:
+        found: list[int] = self.request.all_token_ids[:]
+        return found
+
+
+@dataclass(eq=False)
+class Scheduling:
+    """`loads` and `saves` say which of both this engine does."""
+
+    spec: BlockSpec
+    store: Store
+    connection: Connection
+    settings: ConnectorSettings
+    page_tokens: int
+    loads: bool
+    saves: bool
+    counters: Counters
+    _requests: dict[str, Tracked] = field(default_factory=dict)
+    _pending: list[Load] = field(default_factory=list)
+    _adapters: dict[tuple[str, str], BlockSpec] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        self._threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="cachestore-vllm-lookup")
+        self._mirror = Mirror(self.connection) if self.settings.mirror and self.loads else None
+        if self._mirror is not None:
+            self._mirror.open()
+
+    def add(self, request: Any) -> None:
+        """A request has come. One whose prompt is no tokens is left alone."""
+        if request.prompt_embeds is not None or not request.prompt_token_ids or request.pooling_params is not None:
+            self.counters.add("requests_left_alone")
+            return
+        tracked = self._requests[request.request_id] = Tracked(request)
+        params = request.kv_transfer_params or {}
+        if params.get("do_remote_prefill"):
+            tracked.promised = int(params.get(HANDOFF) or 0)
+        adapter = request.lora_request
+        if adapter is None:
+            tracked.keys = prompt_keys(self.spec, request)
+        else:
+            # its files are hashed, which takes a while
+            tracked.naming = self._threads.submit(self._adapted, adapter.lora_name, adapter.lora_path)
+
+    def matched(self, request: Any, computed: int) -> tuple[int | None, bool]:
+        """Tokens that can be loaded behind the `computed` that vLLM has; None while that is not known."""
+        tracked = self._requests.get(request.request_id)
+        if tracked is None or not self.loads:
+            return 0, False
+        keys = self._keys(tracked)
+        if keys is None:
+            return (None, False) if tracked.naming is not None else (0, False)
+        ready = self._ready(tracked, keys.grow(tracked.tokens()))
+        if ready is None:
+            return None, False
+        size = self.spec.block_tokens
+        tracked.local = computed
+        more = ready * size - computed
+        return (more, True) if more > 0 else (0, False)
+
+    def allocated(self, request: Any, pages: tuple[list[int], ...], tokens: int) -> None:
+        """vLLM has pages for the `tokens` that it was promised, which this step loads; or none were promised."""
+        tracked = self._requests.get(request.request_id)
+        if tracked is None or tracked.keys is None:
+            return
+        # what was found out is used up: after a preemption it is asked anew
+        tracked.ready = None
+        if not tokens:
+            return
+        size, per_block = self.spec.block_tokens, self.spec.block_tokens // self.page_tokens
+        first, last = tracked.local // size, -(-(tracked.local + tokens) // size)
+        chain = tracked.keys.chain
+        self._pending.append(
+            Load(
+                request.request_id,
+                chain.fingerprint,
+                chain.keys[first:last],
+                tuple(pages[0][first * per_block : last * per_block]),
+                tracked.local // self.page_tokens - first * per_block,
+                self.settings.handoff_wait if tracked.promised else 0.0,
+            )
+        )
+        tracked.held = max(tracked.held, last)
+        tracked.promised = 0
+
+    def work(self, output: Any) -> Work:
+        """What the workers are to do in this step."""
+        work = Work(self._pending)
+        self._pending = []
+        if self.saves:
+            cached = output.scheduled_cached_reqs
+            computed = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+            computed |= {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
+            for name, tokens in output.num_scheduled_tokens.items():
+                tracked = self._requests.get(name)
+                if tracked is not None and name in computed:
+                    self._save(work, tracked, computed[name] + tokens, output.kv_connector_block_state)
+        return work
+
+    def done(self, done: Done) -> None:
+        """What the workers have done. A load that brought less than promised is not tried again."""
+        for name, blocks in done.loaded.items():
+            tracked = self._requests.get(name)
+            if tracked is None or tracked.keys is None:
+                continue
+            first = tracked.local // self.spec.block_tokens
+            if first + blocks < tracked.held:
+                if self._mirror is not None:
+                    self._mirror.missed(tracked.keys.chain.keys[first + blocks : tracked.held])
+                tracked.limit = tracked.held = first + blocks
+
+    def finished(self, request: Any) -> dict[str, Any] | None:
+        """The request has ended; what a decoding engine is told of its prompt, if there is one."""
+        tracked = self._requests.pop(request.request_id, None)
+        params = request.kv_transfer_params or {}
+        if tracked is None or not self.saves or not params.get("do_remote_decode"):
+            return None
+        blocks = min(tracked.held, request.num_prompt_tokens // self.spec.block_tokens)
+        return {"do_remote_prefill": True, "do_remote_decode": False, HANDOFF: blocks}
+
+    def close(self) -> None:
+        """Ends threads and connections."""
+        self._threads.shutdown(cancel_futures=True)
+        if self._mirror is not None:
+            self._mirror.close()
+
+    def _keys(self, tracked: Tracked) -> PromptKeys | None:
+        """None if they are not known yet, and for an adapter that has no name."""
+        if tracked.keys is None and tracked.naming is not None and tracked.naming.done():
+            naming, tracked.naming = tracked.naming, None
+            try:
+                tracked.keys = prompt_keys(naming.result(), tracked.request)
+            except (CacheStoreError, OSError, ValueError) as error:
+                self.counters.add("requests_left_alone")
+                _log.warning("request %s is left alone: %s", tracked.request.request_id, error)
+                del self._requests[tracked.request.request_id]
+        return tracked.keys
+
+    def _adapted(self, name: str, path: str) -> BlockSpec:
+        """The spec with a LoRA; in a thread."""
+        with self._lock:
+            if (name, path) not in self._adapters:
+                self._adapters[name, path] = replace(self.spec, adapter=name, adapter_revision=adapter_revision(path))
+            return self._adapters[name, path]
+
+    def _ready(self, tracked: Tracked, chain: Chain) -> int | None:
+        """How many leading blocks can be loaded; None while that is not known."""
+        if tracked.ready is None:
+            if tracked.promised:
+                tracked.ready = min(tracked.promised, len(chain))
+            elif not chain.keys:
+                tracked.ready = 0
+            elif self._mirror is not None and self._mirror.fresh:
+                tracked.ready = self._mirror.lookup(chain).ready
+            elif tracked.lookup is None:
+                tracked.lookup = self._threads.submit(self._ask, chain)
+                return None
+            elif not tracked.lookup.done():
+                return None
+            else:
+                tracked.ready, tracked.lookup = tracked.lookup.result(), None
+            tracked.held = max(tracked.held, tracked.ready)
+        return tracked.ready if tracked.limit is None else min(tracked.ready, tracked.limit)
+
+    def _ask(self, chain: Chain) -> int:
+        """In a thread: a store that cannot answer has nothing."""
+        try:
+            return self.store.lookup(chain, timeout=self.settings.lookup_timeout).ready
+        except CacheStoreError as error:
+            self.counters.add("lookup_failures", reason=error.reason)
+            return 0
+
+    def _save(self, work: Work, tracked: Tracked, computed: int, state: Any) -> None:
+        """Adds the blocks that are full after this step and that the store lacks."""
+        size, known = self.spec.block_tokens, tracked.request.num_tokens
+        # drafts of a speculative step are no tokens yet
+        end = min(computed, known) // size
+        if end <= tracked.held or self._keys(tracked) is None or tracked.keys is None:
+            return
+        chain, per_block = tracked.keys.grow(tracked.tokens()), size // self.page_tokens
+        pages = state.get_block_ids(tracked.request.request_id)[0]
+        first = tracked.held
+        work.saves.append(
+            Save(
+                chain.fingerprint,
+                chain.keys[first:end],
+                chain.keys[first - 1] if first else None,
+                tuple(pages[first * per_block : end * per_block]),
+            )
+        )
+        tracked.held = end

@@ -1,0 +1,33 @@
+"""Asks two questions about one document; the second time the store has the document's KV.
+
+cachestore serve &
+python examples/integrations/generate.py examples/needle/model examples/needle/documents/harbour.txt
+"""
+
+import sys
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cachestore.integrations.transformers import PrefixCache
+from cachestore.service.client import RemoteStore
+
+QUESTIONS = ("ship Bruges", "station Mumbai")
+
+
+def main() -> None:
+    """`generate.py MODEL DOCUMENT [ADDRESS]`."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
+    document = Path(sys.argv[2]).read_text()
+    with RemoteStore(sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1:7420") as store:
+        cache = PrefixCache(store, model)
+        for name in QUESTIONS:
+            question = f"\nQuestion: what is the code of {name}?\nAnswer: the code of {name} is "
+            inputs = tokenizer(document + question, return_tensors="pt")
+            output = cache.generate(inputs["input_ids"], inputs["attention_mask"], max_new_tokens=8, do_sample=False)
+            print(name, tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        print({figure.name: figure.value for figure in cache.figures()})
+
+
+if __name__ == "__main__":
+    main()

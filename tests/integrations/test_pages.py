@@ -1,0 +1,71 @@
+"""Engine pages to blocks and back, in every order of strides, and the proof that the layout is the one it names."""
+
+import itertools
+
+import pytest
+import torch
+
+from cachestore.block import BlockSpec, Half, Slot
+from cachestore.engine.page_memory import PageMemory
+from cachestore.errors import ConfigError, Mismatch
+from cachestore.integrations.pages import EnginePages, prove
+
+PAGE = 4
+SPEC = BlockSpec("model", "one", "float16", (Slot(2, 8, 8), Slot(2, 8, 4)), 1, block_tokens=12)
+
+
+def caches(order: tuple[int, ...]) -> list[torch.Tensor]:
+    """Caches of 7 pages whose axes lie in memory in this order."""
+    found = []
+    for slot in SPEC.slots:
+        shape = (7, 2, PAGE, slot.key_dim + slot.value_dim)
+        whole = torch.randn([shape[axis] for axis in order], dtype=torch.float32).to(torch.float16)
+        found.append(whole.permute([order.index(axis) for axis in range(4)]))
+    return found
+
+
+@pytest.mark.parametrize("order", [(*outer, 3) for outer in itertools.permutations(range(3))])
+def test_blocks_hold_what_pages_held(order: tuple[int, ...]) -> None:
+    pages, memory = EnginePages(SPEC, caches(order), PAGE), PageMemory(SPEC, 2, torch.device("cpu"))
+    other = EnginePages(SPEC, [torch.zeros_like(cache) for cache in pages.caches], PAGE)
+    for slot, held in itertools.product(range(2), ([5, 1, 3], [2, 3, 4])):
+        pages.take(slot, held, memory, 1)
+        dim = SPEC.slots[slot].key_dim
+        tokens = torch.cat([pages.caches[slot][page] for page in held], 1)
+        assert torch.equal(memory.half(slot, Half.K)[1], tokens[..., :dim])
+        assert torch.equal(memory.half(slot, Half.V)[1], tokens[..., dim:])
+        other.caches[slot].zero_()
+        other.give(slot, held, memory, 1, skip=1)
+        for page in range(7):
+            expected = pages.caches[slot][page] if page in held[1:] else torch.zeros(())
+            assert (other.caches[slot][page] == expected).all()
+
+
+def test_the_proof_finds_what_the_shape_does_not() -> None:
+    pages = EnginePages(SPEC, caches((0, 1, 2, 3)), PAGE)
+    before = [cache.clone() for cache in pages.caches]
+
+    def right(slot: int, page: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        pages.caches[slot][page] = torch.cat((key, value), -1).transpose(0, 1)
+
+    def halves_swapped(slot: int, page: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        pages.caches[slot][page] = torch.cat((value, key), -1).transpose(0, 1)
+
+    def heads_and_tokens_swapped(slot: int, page: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        pages.caches[slot][page] = torch.cat((key, value), -1).reshape(pages.caches[slot][page].shape)
+
+    for slot in range(2):
+        prove(pages, slot, 0, right)
+        for wrong in (halves_swapped, heads_and_tokens_swapped):
+            with pytest.raises(Mismatch, match=f"layer {slot}: known K and V"):
+                prove(pages, slot, 0, wrong)
+    assert all(torch.equal(cache, held) for cache, held in zip(pages.caches, before, strict=True))
+
+
+def test_caches_that_are_not_the_models_are_refused() -> None:
+    with pytest.raises(ConfigError, match="block_tokens = 12 must be a multiple of the engine's 8 tokens"):
+        EnginePages(SPEC, caches((0, 1, 2, 3)), 8)
+    with pytest.raises(ConfigError, match="the engine has 1 caches, its model 2 slots"):
+        EnginePages(SPEC, caches((0, 1, 2, 3))[:1], PAGE)
+    with pytest.raises(ConfigError, match="layer 1: its cache is"):
+        EnginePages(SPEC, caches((0, 1, 2, 3))[:1] * 2, PAGE)
