@@ -54,6 +54,8 @@ PAGES = {
         "docs/gateway.md",
         "docs/serving.md",
         "docs/directory.md",
+        "docs/cluster.md",
+        "docs/integrations.md",
     )
 }
 PRINTED = {"README.md": ["cpu", "64", "1048576"] * 2, "docs/events.md": ["0"], "docs/scheduling.md": ["['a']"]}
@@ -130,13 +132,22 @@ def test_programs_have_their_options(page: str, words: list[str]) -> None:
         assert options <= set(re.findall(r"--[\w-]+", shown.stdout))
 
 
+def headings(page: Path) -> set[str]:
+    """What links call the headings of a page."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_and_targets_exist(page: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in [words[0] for words in commands(page, "make")]:
         assert f"\n{target}: " in makefile
-    for path in re.findall(r"\]\(([^)h][^)]*)\)", PAGES[page]):
-        assert (ROOT / page).parent.joinpath(path).exists(), path
+    for link in re.findall(r"\]\(([^)h][^)]*)\)", PAGES[page]):
+        path, _, heading = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        assert not heading or heading in headings(target), link
     for path in re.findall(r"`(\w+/[\w/]+\.py)`", PAGES[page]):
         assert (ROOT / path).exists() or (ROOT / "tests" / path).exists(), path
 

@@ -28,10 +28,11 @@ from cachestore.service.status import CODES
 from cachestore.store.tiered import TieredStore
 from cachestore.testing.sealed import sealed_block
 from cachestore.tiers.cpu import Cpu
-from cachestore.wire import store_pb2
+from cachestore.wire import operation_pb2, store_pb2
 
 PAGE = (Path(__file__).parents[1] / "docs" / "wire.md").read_text()
 SERVICE = store_pb2.DESCRIPTOR.services_by_name["CacheStore"]
+OPERATION = operation_pb2.DESCRIPTOR.services_by_name["Operation"]
 assert health_pb2.DESCRIPTOR
 
 
@@ -115,10 +116,11 @@ def rows(heading: str) -> list[list[str]]:
 
 def test_every_method_is_there_with_its_role() -> None:
     told: dict[str, str] = {}
-    for methods, roles, _ in rows("Methods")[1:]:
-        names, each = re.findall(r"`(\w+)`", methods), roles.split(", ")
+    for named, roles, _ in rows("Methods")[1:]:
+        names, each = re.findall(r"`(\w+)`", named), roles.split(", ")
         told |= dict(zip(names, each if len(each) == len(names) else each * len(names), strict=True))
-    known = {method.name: LEAST_ROLE[f"/{SERVICE.full_name}/{method.name}"].name for method in SERVICE.methods}
+    methods = [(service.full_name, method.name) for service in (SERVICE, OPERATION) for method in service.methods]
+    known = {method: LEAST_ROLE[f"/{service}/{method}"].name for service, method in methods}
     assert told == known
 
 
