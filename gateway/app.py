@@ -1,6 +1,7 @@
 """The HTTP side: who asks is known before anything is read, and every failure is OpenAI's error object."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
@@ -21,10 +22,13 @@ from gateway.figures import exposition
 from gateway.gateway import Gateway
 from gateway.keys import Asker
 from gateway.requests import ChatRequest, CompletionRequest
+from gateway.settings import GatewaySettings
 from gateway.streaming import Events, EventStream, Pieces
 from gateway.text import Piece
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 CLOSED = 499
 """Status of an answer that nobody waits for; it is never sent."""
@@ -110,8 +114,9 @@ async def _answer(gateway: Gateway, request: Request, kind: type[CompletionReque
         try:
             asker = _asker(gateway, request)
             held.enter_context(gateway.place())
+            body = await _body(request, gateway.settings)
             async with _in_time(until):
-                asked = kind.of(await _body(request, gateway.settings.body_limit))
+                asked = kind.of(body)
                 sequences = await prompts.asked(gateway.served, asked)
             conversation = Conversation(gateway, asker, sequences, until)
             form = (Chats if kind is ChatRequest else Completions)(gateway.served.name)
@@ -152,20 +157,21 @@ async def _in_time(until: float) -> AsyncIterator[None]:
         raise DeadlineExceeded("the time of gateway.request_timeout is over before the request was read") from None
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def _body(request: Request, settings: GatewaySettings) -> bytes:
+    most, seconds = settings.body_limit, min(BODY_SECONDS, settings.request_timeout)
     too_large = ApiError(413, f"the body has more than {most} bytes", code="request_too_large")
     with suppress(ValueError):
         if int(request.headers.get("content-length", "0")) > most:
             raise too_large
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             async for part in request.stream():
                 body += part
                 if len(body) > most:
                     raise too_large
     except TimeoutError:
-        raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} seconds", code="timeout") from None
+        raise ApiError(408, f"the body did not come within {seconds:g} seconds", code="timeout") from None
     return bytes(body)
 
 
@@ -194,7 +200,10 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T | None:
 
 
 async def _gone(request: Request, staying: asyncio.Timeout) -> None:
-    """Ends `staying` when the client leaves."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    """Ends `staying` when the client leaves, or when nobody can tell any more: then its way here is gone."""
+    try:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+    except Exception as error:
+        _log.warning("what leads to a client failed: %s", error)
     staying.reschedule(0.0)

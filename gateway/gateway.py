@@ -56,8 +56,8 @@ class Gateway:
         spec = self.served.fingerprint
         self.keys = Keys(self.settings)
         settings = self.settings
-        self.workers = Workers(self.stores, spec, settings.refresh, settings.rest, settings.stall)
         self.prefixes = Prefixes(spec)
+        self.workers = Workers(self.stores, spec, settings.refresh, settings.rest, settings.stall, self.prefixes.forget)
         routing = build_named(ROUTINGS, settings.routing, "gateway.routing")
         self.generating = Generating(
             self.served, self.workers, self.prefixes, routing, self.counters, settings.stall,

@@ -43,6 +43,12 @@ class Prefixes:
         connection.credentials = credentials
         return mirror.lookup(keys).ready if mirror.fresh else 0
 
+    def forget(self, store: str) -> None:
+        """Ends what is followed of a store that is gone."""
+        for mirrors in self._mirrors.values():
+            if store in mirrors:
+                _end(mirrors.pop(store)[0])
+
     def close(self) -> None:
         """Ends them all. Closing twice is allowed."""
         while self._mirrors:
@@ -52,11 +58,15 @@ class Prefixes:
     def _make_room(self) -> None:
         while len(self._mirrors) > 1 and sum(map(len, self._mirrors.values())) >= MOST_MIRRORS:
             for mirror, _ in self._mirrors.popitem(last=False)[1].values():
-                # which waits for its thread, and nobody waits for that
-                Thread(target=mirror.close, name="cachestore-mirror-end", daemon=True).start()
+                _end(mirror)
 
     def _begun(self, store: str, credentials: Credentials) -> tuple[Mirror, Connection]:
         connection = Connection(store, credentials)
         mirror = Mirror(connection, self.fingerprint)
         mirror.open()
         return mirror, connection
+
+
+def _end(mirror: Mirror) -> None:
+    # which waits for its thread, and nobody waits for that
+    Thread(target=mirror.close, name="cachestore-mirror-end", daemon=True).start()

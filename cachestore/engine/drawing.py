@@ -74,9 +74,10 @@ def kept(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
 
 def _drawn(logits: Tensor, each: Draw) -> int:
     chances, tokens = kept(logits, each.sampling)
-    point = uniform(each.sampling.seed, each.choice, each.position)
-    at = int(torch.searchsorted(chances.cumsum(-1), point, right=True))
-    return int(tokens[min(at, len(tokens) - 1)])
+    # one behind the other in the order of tokens: in that of chances, rounding would swap those that nearly tie
+    ends = chances.new_zeros(len(logits)).scatter_(0, tokens, chances).cumsum(-1)
+    point = uniform(each.sampling.seed, each.choice, each.position) * ends[-1]
+    return int(torch.searchsorted(ends, point, right=True))
 
 
 def _told(logits: Tensor, token: int, count: int) -> Drawn:

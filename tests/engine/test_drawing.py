@@ -43,6 +43,19 @@ def test_the_same_seed_draws_the_same_tokens_and_choices_differ() -> None:
     assert drawn(how) != drawn(how, choice=1)
 
 
+def test_who_is_ahead_by_a_rounding_changes_no_draw() -> None:
+    """Another batch computes the same logits but for their last bits."""
+    ahead = logits()[0]
+    one, other = ahead.topk(2).indices.tolist()
+    ahead[other] = ahead[one]
+    behind = ahead.clone()
+    ahead[one], behind[one] = ahead[one].nextafter(torch.tensor(9e9)), behind[one].nextafter(torch.tensor(-9e9))
+    assert ahead.argmax() != behind.argmax()
+    for how in (Sampling(1.0, seed=6), Sampling(1.0, top_k=20, seed=6), Sampling(1.0, top_p=0.9, min_p=0.01, seed=6)):
+        draws = [Draw(how, position) for position in range(300)]
+        assert draw(ahead.expand(300, -1), draws) == draw(behind.expand(300, -1), draws)
+
+
 def test_only_the_best_are_kept() -> None:
     best = logits()[0].argsort(descending=True).tolist()
     chances = (logits()[0].double() / 2).softmax(-1)[best]

@@ -99,13 +99,13 @@ def asked(before: Callable[[Scripted, Talk, float], Any]) -> Answer:
     """The gateway's answer, to which the body may come slowly."""
 
     def ask(worker: Scripted, content: bytes | AsyncIterator[bytes], timeout: float = 20.0) -> Any:
-        async def posted(gateway: Gateway) -> httpx.Response:
+        async def talk(gateway: Gateway) -> httpx.Response:
             app = create_app(gateway)
             transport = httpx.ASGITransport(app)
             async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport) as client:
                 return await client.post("http://gateway/v1/completions", content=content)
 
-        return before(worker, posted, timeout)
+        return before(worker, talk, timeout)
 
     return ask
 
@@ -151,8 +151,41 @@ def test_the_time_of_a_request_begins_when_it_comes(asked: Answer) -> None:
 
     begun = time.monotonic()
     answer = asked(Scripted(), never(), 0.3)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
-    assert time.monotonic() - begun < 5
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "timeout")
+    assert "body" in answer.json()["error"]["message"] and time.monotonic() - begun < 5
+
+
+def posted(spec_version: str) -> dict[str, Any]:
+    """What a server of this version of ASGI says of a request."""
+    return {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "http_version": "1.1",
+        "method": "POST", "path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b"",
+        "headers": [], "scheme": "http", "root_path": "", "server": ("gateway", 80), "client": ("here", 1),
+    }  # fmt: skip
+
+
+def test_where_the_way_to_the_client_breaks_it_has_left(before: Callable[[Scripted, Talk, float], Any]) -> None:
+    """A server that can say no more whether the client is there."""
+
+    async def broken(gateway: Gateway) -> list[Figure]:
+        bodies = [{"type": "http.request", "body": body(1)}]
+
+        async def receive() -> Any:
+            if not bodies:
+                raise OSError("the proxy died")
+            return bodies.pop()
+
+        async def send(message: Any) -> None:
+            pass
+
+        app = create_app(gateway)
+        async with app.router.lifespan_context(app):
+            async with asyncio.timeout(5):
+                await app(posted("2.4"), receive, send)
+            return gateway.figures()
+
+    counted = {(each.name, *each.labels): each.value for each in before(Scripted([(3, "silent")]), broken, 20.0)}
+    assert counted[("requests_left",)] == counted[("requests",)] == 1 and counted[("requests_under_way",)] == 0
 
 
 @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
@@ -160,11 +193,6 @@ def test_a_stream_that_nobody_reads_ends_with_its_time(
     before: Callable[[Scripted, Talk, float], Any], spec_version: str
 ) -> None:
     """Also where the server says nothing of a client that is there and does not read."""
-    scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "http_version": "1.1",
-        "method": "POST", "path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b"",
-        "headers": [], "scheme": "http", "root_path": "", "server": ("gateway", 80), "client": ("here", 1),
-    }  # fmt: skip
     sent: list[str] = []
 
     async def unread(gateway: Gateway) -> tuple[list[Figure], int]:
@@ -181,7 +209,7 @@ def test_a_stream_that_nobody_reads_ends_with_its_time(
         app = create_app(gateway)
         async with app.router.lifespan_context(app):
             async with asyncio.timeout(5):
-                await app(scope, receive, send)
+                await app(posted(spec_version), receive, send)
             return gateway.figures(), sum(worker.under_way for worker in gateway.workers.all())
 
     begun = time.monotonic()
