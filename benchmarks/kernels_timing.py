@@ -7,9 +7,32 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
+
+BARS = (
+    "gather",
+    "scatter",
+    "quant",
+    "rope",
+    "decode.bandwidth",
+    "decode.peer",
+    "decode.int8",
+    "decode.int4",
+    "decode.prefetch",
+    "prefill.peer",
+    "checksum",
+)
+"""The promises, each of which the figures whose id begins so must keep; the table of them comes last."""
+
+TIMES = ("decode.int8", "decode.int4")
+"""Of these, lower is better."""
+
+
+class TimeIsUp(RuntimeError):
+    """No time is left for a figure."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +65,9 @@ class Bench:
         return small if self.interpret else real
 
     def seconds(self, call: Callable[[], object]) -> float:
-        """The median time of a call."""
+        """The median time of a call; TimeIsUp if there is none left to take it."""
+        if time.monotonic() > self.until:
+            raise TimeIsUp("no time left")
         if self.interpret:
             start = time.perf_counter()
             call()
@@ -59,12 +84,20 @@ class Bench:
         """A figure that cannot be had, and why."""
         self.skipped[id] = f"{type(error).__name__}: {error}".replace("\n", " ")[:300]
 
+    def bar(self, id: str) -> dict[str, Any]:
+        """The worst and the best of a promise's figures; None where there are none."""
+        mine = [figure for figure in self.figures if f"{figure.id}.".startswith(f"{id}.")]
+        values = sorted((figure.value for figure in mine), reverse=id in TIMES)
+        wanted = {name: next((getattr(f, name) for f in mine if getattr(f, name)), None) for name in ("bar", "reach")}
+        ends = {"worst": values[0], "best": values[-1]} if values else {"worst": None, "best": None}
+        return {"id": id, "figures": len(mine), **ends, **wanted}
+
     def save(self, folder: Path) -> None:
         """Writes `kernels.json` and `kernels.txt`, and prints the latter."""
         self.notes |= about()
-        rows = [asdict(figure) for figure in self.figures]
+        rows, bars = [asdict(figure) for figure in self.figures], [self.bar(id) for id in BARS]
         (folder / "kernels.json").write_text(
-            json.dumps({"rows": rows, "skipped": self.skipped, **self.notes}, indent=1)
+            json.dumps({"rows": rows, "bars": bars, "skipped": self.skipped, **self.notes}, indent=1)
         )
         lines = [f"{key}: {value}" for key, value in self.notes.items()]
         lines += [f"{'figure':44} {'value':>10} {'bar':>6} {'reach':>6}  unit"]
@@ -72,6 +105,11 @@ class Bench:
             wanted = ("" if number is None else f"{number:g}" for number in (figure.bar, figure.reach))
             lines.append(f"{figure.id:44} {figure.value:>10g} {next(wanted):>6} {next(wanted):>6}  {figure.unit}")
         lines += [f"{id:44} skipped: {why}" for id, why in self.skipped.items()]
+        lines += ["", f"{'bar':20} {'worst':>8} {'best':>8} {'bar':>6} {'reach':>6}  of"]
+        for bar in bars:
+            numbers = ("-" if bar[key] is None else f"{bar[key]:g}" for key in ("worst", "best", "bar", "reach"))
+            cells = f"{next(numbers):>8} {next(numbers):>8} {next(numbers):>6} {next(numbers):>6}"
+            lines.append(f"{bar['id']:20} {cells}  {bar['figures']} figures")
         text = "\n".join(lines)
         (folder / "kernels.txt").write_text(text + "\n")
         print(text)

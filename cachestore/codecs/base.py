@@ -1,6 +1,6 @@
 """The contract of a codec."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from cachestore.block import Buffer, PlaneId
 from cachestore.errors import ConfigError
@@ -25,6 +25,25 @@ class Codec(Protocol):
 
     def decode(self, stored: Buffer, out: Buffer, item_bytes: int) -> None:
         """Fills all of `out`. CorruptBlock if `stored` is not the code of exactly that many bytes."""
+
+
+class Parted(NamedTuple):
+    """The elements of two bytes of a plane, taken apart as `cachestore_kernels.shuffle.Split` says."""
+
+    tops: Buffer
+    """The exponents."""
+    rest: Buffer
+
+
+@runtime_checkable
+class PartedCodec(Codec, Protocol):
+    """A codec that can begin and end with planes whose elements a device took apart; the stored bytes are the same."""
+
+    def encode_parted(self, parted: Parted) -> Buffer | None:
+        """As `encode`."""
+
+    def decode_parted(self, stored: Buffer, count: int) -> Parted:
+        """As `decode`, for `count` elements."""
 
 
 class Encoded(NamedTuple):

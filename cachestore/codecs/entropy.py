@@ -17,8 +17,8 @@ import numpy as np
 import zstandard
 
 from cachestore.block import Buffer, PlaneId
-from cachestore.codecs.base import check_pays
-from cachestore.codecs.shuffle import WORDS, shuffle, unshuffle
+from cachestore.codecs.base import Parted, check_pays
+from cachestore.codecs.shuffle import WORDS, shuffle, signs, unshuffle
 from cachestore.seal import CorruptBlock
 
 WINDOW = 17
@@ -67,14 +67,10 @@ class Entropy:
         plain = raw.nbytes - count
         rows = shuffle(raw, width) if width > 1 else raw.reshape(1, count)
         if width > 1:
-            differ = _differ(rows[-1], rows[-2])
+            differ = signs(rows[-1], rows[-2])
             rows[-1] ^= differ
-        frame = _contexts.compressor.compress(rows[-1].data)
-        if plain + len(frame) >= self.pays * raw.nbytes:
-            return None
-        stored = np.empty(plain + len(frame), dtype=np.uint8)
-        stored[plain:] = np.frombuffer(frame, dtype=np.uint8)
-        if width > 1:
+        stored = self._framed(rows[-1], plain)
+        if stored is not None and width > 1:
             stored[: plain - count] = rows[:-2].reshape(-1)
             np.bitwise_xor(rows[-2], differ, out=stored[plain - count : plain])
         return stored
@@ -83,16 +79,31 @@ class Entropy:
         width = _width(out, item_bytes)
         count = out.nbytes // width
         plain = out.nbytes - count
-        if count > MOST * (stored.nbytes - plain):
-            raise CorruptBlock("codec")
-        # one private copy: the decoder must not read bytes that change under it
-        tops = np.frombuffer(_decompressed(stored[plain:].tobytes(), count), dtype=np.uint8)
+        tops = _unframed(stored[plain:], count)
         if width == 1:
             np.copyto(out, tops)
             return
         *low, second = stored[:plain].reshape(-1, count)
-        differ = _differ(tops, second)
+        differ = signs(tops, second)
         unshuffle([*low, second ^ differ, tops ^ differ], out)
+
+    def encode_parted(self, parted: Parted) -> Buffer | None:
+        stored = self._framed(parted.tops, parted.rest.nbytes)
+        if stored is not None:
+            stored[: parted.rest.nbytes] = parted.rest
+        return stored
+
+    def decode_parted(self, stored: Buffer, count: int) -> Parted:
+        return Parted(_unframed(stored[count:], count), stored[:count])
+
+    def _framed(self, tops: Buffer, plain: int) -> Buffer | None:
+        """Room for `plain` bytes and behind it the frame of `tops`; None where that does not pay."""
+        frame = _contexts.compressor.compress(tops.data)
+        if plain + len(frame) >= self.pays * (plain + tops.nbytes):
+            return None
+        stored = np.empty(plain + len(frame), dtype=np.uint8)
+        stored[plain:] = np.frombuffer(frame, dtype=np.uint8)
+        return stored
 
 
 def _width(raw: Buffer, item_bytes: int) -> int:
@@ -100,20 +111,17 @@ def _width(raw: Buffer, item_bytes: int) -> int:
     return item_bytes if item_bytes in WORDS and raw.nbytes % item_bytes == 0 else 1
 
 
-def _differ(tops: Buffer, second: Buffer) -> Buffer:
-    """What exchanges the first bits of two bytes when it is added to both without carry."""
-    differ: Buffer = tops ^ second
-    differ &= np.uint8(0x80)
-    return differ
-
-
-def _decompressed(frame: bytes, count: int) -> bytes:
-    """The `count` bytes that `frame` holds; CorruptBlock, before any memory is taken, if it says otherwise."""
+def _unframed(stored: Buffer, count: int) -> Buffer:
+    """The `count` bytes that a frame holds; CorruptBlock, before any memory is taken, if it says otherwise."""
+    if count > MOST * stored.nbytes:
+        raise CorruptBlock("codec")
+    # one private copy: the decoder must not read bytes that change under it
+    frame = stored.tobytes()
     try:
         if zstandard.frame_content_size(frame) != count:
             raise CorruptBlock("codec")
         # nothing else says how much memory to take, and what comes back is as long as that, or an error
-        plain: bytes = _contexts.decompressor.decompress(frame, allow_extra_data=False)
+        tops: Buffer = np.frombuffer(_contexts.decompressor.decompress(frame, allow_extra_data=False), dtype=np.uint8)
     except (zstandard.ZstdError, MemoryError) as error:
         raise CorruptBlock("codec") from error
-    return plain
+    return tops

@@ -24,7 +24,8 @@ from cachestore.codecs.geometry import EXPONENTS, HEADER, Geometry
 from cachestore.errors import InvalidArgument
 from cachestore.seal import CorruptBlock
 
-_LARGEST = {"float32": 2.0**126, "bfloat16": 2.0**126, "float16": 2.0**14}
+LARGEST = {"float32": 2.0**126, "bfloat16": 2.0**126, "float16": 2.0**14}
+"""By dtype, the largest magnitude that a plane may hold."""
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -63,14 +64,14 @@ class Grouped(ABC):
         """The values that the arrays stand for, `[heads, tokens, head_dim]`."""
 
     def encode(self, raw: Buffer, plane: PlaneId) -> Buffer | None:
-        geometry = self._geometry(plane)
+        geometry = self.geometry(plane)
         length = HEADER.size + sum(self.sizes(geometry))
         if length >= raw.nbytes:
             return None
         values = widened(raw, geometry.dtype).reshape(geometry.shape)
         largest = float(max(values.max(), -values.min()))
         # a NaN compares false, too
-        if not largest <= _LARGEST[geometry.dtype]:
+        if not largest <= LARGEST[geometry.dtype]:
             return None
         # the largest value becomes less than 2¹⁵ units, so that no scale leaves the range of float16
         geometry = geometry._replace(exponent=max(frexp(largest)[1] - 15, EXPONENTS[0]))
@@ -97,7 +98,8 @@ class Grouped(ABC):
         with np.errstate(all="ignore"):
             narrow(self.restore(arrays, geometry).reshape(-1), out, geometry.dtype)
 
-    def _geometry(self, plane: PlaneId) -> Geometry:
+    def geometry(self, plane: PlaneId) -> Geometry:
+        """How a plane is cut, its exponent being 0. InvalidArgument if it is none of the codec's spec."""
         spec = self.spec
         if spec is None:
             raise InvalidArgument("this codec only decodes; to encode, make it from a spec with codec_for(spec)")

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import lz4.block
 import numpy as np
+from numpy.typing import NDArray
 
 from cachestore.block import Buffer, PlaneId
-from cachestore.codecs.base import check_pays
-from cachestore.codecs.shuffle import shuffle, unshuffle
+from cachestore.codecs.base import Parted, check_pays
+from cachestore.codecs.shuffle import shuffle, signs, unshuffle
 from cachestore.errors import ConfigError
 from cachestore.seal import CorruptBlock
 
@@ -46,22 +47,41 @@ class Lz4:
     def encode(self, raw: Buffer, plane: PlaneId) -> Buffer | None:
         if raw.nbytes > LONGEST:
             return None
-        rows = shuffle(raw, _width(raw, plane.item_bytes)).data
-        packed = lz4.block.compress(rows, mode="fast", acceleration=self.acceleration, store_size=False)
-        return np.frombuffer(packed, dtype=np.uint8) if len(packed) < self.pays * raw.nbytes else None
+        return self._compressed(shuffle(raw, _width(raw, plane.item_bytes)))
 
     def decode(self, stored: Buffer, out: Buffer, item_bytes: int) -> None:
-        if item_bytes < 1 or out.nbytes > LONGEST or out.nbytes > MOST * stored.nbytes:
+        if item_bytes < 1:
             raise CorruptBlock("codec")
-        try:
-            # one private copy: the decoder must not read bytes that change under it
-            plain = lz4.block.decompress(stored.tobytes(), uncompressed_size=out.nbytes)
-        except (lz4.block.LZ4BlockError, ValueError, MemoryError) as error:
-            raise CorruptBlock("codec") from error
-        if len(plain) != out.nbytes:
-            raise CorruptBlock("codec")
-        width = _width(out, item_bytes)
-        unshuffle(np.frombuffer(plain, dtype=np.uint8).reshape(width, -1), out)
+        rows = _decompressed(stored, out.nbytes)
+        unshuffle(rows.reshape(_width(out, item_bytes), -1), out)
+
+    def encode_parted(self, parted: Parted) -> Buffer | None:
+        if 2 * parted.tops.nbytes > LONGEST:
+            return None
+        return self._compressed(np.stack((parted.rest, parted.tops)) ^ signs(*parted))
+
+    def decode_parted(self, stored: Buffer, count: int) -> Parted:
+        low, high = _decompressed(stored, 2 * count).reshape(2, count)
+        differ = signs(high, low)
+        return Parted(high ^ differ, low ^ differ)
+
+    def _compressed(self, rows: NDArray[np.uint8]) -> Buffer | None:
+        packed = lz4.block.compress(rows.data, mode="fast", acceleration=self.acceleration, store_size=False)
+        return np.frombuffer(packed, dtype=np.uint8) if len(packed) < self.pays * rows.nbytes else None
+
+
+def _decompressed(stored: Buffer, nbytes: int) -> Buffer:
+    """The `nbytes` bytes that `stored` holds; CorruptBlock, before any memory is taken, if it cannot be so many."""
+    if nbytes > LONGEST or nbytes > MOST * stored.nbytes:
+        raise CorruptBlock("codec")
+    try:
+        # one private copy: the decoder must not read bytes that change under it
+        plain = lz4.block.decompress(stored.tobytes(), uncompressed_size=nbytes)
+    except (lz4.block.LZ4BlockError, ValueError, MemoryError) as error:
+        raise CorruptBlock("codec") from error
+    if len(plain) != nbytes:
+        raise CorruptBlock("codec")
+    return np.frombuffer(plain, dtype=np.uint8)
 
 
 def _width(raw: Buffer, item_bytes: int) -> int:

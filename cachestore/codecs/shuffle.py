@@ -35,6 +35,13 @@ def shuffle(raw: Buffer, width: int) -> NDArray[np.uint8]:
     return rows
 
 
+def signs(tops: Buffer, second: Buffer) -> Buffer:
+    """What makes the first bits of the two highest bytes change places when it is added to both without carry."""
+    differ: Buffer = tops ^ second
+    differ &= np.uint8(0x80)
+    return differ
+
+
 def unshuffle(rows: Sequence[Buffer] | NDArray[np.uint8], out: Buffer) -> None:
     """Fills `out` with elements made of one byte of each row, the first row being the lowest."""
     width = len(rows)

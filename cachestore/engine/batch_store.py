@@ -16,7 +16,7 @@ from cachestore.engine.batch_settings import BatchSettings
 from cachestore.engine.fetching import Fetching
 from cachestore.engine.runner import Runner
 from cachestore.engine.slot_put import SlotPut
-from cachestore.engine.store_jobs import Fetch, PagePut
+from cachestore.engine.store_jobs import Fetch, MemoryPut
 from cachestore.errors import CacheStoreError
 from cachestore.metrics import Counters
 from cachestore.store.base import PutStatus, Store
@@ -127,7 +127,7 @@ class BatchStore:
             return
         live.stored = end
         if live.slot_put is not None:
-            live.slot_put.commit(max(first, live.slot_put.first), min(end, len(live.slot_put.chain)))
+            live.slot_put.commit(first, min(end, len(live.slot_put.chain)))
             if end >= len(live.slot_put.chain):
                 self._end(live)
             return
@@ -140,9 +140,9 @@ class BatchStore:
             return
         self._share(pages)
         live.puts += 1
-        job = PagePut(
-            live.request.store, self._runner.spec, live.sequence.chain(), first,
-            [self._runner.memory.buffer(page) for page in pages], Deadline.after(self._settings.put_timeout),
+        job = MemoryPut(
+            live.request.store, self._runner.memory, live.sequence.chain(), first, pages,
+            Deadline.after(self._settings.put_timeout),
         )  # fmt: skip
         self._puts.run(job.run, partial(self._kept, live, pages, len(pages)))
 
@@ -170,19 +170,29 @@ class BatchStore:
             self._runner.release(live.sequence)
 
     def _open(self, live: BatchSequence) -> None:
-        """A put that follows the prompt slot by slot, once: what comes after a preemption is put block by block."""
+        """A put that follows the prompt slot by slot, once: what comes after a preemption is put block by block.
+
+        It begins with the blocks that are here already: the store may have let go of some since they were put.
+        """
         request, sequence = live.request, live.sequence
         first, whole = sequence.computed // self._size, live.prompt_tokens // self._size
         if not request.by_slot or request.store is None or live.followed:
             return
         live.followed = True
-        if first >= whole:
+        if not whole:
             live.begin()
             return
         keys, deadline = sequence.chain().first(whole), self._within(live, float("inf"))
-        live.slot_put = put = SlotPut(request.store, keys, first, self._runner.memory, deadline, live.begin)
+        live.slot_put = put = SlotPut(request.store, keys, self._runner.memory, deadline, live.begin)
         live.puts += 1
-        self._waits.run(put.run, partial(self._followed, live, put, whole - first))
+        if first:
+            pages = sequence.pages[: min(first, whole)]
+            self._share(pages)
+            put.held += pages
+            put.whole(pages)
+        self._waits.run(put.run, partial(self._followed, live, put, whole))
+        if first >= whole:
+            self._end(live)
 
     def _end(self, live: BatchSequence) -> None:
         if live.slot_put is not None:

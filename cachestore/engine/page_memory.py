@@ -4,6 +4,8 @@ So the bytes of a page are the planes of a block one behind the other: a store r
 takes them straight out of them. Within a page, K or V of one slot lie as `[kv_heads, block_tokens, head_dim]`.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import accumulate
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cachestore.block import ITEM_BYTES, BlockSpec, Buffer, Half
+from cachestore.errors import InvalidArgument
 from cachestore_kernels.method import Method
 
 
@@ -29,6 +32,8 @@ class Place:
 class PageMemory:
     """`pages` pages for the KV of `spec`, zeroed.
 
+    `in_place` says whether a store's read fills pages where they are, as it can in host memory.
+
     `kernels` says how pages are read in place: by fused kernels on CUDA where Triton is installed; None where torch
     gathers what is seen, which on a CPU is faster than their naive form.
     """
@@ -39,6 +44,7 @@ class PageMemory:
         self.block_tokens = spec.block_tokens
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
         self.device = device
+        self.in_place = device.type == "cpu"
         self.kernels: Method | None = "fused" if device.type == "cuda" and find_spec("triton") else None
         self._dims = [(slot.kv_heads, slot.key_dim, slot.value_dim) for slot in spec.slots]
         # all heads are whole rows, so that one gather of rows serves slots of different widths
@@ -58,8 +64,10 @@ class PageMemory:
         self._flat = torch.zeros(pages, first * self.row, dtype=self.dtype, device=device)
         self._rows = self._flat.view(pages * first, self.row)
         self._heads = [tuple(map(self._view, places)) for places in self._places]
-        ends = accumulate(plane.raw_bytes for plane in spec.planes())
-        self._starts = [0, *ends]
+        planes = spec.planes()
+        self._starts = [0, *accumulate(plane.raw_bytes for plane in planes)]
+        counts = Counter(plane.slot for plane in planes)
+        self._slots = [0, *accumulate(counts[slot] for slot in range(len(spec.slots)))]
 
     @staticmethod
     def page_bytes(spec: BlockSpec) -> int:
@@ -93,9 +101,24 @@ class PageMemory:
         self._flat[page] = 0
 
     def buffer(self, page: int) -> Buffer:
-        """The bytes of a page, in place: what a store's read fills and its put takes. Of host memory only."""
+        """The bytes of a page, in place: what a store's read fills and its put takes. InvalidArgument on a device."""
+        if self.device.type != "cpu":
+            raise InvalidArgument(f"a page on {self.device} has no bytes in host memory; use room and fill, or planes")
         data: Buffer = self._flat[page].view(torch.uint8).numpy()
         return data
+
+    def room(self, pages: Sequence[int]) -> list[Buffer]:
+        """Host memory of a page each for a store's read: the pages themselves, or what `fill` brings there."""
+        if self.in_place:
+            return [self.buffer(page) for page in pages]
+        # locked into memory, so that the device copies from it at its own speed
+        beside = torch.empty(len(pages), self._starts[-1], dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        return [row.numpy() for row in beside]
+
+    def fill(self, page: int, data: Buffer) -> None:
+        """Brings what a read left in memory of `room` into its page."""
+        if not self.in_place:
+            self._flat[page] = torch.from_numpy(data).view(self.dtype).to(self.device)
 
     def planes(self, page: int, first: int, last: int) -> Buffer:
         """The bytes of planes `first` up to, not including, `last` of a page; in place where that is host memory."""
@@ -103,6 +126,10 @@ class PageMemory:
         start, end = self._starts[first] // item, self._starts[last] // item
         data: Buffer = self._flat[page, start:end].cpu().view(torch.uint8).numpy()
         return data
+
+    def span(self, slots: range) -> tuple[int, int]:
+        """The planes of these slots: the first, and the one behind the last."""
+        return self._slots[slots.start], self._slots[slots.stop]
 
     def _view(self, place: Place) -> Tensor:
         start = place.first * self.row

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cachestore.block import BlockSpec
+from cachestore.block import BlockSpec, Buffer
 from cachestore.engine.ragged import Row
 from cachestore.errors import InvalidArgument
 from cachestore.hashing import Chain, Extras, chain, extend
@@ -24,6 +24,8 @@ class PagedSequence:
     pages: list[int] = field(default_factory=list)
     computed: int = 0
     named: int = 0
+    arriving: Sequence[Buffer] = ()
+    """Where a store's read puts the blocks that pages are reserved for."""
     _chain: Chain | None = None
 
     @property

@@ -106,8 +106,8 @@ class Runner:
             self._name(sequence)
         return Stepped([sequence for (sequence, _), end in zip(plan, ended, strict=True) if end], logits)
 
-    def reserve(self, sequence: PagedSequence, blocks: int) -> list[Buffer]:
-        """Takes pages for so many blocks behind the computed ones, for a store's read to fill: their bytes, in place.
+    def reserve(self, sequence: PagedSequence, blocks: int) -> Sequence[Buffer]:
+        """Takes pages for so many blocks behind the computed ones, and host memory for a store's read to fill.
 
         Overloaded if there are too few. InvalidArgument if blocks do not fit there. `accept` says how many came.
         """
@@ -115,11 +115,16 @@ class Runner:
         if sequence.computed % self.spec.block_tokens or len(sequence.pages) != first:
             raise InvalidArgument(f"no block can follow at position {sequence.computed}: the block before is not full")
         sequence.pages += self.pool.take(blocks)
-        return [self.memory.buffer(page) for page in sequence.pages[first:]]
+        sequence.arriving = self.memory.room(sequence.pages[first:])
+        return sequence.arriving
 
     def accept(self, sequence: PagedSequence, blocks: int) -> None:
         """The first `blocks` reserved blocks are filled; pages of those that did not come are given back."""
-        end = sequence.computed // self.spec.block_tokens + blocks
+        first = sequence.computed // self.spec.block_tokens
+        end = first + blocks
+        for page, data in zip(sequence.pages[first:end], sequence.arriving, strict=False):
+            self.memory.fill(page, data)
+        sequence.arriving = ()
         left = sequence.pages[end:]
         del sequence.pages[end:]
         self.pool.release(left)

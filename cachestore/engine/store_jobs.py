@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cachestore.block import BlockSpec, Buffer
+from cachestore.codecs.lossy import codec_for
 from cachestore.deadline import Deadline
 from cachestore.engine.fetching import Fetching, Segment
+from cachestore.engine.page_memory import PageMemory
+from cachestore.engine.page_writing import write_pages
 from cachestore.errors import CacheStoreError
 from cachestore.hashing import Chain
-from cachestore.store.base import BlockPlan, Purpose, PutStatus, Store
+from cachestore.store.base import BlockPlan, Purpose, Put, PutStatus, Store
 
 SLICE = 0.15
 """Seconds of one wait for blocks that are being written: so late may a read learn that nobody wants it any more."""
@@ -127,14 +130,42 @@ class PagePut:
 
     def run(self) -> list[PutStatus]:
         """What became of each block."""
-        self.deadline.check("waiting for a thread to put blocks")
-        keys, planes = self.chain.keys[self.first : self.first + len(self.pages)], self.spec.planes()
-        plans = [BlockPlan(key, self.spec.block_tokens, planes) for key in keys]
+        keys = self.chain.keys[self.first : self.first + len(self.pages)]
         after = self.chain.keys[self.first - 1] if self.first else None
-        timeout = max(self.deadline.remaining(), 1e-3)
-        with self.store.put(self.chain.fingerprint, plans, after=after, timeout=timeout) as put:
+        with _opened(self.store, self.spec, self.chain.fingerprint, keys, after, self.deadline) as put:
             for number, page in enumerate(self.pages):
                 if put.answers[number].status is PutStatus.WANTED:
                     put.write(number, 0, page)
             put.commit()
             return [answer.status for answer in put.answers]
+
+
+@dataclass(eq=False)
+class MemoryPut:
+    """Does the same with pages of the engine's memory, on whichever device that is."""
+
+    store: Store
+    memory: PageMemory
+    chain: Chain
+    first: int
+    pages: Sequence[int]
+    deadline: Deadline
+
+    def run(self) -> list[PutStatus]:
+        """What became of each block."""
+        spec, keys = self.memory.spec, self.chain.keys[self.first : self.first + len(self.pages)]
+        after = self.chain.keys[self.first - 1] if self.first else None
+        with _opened(self.store, spec, self.chain.fingerprint, keys, after, self.deadline) as put:
+            write_pages(put, self.memory, range(len(spec.slots)), 0, self.pages)
+            put.commit()
+            return [answer.status for answer in put.answers]
+
+
+def _opened(
+    store: Store, spec: BlockSpec, fingerprint: bytes, keys: Sequence[bytes], after: bytes | None, deadline: Deadline
+) -> Put:
+    deadline.check("waiting for a thread to put blocks")
+    planes = spec.planes()
+    plans = [BlockPlan(key, spec.block_tokens, planes) for key in keys]
+    timeout = max(deadline.remaining(), 1e-3)
+    return store.put(fingerprint, plans, after=after, timeout=timeout, codec=codec_for(spec))

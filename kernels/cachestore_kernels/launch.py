@@ -16,6 +16,7 @@ Settings = Mapping[str, int]
 DEFAULTS: Final[Mapping[str, Settings]] = {
     "paged": {"tile_bytes": 8192, "num_warps": 4},
     "quant": {"value_rows": 64, "num_warps": 4},
+    "quant.peaks": {"tile_bytes": 8192, "num_warps": 4},
     "shuffle.split": {"tile_bytes": 8192, "num_warps": 4},
     "shuffle.pack": {"num_warps": 8},
     "rope": {"tile_bytes": 4096, "num_warps": 4},

@@ -81,6 +81,28 @@ def test_a_prompt_travels_slot_by_slot(
         assert begun(again) == 192
 
 
+@pytest.mark.parametrize("lost", [0, 4])
+@pytest.mark.parametrize("more", [0, 40])
+def test_what_the_store_has_lost_is_put_again(
+    lost: int, more: int, model: PagedModel, other: PagedModel, model_dir: Directory, store: Store
+) -> None:
+    """Also blocks that the engine need not compute, since they are in its pages still."""
+    tokens = prompt(100)
+    longer, keys = [*tokens, *prompt(more, 2)], chain(model.spec, tokens)
+    with serving(model) as prefill:
+        ended(prefill.submit(request(tokens, 1, store=store, by_slot=True, settle=True)))
+        assert store.lookup(keys).ready == 6
+        store.delete(keys.behind(lost))
+        assert store.lookup(keys).ready == lost
+        _, usage = ended(prefill.submit(request(longer, 1, store=store, by_slot=True, settle=True)))
+        assert usage.reused == {"engine": 96} and figure(prefill, "pages_referenced") == 0
+    whole = len(longer) // SIZE
+    assert store.lookup(chain(model.spec, longer)).ready == whole
+    with serving(other) as decode:
+        made, usage = ended(decode.submit(request(longer, 12, store=store)))
+    assert made == alone(model_dir("llama"), longer) and usage.reused == {"cpu": whole * SIZE}
+
+
 @pytest.mark.parametrize("length", [64, 70])
 @pytest.mark.parametrize("told", [True, False])
 def test_with_all_blocks_here_the_first_token_is_waited_for(

@@ -163,6 +163,8 @@ def test_with_equal_chunks_a_warm_start_is_equal_bit_for_bit(name: str, model_di
     wanted = in_blocks(first, cold)
     for count in range(1, 10):
         second = Runner(model, 12)
+        # as on a device: read beside the pages, and brought there
+        second.memory.in_place = count % 2 == 0
         warm = second.start(tokens)
         for into, page in zip(second.reserve(warm, count), cold.pages, strict=False):
             into[:] = first.memory.buffer(page)

@@ -32,6 +32,7 @@ def move(dim: int, dtype: torch.dtype) -> None:
 
 def quantise(form: Form, dim: int, dtype: torch.dtype) -> None:
     keys, values = pools(dim, dtype, tokens=32)
+    quant.peaks(keys, values, PAGES)
     codes = quant.gather_quantised(keys, values, PAGES, form=form)
     quant.scatter_dequantised(codes, keys, values, PAGES)
 

@@ -20,5 +20,17 @@ def test_every_group_of_rows_runs(tmp_path: Path) -> None:
     assert found["skipped"] == {}
     assert "passed" in found["tests"] and "failed" not in found["tests"]
     names = {row["id"].partition(".")[0] for row in found["rows"]}
-    assert names == {"device", "gather", "scatter", "quant", "shuffle", "rope", "checksum", "decode", "prefill"}
+    assert names == {
+        "device",
+        "gather",
+        "scatter",
+        "quant",
+        "peaks",
+        "shuffle",
+        "rope",
+        "checksum",
+        "decode",
+        "prefill",
+    }
+    assert all(bar["figures"] and bar["worst"] is not None for bar in found["bars"])
     assert "decode.prefetch.best" in (tmp_path / "kernels.txt").read_text()

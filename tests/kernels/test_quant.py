@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from cachestore_kernels.quant import FORMS, GROUPS, Form, Quantised, gather_quantised, scatter_dequantised
+from cachestore_kernels.quant import FORMS, GROUPS, Form, Quantised, gather_quantised, peaks, scatter_dequantised
 
 INTEGERS = {2: torch.int16, 4: torch.int32}
 
@@ -78,6 +78,16 @@ def test_fused_equals_naive(case: Case, device: str, poisoned_memory: None) -> N
     for back, method in zip(backs, ("naive", "fused"), strict=True):
         scatter_dequantised(one, back[:2], back[2:], pages, range(1, 3), exponents=exponents, method=method)
     assert all(torch.equal(bits(a), bits(b)) for a, b in zip(*backs, strict=True))
+
+
+@pytest.mark.parametrize("case", [FAST[0], FAST[3], Case(dtype=torch.bfloat16, dim=24)], ids=str)
+def test_peaks_are_the_largest_magnitudes(case: Case, device: str, poisoned_memory: None) -> None:
+    made = pools(case, device)
+    pages = torch.tensor([2, 0, 4, 1, 5, 3], device=device).view(-1, case.each)
+    where = made[:2], made[2:], pages, range(1, 3)
+    naive, fused = (peaks(*where, method=method) for method in ("naive", "fused"))
+    assert torch.equal(bits(naive), bits(fused))
+    assert naive[0, 0, 0].isnan() and naive[~naive.isnan()].max() < 20 and (naive[:, 0, 1] < 1e-4).all()
 
 
 def test_groups_come_back_near_and_whole() -> None:

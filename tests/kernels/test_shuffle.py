@@ -153,12 +153,16 @@ def test_a_quarter_less_for_what_models_make() -> None:
 POOL, PAGE = [torch.zeros(2, 2, 16, 24).half()], torch.tensor([0])
 
 
+LONG = torch.zeros(1, 1, 1, 576).half()
+
+
 @pytest.mark.parametrize(
     ("kind", "message", "arguments"),
     [
         (ValueError, "width: 1 to 7", dict(width=8)),
         (ValueError, "room: 1 to 768", dict(room=0)),
         (ValueError, "out: made for width 6", dict(width=3, out=gather_packed(POOL, POOL, PAGE))),
+        (ValueError, "up to 512 channels", dict(keys=[LONG], values=[LONG])),
         (TypeError, r"keys\[0\]: float16 or bfloat16", dict(keys=[POOL[0].float()], values=[POOL[0].float()])),
     ],
 )

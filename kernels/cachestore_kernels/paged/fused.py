@@ -4,8 +4,9 @@ A program moves one tile of rows of one block: K or V of one slot, a row being o
 are separate allocations, so their addresses travel as an int64 table.
 """
 
+from collections.abc import Sequence
 from math import gcd
-from typing import Final
+from typing import Any, Final
 
 import torch
 import triton
@@ -34,36 +35,53 @@ def scatter(blocks: torch.Tensor, pools: Pools) -> None:
 
 
 def _launch(pools: Pools, blocks: torch.Tensor, *, into_pages: bool) -> None:
+    integers = blocks.view(INTEGERS[pools.dtype.itemsize])
+    over_rows(_move, "paged", pools, (integers,), (blocks,), INTO_PAGES=into_pages)
+
+
+def over_rows(
+    kernel: Any, operation: str, pools: Pools, tensors: Sequence[torch.Tensor], wide: Sequence[torch.Tensor] = (),
+    **constants: object,
+) -> None:  # fmt: skip
+    """Launch `kernel` with a program for each tile of rows of one block of K or V of one slot.
+
+    tensors: what it takes between `pages` and `page_count`. wide: those of them that it reads or writes with the
+    pools' step. constants: what it takes before `STEP`. `operation` names its settings.
+    """
     count, slots, _, heads, tokens, head_dim = pools.blocks_shape
     if count == 0:
         return
     first = pools.keys[0]
-    size = pools.dtype.itemsize
-    planes, strides, step = reach(pools, blocks)
-    settings = launch("paged", pools.device)
-    width = triton.next_power_of_2(head_dim)
-    rows = max(1, settings["tile_bytes"] // (width * size))
-    tiles = triton.cdiv(heads * tokens, rows)
+    planes, strides, step = reach(pools, *wide)
+    rows, tiles = tiling(pools, operation)
     # Triton launches on the current device, which need not be the tensors'
-    with torch.cuda.device(blocks.get_device()):
-        _move[(count * tiles, 2 * slots)](
+    with torch.cuda.device(first.get_device()):
+        kernel[(count * tiles, 2 * slots)](
             planes,
             pools.pages,
-            blocks.view(INTEGERS[size]),
+            *tensors,
             first.shape[0],
             heads * tokens,
             tiles,
             tokens // first.shape[2],
             *strides,
-            INTO_PAGES=into_pages,
+            **constants,
             STEP=step,
             TOKENS=first.shape[2],
             HEAD_DIM=head_dim,
             ROWS=rows,
-            WIDTH=width,
-            num_warps=settings["num_warps"],
+            WIDTH=triton.next_power_of_2(head_dim),
+            num_warps=launch(operation, pools.device)["num_warps"],
             enable_fp_fusion=False,
         )
+
+
+def tiling(pools: Pools, operation: str) -> tuple[int, int]:
+    """How many rows a program of `over_rows` takes, and how many programs a plane."""
+    _, _, _, heads, tokens, head_dim = pools.blocks_shape
+    row_bytes = triton.next_power_of_2(head_dim) * pools.dtype.itemsize
+    rows = max(1, launch(operation, pools.device)["tile_bytes"] // row_bytes)
+    return rows, triton.cdiv(heads * tokens, rows)
 
 
 def reach(pools: Pools, *others: torch.Tensor) -> tuple[torch.Tensor, list[int], int]:

@@ -19,11 +19,12 @@ from cachestore_kernels.quant.forms import (
     Form,
     Quantised,
     check_exponents,
+    check_pools_float,
     check_quantised,
     new,
 )
 
-__all__ = ["FORMS", "GROUPS", "Form", "Quantised", "gather_quantised", "scatter_dequantised"]
+__all__ = ["FORMS", "GROUPS", "Form", "Quantised", "gather_quantised", "peaks", "scatter_dequantised"]
 
 
 def gather_quantised(
@@ -42,8 +43,8 @@ def gather_quantised(
 
     keys, values, pages, heads, method: as for `cachestore_kernels.paged.gather`; float16, bfloat16 or float32.
     form, group: which codes, and how many elements share a scale (32, 64 or 128).
-    exponents: int32 `[blocks, slots, 2]`, the units of each plane as powers of two; zeros by default. Scales are
-        float16 in these units, so that planes of any magnitude fit.
+    exponents: int32 `[blocks, slots, 2]`, the units of each plane as powers of two, -126 to 127; zeros by default.
+        Scales are float16 in these units, so that planes of any magnitude fit: `peaks` says of which they are.
     out: where to write; new by default.
 
     A scale is rounded up and a zero down, so that codes span their group: an integer comes back within half a scale
@@ -60,6 +61,27 @@ def gather_quantised(
     if (out.form, out.group) != (form, group):
         raise ValueError(f"out: made for {out.form}, group {out.group}; {form}, group {group} was asked for")
     choose(__name__, pools.device, method).gather(pools, out, check_exponents(exponents, pools))
+    return out
+
+
+def peaks(
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    pages: torch.Tensor,
+    heads: slice | range = slice(None),
+    *,
+    method: Method | None = None,
+) -> torch.Tensor:
+    """The largest magnitude of each plane: float32 `[blocks, slots, 2]`, NaN for one that holds a NaN.
+
+    keys, values, pages, heads, method: as for `gather_quantised`.
+
+    Raises TypeError for a wrong dtype or kind of argument, ValueError for any other wrong argument.
+    """
+    pools = check_pools(keys, values, pages, heads)
+    check_pools_float(pools)
+    out = torch.empty(pools.blocks_shape[:3], device=pools.device)
+    choose(__name__, pools.device, method).peaks(pools, out)
     return out
 
 

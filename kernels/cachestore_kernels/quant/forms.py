@@ -109,4 +109,5 @@ def check_exponents(exponents: torch.Tensor | None, pools: Pools) -> torch.Tenso
         raise TypeError(f"exponents: int32 is needed, not {exponents.dtype}")
     if tuple(exponents.shape) != shape or exponents.device != pools.device:
         raise ValueError(f"exponents: {list(shape)} on {pools.device} is needed, not {list(exponents.shape)}")
-    return torch.ldexp(torch.ones(shape, device=pools.device), exponents)
+    # made of bits: a power that a device computes may be off by one
+    return (exponents.clamp(-126, 127) + 127 << 23).view(torch.float32)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from cachestore_kernels.launch import launch
-from cachestore_kernels.paged.fused import locate, reach
+from cachestore_kernels.paged.fused import locate, over_rows, reach, tiling
 from cachestore_kernels.paged.pools import Pools
 from cachestore_kernels.quant.forms import LARGEST, LIMIT, Quantised
 
@@ -23,6 +23,14 @@ INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 def gather(pools: Pools, out: Quantised, units: torch.Tensor) -> None:
     """Fill `out`; `units` `[blocks, slots, 2]` is what one unit is worth."""
     _launch(pools, out, units, into_pages=False)
+
+
+def peaks(pools: Pools, out: torch.Tensor) -> None:
+    """Fill `out` `[blocks, slots, 2]`; a page outside the pools counts as zeros."""
+    tiles = tiling(pools, "quant.peaks")[1]
+    found = torch.empty(*out.shape, tiles, dtype=torch.int32, device=pools.device)
+    over_rows(_peak, "quant.peaks", pools, (pools.keys[0], found))
+    out.copy_(found.amax(3).view(torch.float32))
 
 
 def scatter(quantised: Quantised, pools: Pools, units: torch.Tensor) -> None:
@@ -72,6 +80,40 @@ def _launch(pools: Pools, quantised: Quantised, units: torch.Tensor, *, into_pag
                 num_warps=settings["num_warps"],
                 enable_fp_fusion=False,
             )
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _peak(
+    planes: tl.tensor,  # [slots * 2] addresses
+    pages: tl.tensor,  # [blocks, pages of a block]
+    like: tl.tensor,  # a pool, for its element type
+    found: tl.tensor,  # [blocks, slots * 2, tiles]
+    page_count: tl.tensor,
+    rows: tl.tensor,
+    tiles: tl.tensor,
+    each: tl.tensor,  # pages of a block
+    page_stride: tl.tensor,
+    head_stride: tl.tensor,
+    token_stride: tl.tensor,
+    STEP: tl.constexpr,
+    TOKENS: tl.constexpr,  # of a page
+    HEAD_DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
+    block, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    plane = tl.program_id(1)
+    row = tile * ROWS + tl.arange(0, ROWS)  # [ROWS]
+    dim = tl.arange(0, WIDTH)[None, :]
+    at, inside = locate(
+        planes, plane, pages, page_count, block, each, row // (TOKENS * each), row % (TOKENS * each),
+        page_stride, head_stride, token_stride, STEP, TOKENS, like.dtype.element_ty,
+    )  # fmt: skip
+    mask = (inside & (row < rows))[:, None] & (dim < HEAD_DIM)
+    value = tl.load(at[:, None] + dim, mask=mask, other=0).to(tl.float32)
+    # magnitudes are in the order of their bits, infinity and then NaN last
+    size = value.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    tl.store(found + (block.to(tl.int64) * tl.num_programs(1) + plane) * tiles + tile, tl.max(tl.max(size, 1), 0))
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -28,6 +28,13 @@ def gather(pools: Pools, out: Quantised, units: torch.Tensor) -> None:
         out.codes[:, :, side] = codes[..., ::2] | codes[..., 1::2] << 4 if out.form == "int4" else codes
 
 
+def peaks(pools: Pools, out: torch.Tensor) -> None:
+    """Fill `out` `[blocks, slots, 2]`."""
+    blocks = torch.empty(pools.blocks_shape, dtype=pools.dtype, device=pools.device)
+    naive.gather(pools, blocks)
+    out.copy_(blocks.abs().flatten(3).amax(3))
+
+
 def scatter(quantised: Quantised, pools: Pools, units: torch.Tensor) -> None:
     """Write what `quantised` stands for into its pages."""
     blocks = torch.empty(pools.blocks_shape, dtype=pools.dtype, device=pools.device)

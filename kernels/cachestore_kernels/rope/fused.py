@@ -6,8 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from cachestore_kernels.launch import launch
-from cachestore_kernels.paged.fused import locate, reach
+from cachestore_kernels.paged.fused import locate, over_rows
 from cachestore_kernels.paged.pools import Pools
 from cachestore_kernels.rope.turns import Turns
 
@@ -17,38 +16,15 @@ INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 
 def scatter(blocks: torch.Tensor, pools: Pools, turns: Turns) -> None:
     """Write `blocks` into their pages, keys turned; pages outside the pools are skipped."""
-    count, slots, _, heads, tokens, head_dim = pools.blocks_shape
-    if count == 0:
-        return
-    first = pools.keys[0]
-    planes, strides, step = reach(pools, blocks)
-    width = triton.next_power_of_2(head_dim)
-    settings = launch("rope", pools.device)
-    rows = max(1, settings["tile_bytes"] // (width * pools.dtype.itemsize))
-    tiles = triton.cdiv(heads * tokens, rows)
-    with torch.cuda.device(blocks.get_device()):
-        _turn[(count * tiles, 2 * slots)](
-            planes,
-            pools.pages,
-            blocks,
-            turns.cosines,
-            turns.sines,
-            turns.still,
-            first.shape[0],
-            heads * tokens,
-            tiles,
-            tokens // first.shape[2],
-            *strides,
-            INTERLEAVED=turns.interleaved,
-            PAIRS=turns.pairs,
-            STEP=step,
-            TOKENS=first.shape[2],
-            HEAD_DIM=head_dim,
-            ROWS=rows,
-            WIDTH=width,
-            num_warps=settings["num_warps"],
-            enable_fp_fusion=False,
-        )
+    over_rows(
+        _turn,
+        "rope",
+        pools,
+        (blocks, turns.cosines, turns.sines, turns.still),
+        (blocks,),
+        INTERLEAVED=turns.interleaved,
+        PAIRS=turns.pairs,
+    )
 
 
 @triton.jit  # type: ignore[untyped-decorator]

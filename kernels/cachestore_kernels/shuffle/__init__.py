@@ -1,12 +1,12 @@
 """How are the bits of KV that can be foretold parted from those that cannot? Without loss, between pages and blocks.
 
 Of a float only the exponent can be foretold; sign and mantissa are noise. `gather_split` gives each their byte: what a
-coder of entropy takes. `gather_packed` goes on
-without a host: channels of keys and values keep their magnitude from token to token, so an exponent is written in a few
-bits as its distance below the largest of its channel, and those few that lie farther below are written beside. Both
-work in one pass over the pages.
+coder of entropy on the host takes. `gather_packed` goes on without a host: channels of keys and values keep their
+magnitude from token to token, so an exponent is written in a few bits as its distance below the largest of its channel,
+and those few that lie farther below are written beside. Both work in one pass over the pages.
 
-The byte called exponent is that of a bfloat16, and the exponent with three bits of mantissa of a float16.
+The byte called exponent is that of a bfloat16, and the exponent with three bits of mantissa of a float16; split, its
+last bit comes first, so that only the sign has changed places.
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,9 @@ GROUP = 32
 WIDEST = 7
 """Bits of a code: with eight nothing would be won."""
 
+LONGEST = 512
+"""Channels of a group that a program can hold: eight bytes an element, in 227 KiB of an H200's shared memory."""
+
 _WIDTHS = {torch.bfloat16: 3, torch.float16: 6}
 """Enough for seven binary orders of magnitude of a channel, which leaves a few of a hundred elements to escape."""
 
@@ -20,7 +23,8 @@ class Split(NamedTuple):
     """Two bytes of each element, apart."""
 
     exponents: torch.Tensor
-    """uint8 `[blocks, slots, 2, heads, tokens, head_dim]`: bits 14 to 7."""
+    """uint8 `[blocks, slots, 2, heads, tokens, head_dim]`: bit 7, then bits 14 to 8; so bits 15 and 7 have
+    changed places."""
     mantissas: torch.Tensor
     """Of the same shape: the sign, then bits 6 to 0."""
 
@@ -92,6 +96,8 @@ def _parts(pools: Pools, width: int, room: int) -> list[tuple[str, tuple[int, ..
     if not 1 <= width <= WIDEST:
         raise ValueError(f"width: 1 to {WIDEST} bits, not {width}")
     *planes, tokens, head_dim = pools.blocks_shape
+    if head_dim > LONGEST:
+        raise ValueError(f"keys[0]: up to {LONGEST} channels can be packed, not {head_dim}; split them")
     groups = -(-tokens // GROUP)
     # no more can escape, and the kernel's tile of them is a power of two that Triton must be able to hold
     if not 1 <= room <= GROUP * head_dim:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from cachestore_kernels.launch import launch
-from cachestore_kernels.paged.fused import locate, reach
+from cachestore_kernels.paged.fused import locate, over_rows, reach
 from cachestore_kernels.paged.pools import Pools
 from cachestore_kernels.shuffle.forms import GROUP, Packed, Split
 
@@ -21,56 +21,25 @@ INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 
 def gather_split(pools: Pools, out: Split) -> None:
     """Fill `out`; zeros where a page lies outside the pools."""
-    _launch_split(pools, out, into_pages=False)
+    over_rows(_split, "shuffle.split", pools, out, INTO_PAGES=False)
 
 
 def scatter_split(split: Split, pools: Pools) -> None:
     """Write what `split` holds into its pages; pages outside the pools are skipped."""
-    _launch_split(pools, split, into_pages=True)
+    over_rows(_split, "shuffle.split", pools, split, INTO_PAGES=True)
 
 
 def gather_packed(pools: Pools, out: Packed) -> None:
     """Fill `out`; a page outside the pools counts as zeros."""
-    _launch_packing(pools, out, into_pages=False)
+    _launch(pools, out, into_pages=False)
 
 
 def scatter_packed(packed: Packed, pools: Pools) -> None:
     """Write what `packed` holds into its pages, but for groups that cannot be had back and pages outside the pools."""
-    _launch_packing(pools, packed, into_pages=True)
+    _launch(pools, packed, into_pages=True)
 
 
-def _launch_split(pools: Pools, split: Split, *, into_pages: bool) -> None:
-    count, slots, _, heads, tokens, head_dim = pools.blocks_shape
-    if count == 0:
-        return
-    first = pools.keys[0]
-    planes, strides, step = reach(pools)
-    settings = launch("shuffle.split", pools.device)
-    width = triton.next_power_of_2(head_dim)
-    rows = max(1, settings["tile_bytes"] // (width * pools.dtype.itemsize))
-    tiles = triton.cdiv(heads * tokens, rows)
-    with torch.cuda.device(first.get_device()):
-        _split[(count * tiles, 2 * slots)](
-            planes,
-            pools.pages,
-            *split,
-            first.shape[0],
-            heads * tokens,
-            tiles,
-            tokens // first.shape[2],
-            *strides,
-            INTO_PAGES=into_pages,
-            STEP=step,
-            PAGE_TOKENS=first.shape[2],
-            HEAD_DIM=head_dim,
-            ROWS=rows,
-            WIDTH=width,
-            num_warps=settings["num_warps"],
-            enable_fp_fusion=False,
-        )
-
-
-def _launch_packing(pools: Pools, packed: Packed, *, into_pages: bool) -> None:
+def _launch(pools: Pools, packed: Packed, *, into_pages: bool) -> None:
     count, slots, _, heads, tokens, head_dim = pools.blocks_shape
     if count == 0:
         return
@@ -116,7 +85,7 @@ def _split(
     token_stride: tl.tensor,
     INTO_PAGES: tl.constexpr,
     STEP: tl.constexpr,
-    PAGE_TOKENS: tl.constexpr,
+    TOKENS: tl.constexpr,  # of a page
     HEAD_DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -125,21 +94,22 @@ def _split(
     plane = tl.program_id(1)
     row = (tl.program_id(0) % tiles) * ROWS + tl.arange(0, ROWS)  # [ROWS]
     dim = tl.arange(0, WIDTH)[None, :]
-    head, token = row // (PAGE_TOKENS * each), row % (PAGE_TOKENS * each)
+    head, token = row // (TOKENS * each), row % (TOKENS * each)
     at, inside = locate(
         planes, plane, pages, page_count, block, each, head, token,
-        page_stride, head_stride, token_stride, STEP, PAGE_TOKENS, tl.int16,
+        page_stride, head_stride, token_stride, STEP, TOKENS, tl.int16,
     )  # fmt: skip
     in_page = at[:, None] + dim  # [ROWS, WIDTH]
     in_block = ((block.to(tl.int64) * tl.num_programs(1) + plane) * rows + row)[:, None] * HEAD_DIM + dim
     page_mask = (inside & (row < rows))[:, None] & (dim < HEAD_DIM)
     if INTO_PAGES:
         exponent = tl.load(exponents + in_block, mask=page_mask, other=0)
+        exponent = (exponent << 1) | (exponent >> 7)
         tl.store(in_page, _joined(exponent, tl.load(mantissas + in_block, mask=page_mask, other=0)), mask=page_mask)
     else:
         block_mask = (row < rows)[:, None] & (dim < HEAD_DIM)
         exponent, mantissa = _parted(tl.load(in_page, mask=page_mask, other=0))
-        tl.store(exponents + in_block, exponent, mask=block_mask)
+        tl.store(exponents + in_block, (exponent >> 1) | (exponent << 7), mask=block_mask)
         tl.store(mantissas + in_block, mantissa, mask=block_mask)
 
 

@@ -12,14 +12,14 @@ def gather_split(pools: Pools, out: Split) -> None:
     blocks = torch.empty(pools.blocks_shape, dtype=pools.dtype, device=pools.device)
     naive.gather(pools, blocks)
     bits = blocks.view(torch.int16)
-    out.exponents.copy_(bits >> 7 & 0xFF)
+    out.exponents.copy_(bits & 0x80 | bits >> 8 & 0x7F)
     out.mantissas.copy_(bits >> 8 & 0x80 | bits & 0x7F)
 
 
 def scatter_split(split: Split, pools: Pools) -> None:
     """Write what `split` holds into its pages; ValueError for a page outside the pools or repeated."""
     exponents, mantissas = split.exponents.to(torch.int16), split.mantissas.to(torch.int16)
-    bits = (mantissas & 0x80) << 8 | exponents << 7 | mantissas & 0x7F
+    bits = (mantissas & 0x80) << 8 | (exponents & 0x7F) << 8 | exponents & 0x80 | mantissas & 0x7F
     naive.scatter(bits.view(pools.dtype), pools)
 
 
@@ -28,7 +28,8 @@ def gather_packed(pools: Pools, out: Packed) -> None:
     split = Split(torch.empty_like(out.mantissas), out.mantissas)
     gather_split(pools, split)
     last, room = (1 << out.width) - 1, out.escapes.shape[-1]
-    for number, exponents in enumerate(torch.split(split.exponents, GROUP, 4)):  # [..., tokens of the group, head_dim]
+    whole = split.exponents << 1 | split.exponents >> 7
+    for number, exponents in enumerate(torch.split(whole, GROUP, 4)):  # [..., tokens of the group, head_dim]
         tops = exponents.amax(4, keepdim=True)
         out.tops[..., number, :] = tops[..., 0, :]
         codes = (tops - exponents).clamp(max=last)
@@ -54,7 +55,7 @@ def scatter_packed(packed: Packed, pools: Pools) -> None:
         escapes = torch.nn.functional.pad(packed.escapes[..., number, :], (0, 1))
         near = packed.tops[..., number, None, :] - codes
         group.copy_(torch.where(codes == last, escapes.gather(-1, rank).view(group.shape), near))
-    scatter_split(Split(exponents, packed.mantissas), pools)
+    scatter_split(Split(exponents >> 1 | exponents << 7, packed.mantissas), pools)
 
 
 def _ranked(escaped: torch.Tensor, room: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,88 @@
+"""Pages put as they lie on their device, coded there: what is read back is what the host's codec stores."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cachestore.block import BlockSpec, Buffer, Slot
+from cachestore.codecs import create
+from cachestore.deadline import Deadline
+from cachestore.engine.page_memory import PageMemory
+from cachestore.engine.slot_put import SlotPut
+from cachestore.engine.store_jobs import MemoryPut
+from cachestore.eviction.lru import Lru
+from cachestore.hashing import chain
+from cachestore.store.base import PutStatus, Store
+from cachestore.store.tiered import TieredStore
+from cachestore.tiers.cpu import Cpu
+from cachestore_kernels.method import Method
+from tests.kernels.conftest import interpreting
+
+SPEC = BlockSpec("m", "r", "float16", (Slot(2, 32, 32), Slot(2, 32, 24)), 2, block_tokens=8)
+TOKENS = range(3 * 8)
+
+
+class Watched(PageMemory):
+    """Gives raw bytes to the host only where no kernel codes them."""
+
+    def planes(self, page: int, first: int, last: int) -> Buffer:
+        assert self.kernels is None
+        return super().planes(page, first, last)
+
+
+@pytest.fixture(scope="module", params=["naive", pytest.param("fused", marks=pytest.mark.slow)])
+def method(request: pytest.FixtureRequest) -> Iterator[Method]:
+    with interpreting():
+        yield request.param
+
+
+@pytest.fixture
+def tiered() -> Iterator[TieredStore]:
+    with TieredStore(Cpu(16 << 20).start(), (), create("entropy"), Lru()) as store:
+        yield store
+
+
+def in_one(store: Store, memory: PageMemory) -> list[PutStatus]:
+    keys = chain(memory.spec, TOKENS)
+    return MemoryPut(store, memory, keys, 0, [2, 0, 3], Deadline.after(20.0)).run()
+
+
+def by_slot(store: Store, memory: PageMemory) -> list[PutStatus]:
+    put = SlotPut(store, chain(memory.spec, TOKENS), memory, Deadline.after(20.0), lambda: None)
+    put.whole([2])
+    for slot in range(len(memory.spec.slots)):
+        put.write(slot, 1, [0, 3])
+    put.commit(1, 3)
+    put.end()
+    return put.run()
+
+
+def read(store: Store, spec: BlockSpec) -> list[Buffer]:
+    with store.read(chain(spec, TOKENS)) as reading:
+        return [np.concatenate(loaded.block.data) for loaded in reading]
+
+
+@pytest.mark.parametrize("put", [in_one, by_slot])
+@pytest.mark.parametrize("recipe", ["", "quantisation=int8,group=32"])
+def test_readers_get_what_the_hosts_codec_gives(
+    put: Callable[[Store, PageMemory], list[PutStatus]], recipe: str, method: Method, tiered: TieredStore
+) -> None:
+    spec = replace(SPEC, recipe=recipe)
+    memory = Watched(spec, 4, torch.device("cpu"))
+    random = np.random.default_rng(3)
+    for page in range(4):
+        values = random.standard_normal(memory.page_bytes(spec) // 2).astype(np.float16)
+        memory.buffer(page)[:] = values.view(np.uint8)
+    found = []
+    for name, kernels in (("host", None), ("device", method)):
+        memory.kernels = kernels
+        store = tiered.namespace(name)
+        assert put(store, memory) == [PutStatus.STORED] * 3
+        found.append(read(store, spec))
+    for host, device in zip(*found, strict=True):
+        assert np.array_equal(host, device)
+    exact = [np.array_equal(block, memory.buffer(page)) for block, page in zip(found[0], [2, 0, 3], strict=True)]
+    assert exact == [not recipe] * 3
