@@ -25,8 +25,8 @@ test: $(STAMP)
 	$(BIN)/pytest -n 3 --dist loadfile -m "not slow and not gpu"
 
 # Every named test, under an hour.
-check: $(STAMP)
-	$(BIN)/pytest -m "not gpu"
+check: test
+	$(BIN)/pytest -m "slow and not gpu"
 	$(BIN)/python proto/generate.py --check
 
 # Ten minutes of writers, readers and an auditor while everything around them breaks; exit status 1 on a wrong byte.
