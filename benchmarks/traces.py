@@ -192,6 +192,20 @@ def written(requests: Iterable[Request]) -> Iterator[str]:
         yield json.dumps({**line, "output_length": ANSWER_TOKENS, "hash_ids": ids}) + "\n"
 
 
+def makers(data: Path | None) -> dict[str, Maker]:
+    """All makers by name; `sharegpt` is among them if `data` is a folder that has sharegpt.json."""
+    found = dict(MAKERS)
+    if data is not None and (source := data / "sharegpt.json").is_file():
+        texts = [entry["input"] for entry in json.loads(source.read_text())]
+        found["sharegpt"] = lambda random: sharegpt(random, texts)
+    return found
+
+
+def made(name: str, maker: Maker, seed: int) -> list[str]:
+    """The lines of one trace."""
+    return list(written(maker(Random(f"{name} {seed}"))))
+
+
 def main() -> None:
     """Writes all traces."""
     parser = ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
@@ -200,14 +214,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    makers = dict(MAKERS)
-    if options.data and (source := Path(options.data) / "sharegpt.json").is_file():
-        texts = [entry["input"] for entry in json.loads(source.read_text())]
-        makers["sharegpt"] = lambda random: sharegpt(random, texts)
-    else:
+    known = makers(options.data)
+    if "sharegpt" not in known:
         print("sharegpt: skipped, no sharegpt.json (--data DIR)")
-    for name, maker in makers.items():
-        lines = list(written(maker(Random(f"{name} {options.seed}"))))
+    for name, maker in known.items():
+        lines = made(name, maker, options.seed)
         (options.out / f"{name}.jsonl").write_text("".join(lines))
         print(f"{name}: {len(lines)} requests")
 
