@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -117,6 +118,14 @@ def test_the_command_line_knows_it(page: str, words: list[str]) -> None:
     command.make_context(name, words)
 
 
+@cache
+def helped(*program: str) -> str:
+    """What a program says of its options, asked once."""
+    return subprocess.run(
+        [sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
 @pytest.mark.parametrize(
     ("page", "words"), [(page, words) for page in PAGES for words in commands(page, "python")], ids=str
 )
@@ -126,10 +135,7 @@ def test_programs_have_their_options(page: str, words: list[str]) -> None:
     assert any((ROOT / (name + end)).exists() for end in ("", ".py"))
     options = {word for word in words[len(program) :] if word.startswith("--")}
     if options:
-        shown = subprocess.run(
-            [sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        assert options <= set(re.findall(r"--[\w-]+", shown.stdout))
+        assert options <= set(re.findall(r"--[\w-]+", helped(*program)))
 
 
 def headings(page: Path) -> set[str]:

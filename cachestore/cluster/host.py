@@ -59,6 +59,7 @@ class StoreHost:
         ended: Callable[[], None] = nothing,
         patient: bool = False,
     ) -> None:
+        self._address = ""
         open_many_files()
         refuse_unstarted(tables)
         self._tables = store_tables(tables)

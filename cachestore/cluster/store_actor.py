@@ -27,8 +27,9 @@ class StoreActor(StoreHost):
         super().__init__(tables, node_id[:12], port, machine, self._drained, patient=patient or again)
 
     def __repr__(self) -> str:
-        # Ray shows it in its lists, its dashboard and its logs
-        return f"store {self._node_id[:12]} at {self.address()}"
+        # Ray shows it in its lists, its dashboard and its logs, and asks for that of an actor that did not start, too:
+        # an error here would then hide why
+        return f"store {self._node_id[:12]} at {self._address or 'no address yet'}"
 
     def drain(self, seconds: float) -> dict[str, Any]:
         """Leaves, since the node goes; how far it is."""
