@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 from redis.backoff import NoBackoff
@@ -103,8 +104,9 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.parametrize("children", [False, True], ids=["alone", "with its children, as by Ray"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_it_ends_however_its_owner_ends(number: int, eventually: Callable[..., None]) -> None:
+def test_it_ends_however_its_owner_ends(number: int, children: bool, eventually: Callable[..., None]) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", _OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
@@ -112,6 +114,8 @@ def test_it_ends_however_its_owner_ends(number: int, eventually: Callable[..., N
         assert owner.stdout is not None
         pid, folder = owner.stdout.readline().decode().split()
         assert alive(int(pid)) and Path(folder).exists()
+        for child in psutil.Process(owner.pid).children() if children else ():
+            child.kill()
         owner.send_signal(number)
         owner.wait()
         eventually(lambda: not alive(int(pid)) and not Path(folder).exists())
