@@ -16,12 +16,16 @@ LONGEST_SOCKET = 107
 
 # The shell is the server's keeper: its standard input is a pipe from the owner, which closes however the owner ends.
 # It starts a server that died again, empty, and leaves no process behind. The server keeps nothing, so it is killed:
-# one that is stopped or stuck must not hold its owner up. What waits for the pipe to close ends the whole group and
-# needs no keeper: Ray kills the children of a worker that it kills.
+# one that is stopped or stuck must not hold its owner up. Ray kills the children of a worker that it kills: what waits
+# for the pipe to close, and finds itself adopted since, ends the whole group.
 _KEEPER = """
 exec 3<&0 </dev/null
-trap 'rm -rf "$1"; kill -9 -$$' TERM
-(cat <&3 >/dev/null; rm -rf "$1"; kill -9 -$$) &
+trap 'kill -9 "$server"; wait; rm -rf "$1"; exit' TERM
+(
+    cat <&3 >/dev/null
+    read -r _ _ _ parent _ </proc/self/stat
+    if [ "$parent" = $$ ]; then kill -TERM $$; else rm -rf "$1"; kill -9 -$$; fi
+) &
 while :; do "$0" "$1/redis.conf" 3<&- & server=$!; wait "$server"; sleep 0.1; done
 """
 

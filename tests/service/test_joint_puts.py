@@ -80,6 +80,7 @@ def start() -> Iterator[Callable[..., Rank]]:
         rank.kill()
 
 
+@pytest.mark.slow
 def test_two_ranks_write_and_one_reads(
     server: CacheStoreServer, remote: RemoteStore, start: Callable[..., Rank]
 ) -> None:
