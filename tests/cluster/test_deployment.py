@@ -126,6 +126,7 @@ def test_a_killed_store_answers_again_and_knows_its_workers(up: Up, wait_until: 
     assert up.ask(tokens)[1].reuse.reused
 
 
+@pytest.mark.slow
 def test_a_killed_prefill_worker_is_replaced(up: Up, wait_until: Callable[..., None]) -> None:
     (before,) = up.members("prefill")
     (worker,) = up.ray.marked.pids("ray::ServeReplica:cachestore-prefill")
