@@ -97,7 +97,8 @@ class NodeOperator:
 
     def drain(self, seconds: float, *, force: bool) -> Moved:
         with self._lock:
-            if seconds and self._state is State.SERVING and not self._busy:
+            # whatever it is handing over for balance meanwhile: a node that leaves does not wait for that
+            if seconds and self._state is State.SERVING:
                 self._state = State.DRAINING
                 # from here on, so that nothing is put behind the look at what there is
                 self.tiered.refuses = f"{self.name} is draining and takes no puts; call another node"

@@ -1,6 +1,7 @@
 """A node says what it is, leaves in order, hands over what others should have, and takes that from others."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cachestore.cluster.handing_over import HandingOver
 from cachestore.cluster.host import StoreHost
 from cachestore.deadline import Deadline
 from cachestore.errors import PermissionDenied, Unavailable
@@ -214,6 +216,21 @@ def test_what_is_read_most_goes_to_others_for_balance(nodes: Callable[..., Node]
     eventually(lambda: a.store.lookup(KEYS).ready == 6 and b.store.lookup(OTHERS).ready == 5)
     assert {run.node for run in b.store.lookup(KEYS).runs} == {"a", "b"} or b.store.lookup(KEYS).runs[0].node == "b"
     a.host.operator.tiered.check()
+
+
+def test_a_node_that_spreads_blocks_can_leave_all_the_same(
+    nodes: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    monkeypatch.setattr(HandingOver, "some", lambda self, nbytes: held.wait(20.0))
+    a = nodes("a")
+    try:
+        assert not a.operating.rebalance(20.0, 1).done
+        told = a.drained()
+        assert told.done and told.state is State.DRAINED
+        eventually(lambda: a.ended == ["a"])
+    finally:
+        held.set()
 
 
 def test_the_dead_are_forgotten_and_the_living_are_not(nodes: Callable[..., Node]) -> None:
