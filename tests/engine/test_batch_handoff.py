@@ -76,9 +76,11 @@ def test_a_prompt_travels_slot_by_slot(
         assert [token.id for token in rest if isinstance(token, BatchToken)] == wanted[1:]
         assert isinstance(usage, BatchUsage)
         assert usage.reused == {"cpu": 192} and usage.computed_tokens == 8
-        # what is stored already can be waited for at once
+        # what is stored already can be waited for at once, before the rest is computed
+        gate.clear()
         again = prefill.submit(request(tokens, 1, store=store, by_slot=True, settle=True))
         assert begun(again) == 192
+        gate.set()
 
 
 @pytest.mark.parametrize("lost", [0, 4])
