@@ -58,9 +58,11 @@ class Node:
             self.store: StoreProcess = kind(tables)
             stack.callback(lambda: end(self.store))
             port = self.store.address.rpartition(":")[2]
-            self.to_store = stack.enter_context(Proxy(self.store.address, f"{self._host}:{port}"))
+            # what it tells is where the proxy is, if it advertises that
+            listens = f"127.0.0.1:{port}"
+            self.to_store = stack.enter_context(Proxy(listens, f"{self._host}:{port}"))
             self.address = self.to_store.address
-            self.tenants = {name: stack.enter_context(self._client(self.store.address, name)) for name in NAMESPACES}
+            self.tenants = {name: stack.enter_context(self._client(listens, name)) for name in NAMESPACES}
             self.direct = self.tenants[NAMESPACES[0]]
             self.probe = stack.enter_context(self._client(self.address, NAMESPACES[0]))
             self._stack = stack.pop_all()
