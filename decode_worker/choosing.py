@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Event, Lock
 
 from cachestore.errors import CacheStoreError
 from cachestore.service.client import RemoteStore
@@ -37,6 +37,7 @@ class PrefillWorkers:
     clock: Callable[[], float] = time.monotonic
     _known: tuple[Member, ...] = ()
     _reachable: bool = False
+    _told: Event = field(default_factory=Event)
     _asked_at: float = float("-inf")
     _asked: dict[Place, int] = field(default_factory=dict)
     _resting: dict[Place, float] = field(default_factory=dict)
@@ -94,9 +95,17 @@ class PrefillWorkers:
 
     def _refresh(self) -> None:
         with self._lock:
-            if self.clock() - self._asked_at < self.refresh:
-                return
-            self._asked_at = self.clock()
+            due = self.clock() - self._asked_at >= self.refresh
+            if due:
+                self._asked_at = self.clock()
+        if due:
+            self._ask()
+            self._told.set()
+        else:
+            # the first answer may be under way
+            self._told.wait(MAP_TIMEOUT)
+
+    def _ask(self) -> None:
         try:
             _, members = self.store.members("prefill", timeout=MAP_TIMEOUT)
         except CacheStoreError:

@@ -1,6 +1,7 @@
 """Which prefill worker is asked."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -41,4 +42,14 @@ def test_the_shortest_queue_that_did_not_just_fail(serve: Callable[..., Any]) ->
         assert workers.reachable()
         now[0] += 1.0
         assert not workers.reachable()
+        workers.close()
+
+
+def test_requests_that_come_at_once_wait_for_the_first_answer(serve: Callable[..., Any]) -> None:
+    """None of them may take the store for gone because another is asking it."""
+    server = serve()
+    with RemoteStore(server.address) as store, ThreadPoolExecutor(8) as requests:
+        workers = PrefillWorkers(store, refresh=1.0, rest=3.0)
+        asked = [requests.submit(workers.reachable) for _ in range(8)]
+        assert all(each.result(5) for each in asked)
         workers.close()
