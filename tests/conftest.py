@@ -19,6 +19,20 @@ settings.load_profile("any machine")
 
 pytest_plugins = [f"tests.redis_servers.{name}" for name in ("server", "cluster", "sentinel", "tls", "scripted")]
 
+LONG = ("cluster", "e2e", "gateway", "workers", "faults", "cli", "store")
+"""Folders of few tests that take long, since they start processes or go through long histories: the longest first."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets xdist keep the order below: files of few tests would come last, however long these take."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first: begun last, it would be waited for alone."""
+    place = {folder: number for number, folder in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.parent.name, len(place)))
+
 
 @pytest.fixture
 def password() -> str:

@@ -23,6 +23,7 @@ from cachestore.directory.redis_entries import entry_name, fold
 from cachestore.directory.redis_lookup import Lookup
 from cachestore.directory.redis_member import Member
 from cachestore.directory.redis_reach import Reach
+from cachestore.directory.redis_suspects import Suspects
 from cachestore.directory.redis_sweep import sweep
 from cachestore.directory.redis_telling import Telling
 from cachestore.errors import ConfigError, InvalidArgument
@@ -36,8 +37,6 @@ SWEEP_SECONDS = 1.0
 
 BUSY_SECONDS = 0.05
 """How soon a step follows another while there is more to tell."""
-
-MOST_SUSPECTS = 1 << 14
 
 log = logging.getLogger(__name__)
 
@@ -108,14 +107,12 @@ class RedisDirectory:
     _member: Member = field(init=False)
     _telling: Telling = field(init=False)
     _lookup: Lookup = field(init=False)
+    _suspects: Suspects = field(init=False)
     _counters: Counters = field(default_factory=Counters)
-    _suspects: dict[bytes, set[bytes]] = field(default_factory=dict)
-    """Who is in which entries though nobody knew of them when these were read."""
     _cursors: dict[Node, int] = field(default_factory=dict)
     _beat_at: float = -math.inf
     _sweep_at: float = -math.inf
     _stepping: Lock = field(default_factory=Lock)
-    _suspecting: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         place = self.server.place
@@ -123,6 +120,7 @@ class RedisDirectory:
         clustered, tier = place.kind == "cluster", self.tier
         self._servers = Servers(self.settings.timeout)
         self._member = Member(self._servers, self.settings.ttl)
+        self._suspects = Suspects(self._member.lives)
         self._telling = Telling(self._servers, clustered, self.settings, self._counters)
         self._lookup = Lookup(self._servers, clustered, tier is not None, tier is not None and tier.durable != "no")
 
@@ -238,8 +236,7 @@ class RedisDirectory:
             self._sweep()
 
     def _beat(self, now: float) -> None:
-        with self._suspecting:
-            suspects, self._suspects = self._suspects, {}
+        suspects = self._suspects.take()
         before = self._member.life
         whole = self._member.beat()
         self._beat_at = now + self.settings.heartbeat
@@ -250,11 +247,7 @@ class RedisDirectory:
         if not whole:
             # who was not heard of may be known to a server that did not answer
             return
-        dead = {
-            name: [incarnation for incarnation in held if not self._member.lives.noted(incarnation)]
-            for name, held in suspects.items()
-        }
-        self._telling.remove({name: gone for name, gone in dead.items() if gone})
+        self._telling.remove(self._suspects.dead(suspects))
 
     def _sweep(self) -> None:
         # so that all together do it once, however many they are
@@ -284,14 +277,9 @@ class RedisDirectory:
         return tuple(life for life in lives if life is not None)
 
     def _suspect(self, name: bytes, held: Sequence[bytes]) -> None:
-        """Notes who of an entry's holders nobody knows: after the next look at all lives it is certain."""
-        strange = [incarnation for incarnation in held if not self._member.lives.noted(incarnation)]
-        if not strange:
-            return
-        with self._suspecting:
-            if len(self._suspects) < MOST_SUSPECTS:
-                self._suspects.setdefault(name, set()).update(strange)
-        self.due.set()
+        if self._suspects.note(name, held):
+            # so that the next look comes soon
+            self.due.set()
 
     def _tell(self, namespace: bytes, keys: Sequence[bytes], there: bool) -> None:
         if self._member.life is None:

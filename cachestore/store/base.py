@@ -7,7 +7,6 @@ namespace.
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from itertools import groupby
 from typing import NamedTuple, Protocol, Self
 
 from cachestore.block import WHOLE, Block, Buffer, Part, PlaneId
@@ -291,13 +290,3 @@ def put_blocks(
                     put.write(index, plane, data)
         put.commit()
         return put.answers
-
-
-def runs_of(tiers: Sequence[str], node: str) -> tuple[Run, ...]:
-    """Consecutive equal tiers of one node as runs."""
-    return runs_at([(tier, node) for tier in tiers])
-
-
-def runs_at(places: Sequence[tuple[str, str]]) -> tuple[Run, ...]:
-    """Consecutive equal places, each a tier and its node, as runs."""
-    return tuple(Run(sum(1 for _ in alike), *place) for place, alike in groupby(places))

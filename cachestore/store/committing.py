@@ -102,7 +102,8 @@ class Committing:
                 if unmet is None:
                     if staged:
                         self.tiered.index.remove(entry)
-                    else:
+                    elif not entry.ready:
+                        # a tier that is other nodes had to let these read it before
                         self.tiered.publish(entry, self.ttl)
                     self.blocks.stored(number, min(entry.cold) if entry.cold else self.tiered.memory.name)
             if unmet is not None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,9 +31,19 @@ def durable_ones(tiered: TieredStore) -> list[ColdTier]:
     return [tier for tier in tiered.cold if tier.durable]
 
 
-def durable_tiers(tiered: TieredStore) -> list[ColdTier]:
-    """The tiers that can acknowledge now; DurabilityUnmet if there is none."""
-    tiers = durable_ones(tiered)
+@runtime_checkable
+class Counted(Protocol):
+    """A tier that is so many nodes: it alone keeps the blocks of some namespaces for good, and none of others."""
+
+    def keepers(self, namespace: bytes) -> int:
+        """How many nodes have to keep a block of this namespace, this one included; 0 where other tiers do."""
+
+
+def durable_tiers(tiered: TieredStore, namespace: bytes) -> list[ColdTier]:
+    """The tiers that can acknowledge blocks of this namespace now; DurabilityUnmet if there is none."""
+    keepers = {tier: tier.keepers(namespace) for tier in durable_ones(tiered) if isinstance(tier, Counted)}
+    tiers: list[ColdTier] = [tier for tier, nodes in keepers.items() if nodes]
+    tiers = tiers or [tier for tier in durable_ones(tiered) if tier not in keepers]
     if not tiers:
         raise DurabilityUnmet(
             "no configured tier survives a killed process, so DURABLE cannot be acknowledged; put with CACHE"
@@ -45,9 +55,9 @@ def durable_tiers(tiered: TieredStore) -> list[ColdTier]:
 
 
 def secure(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> None:
-    """Copies sealed blocks, which the caller keeps, to a durable tier; those that one acknowledged are durable."""
+    """Copies blocks of a namespace, which the caller keeps, to a durable tier; what one acknowledged is durable."""
     left = copyable(tiered, entries)
-    for tier in durable_tiers(tiered):
+    for tier in durable_tiers(tiered, entries[0].name.namespace):
         if left:
             copy_to(tiered, tier, left, deadline, durable=True)
         _end_left(tiered, tier, {entry.name.namespace for entry in left if tier.name not in entry.cold})
@@ -84,7 +94,7 @@ def upgrade(
     done: dict[bytes, ColdTier] = {}
     as_of = tiered.removals(namespace)
     least = 0 if ttl is None else round((time.time() + ttl) * 1000)
-    for tier in durable_tiers(tiered):
+    for tier in durable_tiers(tiered, namespace):
         left = [key for key in keys if key not in done]
         done.update(dict.fromkeys(_kept(tiered, tier, namespace, left, fingerprint, least, deadline), tier))
         found = [

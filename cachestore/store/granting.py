@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
 from cachestore.index import Name
-from cachestore.store.base import Run, runs_at
+from cachestore.store.base import Run
 from cachestore.store.elsewhere import nodes
 from cachestore.store.leases import Held, Holding
 from cachestore.store.owned_page import Show
 from cachestore.store.owned_pages import TIER
+from cachestore.store.runs import runs_at
 from cachestore.tiers.base import ColdTier, Protecting
 
 if TYPE_CHECKING:

@@ -14,17 +14,7 @@ from cachestore.errors import CacheStoreError, InvalidArgument, LeaseExpired, Un
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
 from cachestore.store import figures, pinning, removal
-from cachestore.store.base import (
-    TIMEOUT,
-    BlockPlan,
-    Durability,
-    Lease,
-    Lookup,
-    Pin,
-    Purpose,
-    Verdict,
-    runs_at,
-)
+from cachestore.store.base import TIMEOUT, BlockPlan, Durability, Lease, Lookup, Pin, Purpose, Verdict
 from cachestore.store.checks import check_after, check_into, check_provisional
 from cachestore.store.durability import durable_tiers
 from cachestore.store.granting import grant
@@ -40,6 +30,7 @@ from cachestore.store.provisional_reading import ProvisionalReading
 from cachestore.store.put import LocalPut
 from cachestore.store.reading import SealedReading
 from cachestore.store.received import Received
+from cachestore.store.runs import runs_at
 from cachestore.store.verdicts import settle
 from cachestore.tiers.base import ColdTier
 
@@ -201,7 +192,7 @@ class LocalStore:
                 raise Unavailable(self.tiered.refuses)
             groups = check_groups(groups, plans, durability)
             if durability is Durability.DURABLE:
-                durable_tiers(self.tiered)
+                durable_tiers(self.tiered, self.namespace)
             if ttl is not None and not 1e-3 <= ttl <= LONGEST_TTL:
                 raise InvalidArgument(f"ttl must lie between a millisecond and {LONGEST_TTL} seconds, got {ttl}")
             chain = Chain(fingerprint, tuple(plan.key for plan in plans))

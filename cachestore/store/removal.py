@@ -123,9 +123,17 @@ def take_back(tiered: TieredStore, entries: Sequence[Entry]) -> None:
             if entry.cold or entry.copies:
                 copied.append(entry)
             else:
-                tiered.index.remove(entry)
+                _put_out(tiered, entry)
     if copied and tiered.mover.submit(partial(_take_back, tiered, copied, MOVE_SECONDS)) is None:
         _take_back(tiered, copied, INLINE_SECONDS)
+
+
+def _put_out(tiered: TieredStore, entry: Entry) -> None:
+    """Takes a block out of the index that is not to be published, or was so for a durable tier alone."""
+    if entry.ready:
+        tiered.forget(entry, "withdrawn")
+    else:
+        tiered.index.remove(entry)
 
 
 def _take_back(tiered: TieredStore, entries: Sequence[Entry], seconds: float) -> None:
@@ -144,7 +152,7 @@ def _take_back(tiered: TieredStore, entries: Sequence[Entry], seconds: float) ->
     finally:
         with tiered.index.changed:
             for entry in entries:
-                tiered.index.remove(entry)
+                _put_out(tiered, entry)
 
 
 def _delete(

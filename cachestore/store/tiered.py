@@ -1,19 +1,16 @@
 """The store of one node: what holds its tiers, its index and its policies together."""
 
-import logging
 import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
 from cachestore.ends import Ends
-from cachestore.errors import CacheStoreError, Unavailable
 from cachestore.eviction.base import Eviction
 from cachestore.hashing import namespace_id
 from cachestore.index import Entry, Index, Name
@@ -21,7 +18,6 @@ from cachestore.metrics import Counters
 from cachestore.mover import Mover
 from cachestore.store import room
 from cachestore.store.copying import MOVE_SECONDS, WriteBack, write_due
-from cachestore.store.departing import departed
 from cachestore.store.elsewhere import Elsewhere
 from cachestore.store.events import Events
 from cachestore.store.fetching import Batches
@@ -34,16 +30,16 @@ from cachestore.store.presence import Presence, Present
 from cachestore.store.promises import Promises
 from cachestore.store.promotion import Promotion
 from cachestore.store.provisional import Journals
+from cachestore.store.reaching import open_tiers, reach_again
 from cachestore.store.repairing import Repairs
 from cachestore.store.settings import StoreSettings
+from cachestore.store.staging import Staging
 from cachestore.store.unreadable import Unreadable
 from cachestore.store.upkeep import Upkeep
 from cachestore.tiers.base import ColdTier
 from cachestore.tiers.cpu import Cpu, CpuTier
 from cachestore.tiers.ledger import Ledger
 from cachestore.tiers.slab import Slot
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -75,7 +71,7 @@ class TieredStore:
     events: Events = field(init=False)
     joint: JointBlocks = field(init=False)
     ledger: Ledger = field(init=False)
-    staging: CpuTier = field(init=False)
+    staging: Staging = field(init=False)
     presence: list[Presence] = field(default_factory=list)
     """Who is told what comes into memory and what leaves it."""
     journals: Journals = field(default_factory=Journals)
@@ -94,9 +90,8 @@ class TieredStore:
     """Why nothing is put here any more; empty while something may be."""
     moving: int = 0
     """Copies under way that keep blocks in use; after them more may leave."""
-    _staged: set[Slot] = field(default_factory=set)
     _namespaces: dict[str, LocalStore] = field(default_factory=dict)
-    _counters: dict[bytes, Counters] = field(default_factory=dict)
+    _counters: dict[bytes, Counters] = field(default_factory=lambda: defaultdict(Counters))
     _quotas: dict[bytes, int] = field(default_factory=dict)
     _sequence: Iterator[int] = field(default_factory=lambda: count(1))
     _removals: dict[bytes, int] = field(default_factory=dict)
@@ -117,7 +112,7 @@ class TieredStore:
         self.events = Events(self)
         self.joint = JointBlocks(self)
         self.ledger = Ledger(self.memory.name)
-        self.staging = Cpu(self.settings.staging).start()
+        self.staging = Staging(Cpu(self.settings.staging).start())
 
     @property
     def lower(self) -> Sequence[ColdTier]:
@@ -135,44 +130,20 @@ class TieredStore:
 
     def open(self) -> None:
         """Acquires the tiers and starts the threads; if one tier cannot be used, the others are given back."""
-        opened: list[ColdTier] = []
-        self.unreached.clear()
-        try:
-            for tier in self.lower:
-                try:
-                    tier.open(partial(departed, self, tier.name))
-                except Unavailable as error:
-                    if not self.patient or tier.ledger is not None:
-                        raise
-                    log.warning("the %s tier is left out for now: %s", tier.name, error)
-                    self.unreached.append(tier)
-                opened.append(tier)
-        except BaseException:
-            for tier in opened:
-                tier.close()
-            raise
+        open_tiers(self)
         self.mover.open()
 
     def reach_again(self) -> bool:
         """Tries to open what could not be reached so far; whether nothing is left. For one thread at a time."""
-        for tier in list(self.unreached):
-            try:
-                tier.open(partial(departed, self, tier.name))
-            except CacheStoreError as error:
-                log.info("the %s tier is still left out: %s", tier.name, error)
-                continue
-            log.warning("the %s tier can be used from now on", tier.name)
-            self.unreached.remove(tier)
-        return not self.unreached
+        return reach_again(self)
 
     def close(self) -> None:
         """Finishes what is under way and gives everything back. Closing twice is allowed."""
         write_due(self, math.inf)
         self.mover.close()
-        for tier in self.lower:
+        tiers: list[ColdTier | CpuTier] = [*self.lower, self.memory, self.staging.memory]
+        for tier in tiers:
             tier.close()
-        self.memory.close()
-        self.staging.close()
 
     def __enter__(self) -> "TieredStore":
         self.open()
@@ -201,10 +172,7 @@ class TieredStore:
     def counters(self, namespace: bytes) -> Counters:
         """The counters of one namespace."""
         with self.index.changed:
-            counters = self._counters.get(namespace)
-            if counters is None:
-                counters = self._counters[namespace] = Counters()
-            return counters
+            return self._counters[namespace]
 
     def next_sequence(self) -> int:
         """The number of the next block that this store seals."""
@@ -254,32 +222,25 @@ class TieredStore:
         if not self.cold:
             return None
         with self.index.changed:
-            slot = self.staging.take(namespace, nbytes, owner)
-            if slot is not None:
-                self._staged.add(slot)
-            return slot
+            return self.staging.take(namespace, nbytes, owner)
 
     def disown(self, namespace: bytes, owner: bytes) -> None:
         """A writer that had memory of its own is gone: what it published there stays, as any other block."""
         with self.index.changed:
             self.memory.disown(namespace, owner)
-            self.staging.disown(namespace, owner)
+            self.staging.memory.disown(namespace, owner)
 
     def staged(self, slot: Slot) -> bool:
         """Whether this memory is for a block on its way to a cold tier."""
-        return slot in self._staged
+        return slot in self.staging
 
     def shrink(self, slot: Slot, nbytes: int) -> None:
         """Takes back what a block turned out not to need. Called under the lock."""
-        (self.staging if slot in self._staged else self.memory).shrink(slot, nbytes)
+        (self.staging.memory if slot in self.staging else self.memory).shrink(slot, nbytes)
 
     def give(self, slot: Slot) -> None:
         """Takes memory back. Called under the lock."""
-        if slot in self._staged:
-            self._staged.discard(slot)
-            self.staging.give(slot)
-        else:
-            self.memory.give(slot)
+        (self.staging if slot in self.staging else self.memory).give(slot)
 
     def publish(self, entry: Entry, ttl: float | None = None) -> None:
         """Makes a written block visible, for `ttl` seconds at most, and counts it. Called under the lock."""

@@ -101,7 +101,8 @@ class DiskTier:
                 self.ledger.went(departure.namespace, departure.nbytes, departure.why, durable=departure.durable)
             work = DiskWork(files, index, departed, self.settings.timeout, below=self.below)
             gone = scanned.gone
-            work.make_room(0, gone, START)
+            # however long that takes: nobody waits for this disk yet
+            work.leaving.make_room(0, gone, Deadline(math.inf), lambda: True, START)
             work.tell([*gone, *scanned.spoiled])
         except OSError as error:
             files.close()

@@ -21,6 +21,7 @@ class Call:
     """One batch on its way. Its work asks `goes_on` between steps, and makes results known while not `over`."""
 
     work: "Work"
+    deadline: Deadline
     over: bool = False
     """The caller has left and believes nothing more. Changes under `lock`."""
     lock: Lock = field(default_factory=Lock)
@@ -91,7 +92,7 @@ class Lane:
         """
         if not deadline.remaining() or self._stuck or not (given_up or self.breaker.allows()):
             return False
-        call = Call(work)
+        call = Call(work, deadline)
         self._calls.put(call)
         while not call.done.wait(min(deadline.remaining(), self.timeout)):
             if not deadline.remaining() or call.since + self.timeout <= time.monotonic():

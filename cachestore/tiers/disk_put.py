@@ -108,7 +108,9 @@ class DiskPut:
     def _write_aside(self, item: _Item) -> bool:
         if self._stays(item):
             return False
-        item.reserved = self.work.make_room(item.entry.nbytes, self._gone)
+        item.reserved = self.work.leaving.make_room(
+            item.entry.nbytes, self._gone, self.call.deadline, self.call.goes_on
+        )
         if not item.reserved:
             return False
         item.name, item.descriptor = self.work.files.create()
@@ -125,7 +127,7 @@ class DiskPut:
 
     def _install(self, item: _Item) -> bool:
         entry = item.entry
-        with self.work.changes:
+        with self.work.leaving.changes:
             if self._stays(item):
                 return False
             item.old = self.work.index.entries(entry.namespace).get(entry.key)
@@ -146,7 +148,7 @@ class DiskPut:
             settled = False
         else:
             settled = True
-        with self.work.changes:
+        with self.work.leaving.changes:
             for item in items:
                 if settled:
                     self._acknowledge(item)
@@ -169,7 +171,7 @@ class DiskPut:
             return
         with suppress(OSError):
             # memory may rely on the cache copy that was there; nobody relies on what never was
-            self.work.drop(entry, "withdrawn", [] if old is None else self._gone)
+            self.work.leaving.drop(entry, "withdrawn", [] if old is None else self._gone)
 
 
 def _flush(item: _Item) -> bool:

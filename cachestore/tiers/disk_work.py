@@ -1,28 +1,25 @@
 """What is read and removed on the disk, on threads that the disk may hold up.
 
-What the index says and what the folder has change together, under `changes`. Readers wait for it only if what they
-found does not fit the index.
+Readers wait for what changes the folder only if what they found does not fit the index.
 """
 
 import errno
-import math
 import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Lock
 
 from cachestore.block import Buffer
 from cachestore.deadline import Deadline
-from cachestore.seal import CorruptBlock, Header, checksums
+from cachestore.seal import CorruptBlock
 from cachestore.tiers.base import ColdTier, Departed, Departure, Found
 from cachestore.tiers.disk_cached import Cached
 from cachestore.tiers.disk_entry import DiskEntry
 from cachestore.tiers.disk_files import Files, folder_of, place_of
 from cachestore.tiers.disk_index import DiskIndex
 from cachestore.tiers.disk_lane import Call
-from cachestore.tiers.ledger import CAPACITY
+from cachestore.tiers.disk_leaving import Leaving
 from cachestore.tiers.spare import Memory
 
 SPARE_BYTES = 32 << 20
@@ -42,15 +39,16 @@ class DiskWork:
     index: DiskIndex
     departed: Departed
     patience: float
-    """Seconds that a reader waits for `changes`."""
-    cached: Cached = field(init=False)
-    changes: Lock = field(default_factory=Lock)
-    memory: Memory = field(default_factory=lambda: Memory(SPARE_BYTES))
+    """Seconds that a reader waits for changes of the folder."""
     below: ColdTier | None = None
     """Who is offered what must leave."""
+    cached: Cached = field(init=False)
+    leaving: Leaving = field(init=False)
+    memory: Memory = field(default_factory=lambda: Memory(SPARE_BYTES))
 
     def __post_init__(self) -> None:
         self.cached = Cached(self.files.root)
+        self.leaving = Leaving(self.files, self.index, self.memory, self.patience, self.below)
 
     def read_cached(self, namespace: bytes, keys: Sequence[bytes], found: list[Found], deadline: Deadline) -> int:
         """Reads leading blocks that are in the kernel's memory into `found`; how many of the keys are dealt with."""
@@ -117,10 +115,12 @@ class DiskWork:
             for entry in entries:
                 if not call.goes_on():
                     return False
-                with self.changes:
+                with self.leaving.changes:
+                    if not self.leaving.arrived(entry, call.goes_on):
+                        return False
                     if entry.ends <= time.time():
-                        self.drop(entry, "ttl", gone)
-                    elif not (why == "corrupt" and entry.durable) and self.drop(entry, why, []):
+                        self.leaving.drop(entry, "ttl", gone)
+                    elif not (why == "corrupt" and entry.durable) and self.leaving.drop(entry, why, []):
                         removed.add(entry.key)
                 if entry.durable:
                     folders.add(folder_of(entry.namespace, entry.key))
@@ -136,9 +136,9 @@ class DiskWork:
         """Removes the blocks whose time is over; whether there were any."""
         gone: list[Departure] = []
         try:
-            with self.changes:
+            with self.leaving.changes:
                 while (entry := self.index.overdue()) is not None:
-                    self.drop(entry, "ttl", gone, leased=False)
+                    self.leaving.drop(entry, "ttl", gone, leased=False)
         finally:
             self.tell(gone)
         return bool(gone)
@@ -156,64 +156,6 @@ class DiskWork:
                 self.files.front(entry.namespace, entry.key, 1)
         return True
 
-    def make_room(self, nbytes: int, gone: list[Departure], reason: str = CAPACITY) -> bool:
-        """Reserves room for a file of `nbytes`, others leaving for it as far as they may: for that `reason`."""
-        if not self.index.could_hold(nbytes):
-            return False
-        if self.index.reserve(nbytes):
-            return True
-        with self.changes:
-            while not self.index.reserve(nbytes):
-                overdue = self.index.overdue()
-                entry = overdue or self.index.evict()
-                if entry is None:
-                    return False
-                if overdue:
-                    self.drop(entry, "ttl", gone, leased=False)
-                else:
-                    try:
-                        why, because = self._demoted(entry), reason
-                    except CorruptBlock as corrupt:
-                        why, because = "corrupt", corrupt.reason
-                    except MemoryError:
-                        # it cannot be handed down now, and is in nobody's order any more
-                        why, because = "evicted", reason
-                    self.drop(entry, why, gone, because, leased=False)
-        return True
-
-    def _demoted(self, entry: DiskEntry) -> str:
-        """Offers a block that must leave to the tier below; why it leaves. CorruptBlock if it is not what was put."""
-        if self.below is None:
-            return "evicted"
-        data = self.memory.take(entry.nbytes)
-        try:
-            self.files.read(entry.namespace, entry.key, data, lambda: True)
-        except _MISSING:
-            return "lost"
-        except OSError:
-            return "evicted"
-        _check(entry, data)
-        # it lives no longer there than it would here
-        ttl = None if entry.ends == math.inf else max(1e-3, entry.ends - time.time())
-        (taken,) = self.below.put_many(entry.namespace, [(entry.key, data)], ttl, Deadline.after(self.patience))
-        return "demoted" if taken else "evicted"
-
-    def drop(self, entry: DiskEntry, why: str, gone: list[Departure], reason: str = "", *, leased: bool = True) -> bool:
-        """Takes a block out of the folder and the index, unless another has its place by now. Under `changes`.
-
-        Without `leased`, one that a lease protects stays.
-        """
-        if not self.index.take(entry, leased=leased):
-            return False
-        try:
-            self.files.remove(entry.namespace, entry.key)
-        except OSError:
-            self.index.restore(entry)
-            raise
-        self.index.gone(entry, why, reason)
-        gone.append(entry.departure(why, reason))
-        return True
-
     def tell(self, gone: Sequence[Departure]) -> None:
         """Reports blocks that left. No lock is held."""
         if gone:
@@ -225,17 +167,18 @@ class DiskWork:
         except (*_MISSING, CorruptBlock):
             return self._read_again(call, entry, gone)
         except OSError as error:
-            if error.errno == errno.EIO and not entry.durable and self.changes.acquire(timeout=self.patience):
+            unreadable = error.errno == errno.EIO and not entry.durable
+            if unreadable and self.leaving.changes.acquire(timeout=self.patience):
                 # so that nobody asks for it again
                 try:
-                    self.drop(entry, "lost", gone)
+                    self.leaving.lost(entry, gone)
                 finally:
-                    self.changes.release()
+                    self.leaving.changes.release()
             raise
 
     def _read_again(self, call: Call, entry: DiskEntry, gone: list[Departure]) -> Found:
         """What was found did not fit the index: unless it was just changing, the file is wrong."""
-        if not self.changes.acquire(timeout=self.patience):
+        if not self.leaving.changes.acquire(timeout=self.patience):
             return None
         try:
             now = self.index.entries(entry.namespace).get(entry.key)
@@ -244,23 +187,13 @@ class DiskWork:
             try:
                 return self._bytes(call, now)
             except _MISSING:
-                self.drop(now, "lost", gone)
+                self.leaving.lost(now, gone)
                 return None
             except CorruptBlock as corrupt:
                 return corrupt
         finally:
-            self.changes.release()
+            self.leaving.changes.release()
 
     def _bytes(self, call: Call, entry: DiskEntry) -> Found:
         buffer = self.memory.take(entry.nbytes)
         return buffer if self.files.read(entry.namespace, entry.key, buffer, call.goes_on) else None
-
-
-def _check(entry: DiskEntry, data: Buffer) -> None:
-    """CorruptBlock unless these are the bytes of this block, each as it was put."""
-    header = Header.parse(data)
-    DiskEntry.of(entry.namespace, entry.key, data.nbytes, header)
-    rows = header.stored(range(len(header.table)))
-    pieces = [slice(header.size + row.offset, header.size + row.offset + row.stored_bytes) for row in rows]
-    if checksums(data, pieces) != [row.stored_checksum for row in rows]:
-        raise CorruptBlock("checksum")

@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any
 
 from cachestore.block import Buffer
-from cachestore.seal import MAGIC, CorruptBlock, header_bytes
+from cachestore.seal import MAGIC, VERSION, CorruptBlock, header_bytes
 from cachestore.tiers.base import Found
 from cachestore.tiers.batches import batches
 from cachestore.tiers.resp import Connection
@@ -32,7 +32,7 @@ EXPIRES = (168, 175)
 STAMP = (144, 167)
 """First and last byte of `writer` and `sequence`, which no two puts have in common."""
 
-_SIZE, _PAYLOAD = slice(8, 12), slice(136, 144)
+_VERSION, _SIZE, _PAYLOAD = slice(4, 6), slice(8, 12), slice(136, 144)
 _SMALLEST = header_bytes(1)
 _ANY_KEY = b"[0-9a-f]" * 64
 
@@ -114,6 +114,9 @@ def misfit(front: memoryview, length: int, largest: int) -> str:
         return "truncated"
     if front[: len(MAGIC)] != MAGIC:
         return "foreign"
+    if front[_VERSION] != VERSION.to_bytes(2, "little"):
+        # only whoever reads its header can say whether it is one of another release
+        return ""
     size, payload = (int.from_bytes(front[place], "little") for place in (_SIZE, _PAYLOAD))
     return "truncated" if length < size + payload else "size" if length > size + payload else ""
 

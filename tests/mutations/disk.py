@@ -103,8 +103,8 @@ DISK = (
     Mutation(
         "corrupt durable file removed before there is another",
         "cachestore/tiers/disk_work.py",
-        '                    elif not (why == "corrupt" and entry.durable) and self.drop(entry, why, []):\n',
-        "                    elif self.drop(entry, why, []):\n",
+        '                    elif not (why == "corrupt" and entry.durable) and self.leaving.drop(entry, why, []):\n',
+        "                    elif self.leaving.drop(entry, why, []):\n",
         (f"{_LOST}::test_a_block_whose_repair_never_began_counts_after_the_restart",),
     ),
     Mutation(
@@ -123,7 +123,7 @@ DISK = (
     ),
     Mutation(
         "file handed down unverified",
-        "cachestore/tiers/disk_work.py",
+        "cachestore/tiers/disk_leaving.py",
         "        _check(entry, data)\n",
         "",
         ("tests/tiers/test_disk_leaving.py::test_what_is_not_the_block_is_not_handed_down",),

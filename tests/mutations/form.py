@@ -37,7 +37,7 @@ FORM = (
     Mutation(
         "header's checksum not compared",
         _SEAL,
-        ' or xxhash.xxh3_64_intdigest(whole[:-8]) != int.from_bytes(whole[-8:], "little"):\n',
+        " or not _whole(whole, size):\n",
         ":\n",
         ("tests/test_seal.py::test_no_flipped_bit_passes",),
     ),

@@ -5,6 +5,7 @@ from tests.mutations.mutation import Mutation
 _STORE, _PAGE = "cachestore/store/owned_pages.py", "cachestore/store/owned_page.py"
 _SOURCE = "cachestore/service/pages/source.py"
 _ABUSE, _NODE = "tests/service/test_page_abuse.py::test_", "tests/service/test_node_pages.py::test_"
+_SHOWN = "tests/service/test_shown_pages.py::test_"
 
 PAGES = (
     Mutation(
@@ -40,7 +41,7 @@ PAGES = (
         _STORE,
         "                        and page.owner is not besides\n",
         "",
-        (f"{_NODE}a_worker_is_not_shown_its_own_pages",),
+        (f"{_SHOWN}a_worker_is_not_shown_its_own_pages",),
     ),
     Mutation(
         "headers of another namespace registered",
@@ -103,7 +104,7 @@ PAGES = (
         "cachestore/service/shared/server.py",
         "                for descriptor in came or ():\n                    os.close(descriptor)\n",
         "                pass\n",
-        (f"{_ABUSE}random_messages_harm_nobody_and_leave_no_descriptor", f"{_NODE}nothing_of_it_is_left_open"),
+        (f"{_ABUSE}random_messages_harm_nobody_and_leave_no_descriptor", f"{_SHOWN}nothing_of_it_is_left_open"),
     ),
     Mutation(
         "owner not told of what was deleted",

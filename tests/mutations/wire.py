@@ -48,14 +48,14 @@ WIRE = (
         f"{_STREAM}/reading.py",
         "        if gone() and not request.lease:\n",
         "        if False:\n",
-        ("tests/service/test_provisional.py::test_no_lease_is_left_for_who_left_before_it_was_there",),
+        ("tests/service/test_provisional_leases.py::test_no_lease_is_left_for_who_left_before_it_was_there",),
     ),
     Mutation(
         "lease given back though its reader was told of it",
         f"{_STREAM}/reading.py",
         "        if gone() and not request.lease:\n",
         "        if not request.lease:\n",
-        ("tests/service/test_provisional.py::test_no_lease_is_left_for_who_left_before_it_was_there",),
+        ("tests/service/test_provisional_leases.py::test_no_lease_is_left_for_who_left_before_it_was_there",),
     ),
     Mutation(
         "read taken up again under the name of the lease that it may have",

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -22,6 +23,7 @@ from cachestore.service.auth.identity import Identity
 from cachestore.service.auth.settings import IdentitySettings
 from cachestore.service.auth.tokens import digest_of, load_private, new_token, sign
 from cachestore.service.client import RemoteStore
+from cachestore.service.pages.node_pages import NodePages
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.service.shared.client import Mapped, SharedSession
@@ -230,3 +232,15 @@ class People:
 def people(made: Made) -> People:
     """Callers of every role."""
     return People(made)
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., tuple[RemoteStore, NodePages]]]:
+    """A reader's store, and the pages beside it."""
+    with ExitStack() as held:
+
+        def begin(address: str, device: str = "cpu", **options: Any) -> tuple[RemoteStore, NodePages]:
+            store = held.enter_context(RemoteStore(address, **options))
+            return store, held.enter_context(NodePages(store, device))
+
+        yield begin

@@ -1,110 +1,26 @@
 """Pages of one worker, found by the store and read by another: each in a process of its own."""
 
-import gc
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor
 
 from cachestore.block import Half, Part
-from cachestore.deadline import Deadline
-from cachestore.errors import Mismatch, PermissionDenied
-from cachestore.eviction.lru import Lru
+from cachestore.errors import PermissionDenied
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
 from cachestore.service.pages.node_pages import NodePages
 from cachestore.service.pages.on_device import OnDevice, on_device
 from cachestore.service.server import CacheStoreServer
-from cachestore.service.settings import ServiceSettings
-from cachestore.service.shared import pages as session_pages
 from cachestore.store.base import put_blocks
-from cachestore.store.compose import compose
-from cachestore.store.tiered import TieredStore
 from cachestore.testing import check_sums, random_prompt, same, small_spec
-from cachestore.tiers.gpu import Gpu
-from cachestore.tiers.gpu_blocks import DeviceBlock
-from cachestore.tiers.gpu_memory import GRANULE, HostMemory, memory_of
-from cachestore.tiers.gpu_tier import GpuTier
-from tests.service.page_owner import answer
-from tests.service.sessions import SOON
-
-OWNER = Path(__file__).with_name("page_owner.py")
-KEYS, BLOCKS = random_prompt(small_spec(), 8)
-
-
-class Owner:
-    """A worker that owns pages."""
-
-    namespace: bytes
-
-    def ask(self, **what: Any) -> int:
-        raise NotImplementedError
-
-    def kill(self) -> None:
-        raise NotImplementedError
-
-    def registers(self, seed: int = 1, count: int = 8) -> None:
-        assert self.ask(put=[seed, count]) == count
-        assert self.ask(sync=0) >= count
-
-
-class Apart(Owner):
-    """One in a process of its own."""
-
-    def __init__(self, address: str, device: str = "cpu", capacity: int = 4 * GRANULE, **environment: str) -> None:
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        self.popen = subprocess.Popen(
-            [sys.executable, str(OWNER), address, device, str(capacity)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": path, **environment},
-        )  # fmt: skip
-        self.namespace = bytes.fromhex(self.line())
-
-    def line(self) -> Any:
-        assert self.popen.stdout is not None
-        line = self.popen.stdout.readline()
-        assert line, "the owner is gone"
-        return json.loads(line)
-
-    def ask(self, **what: Any) -> int:
-        assert self.popen.stdin is not None
-        print(json.dumps(what), file=self.popen.stdin, flush=True)
-        return int(self.line())
-
-    def kill(self) -> None:
-        self.popen.kill()
-        self.popen.communicate()
-
-
-class Here(Owner):
-    """One in this process, whose end is that of its session: its memory stays, as that of a killed one may."""
-
-    def __init__(self, address: str, device: str = "cpu", capacity: int = 4 * GRANULE) -> None:
-        self.tier = Gpu(capacity=capacity, device=device, slab=GRANULE).start(Lru())
-        self.tier.open(lambda departures: None)
-        self.store = RemoteStore(address)
-        self.store.open()
-        self.pages = NodePages(self.store, device, self.tier)
-        self.pages.open()
-        self.namespace = self.pages.namespace()
-
-    def ask(self, **what: Any) -> int:
-        return answer(self.tier, self.pages, "cpu", what)
-
-    def kill(self) -> None:
-        self.pages.close()
-        self.store.close()
+from cachestore.tiers.gpu_memory import HostMemory, memory_of
+from tests.service.page_owners import BLOCKS, KEYS, Apart, Here, Owner, opened_tier, tiers, within
 
 
 @pytest.fixture(params=["here", pytest.param("apart", marks=pytest.mark.slow)])
@@ -131,29 +47,6 @@ def own(apart: bool) -> Iterator[Callable[..., Owner]]:
     yield start
     for one in started:
         one.kill()
-
-
-@pytest.fixture
-def opened() -> Iterator[Callable[..., tuple[RemoteStore, NodePages]]]:
-    """A reader's store, and the pages beside it."""
-    with ExitStack() as held:
-
-        def begin(address: str, device: str = "cpu", **options: Any) -> tuple[RemoteStore, NodePages]:
-            store = held.enter_context(RemoteStore(address, **options))
-            return store, held.enter_context(NodePages(store, device))
-
-        yield begin
-
-
-def tiers(pages: NodePages | RemoteStore, keys: Any = KEYS) -> list[tuple[str, int]]:
-    return [(run.tier, run.blocks) for run in pages.lookup(keys).runs]
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_worker_reads_what_another_has_on_the_device(address: str, own: Callable[..., Owner], opened: Any) -> None:
@@ -378,147 +271,3 @@ def test_another_namespace_sees_nothing(
         pages.sync()
     assert total(strange.stats(), "tier_blocks") == 0 < total(store.stats(), "tier_blocks")
     one.kill()
-
-
-@contextmanager
-def opened_tier(capacity: int = 4 * GRANULE) -> Iterator[GpuTier]:
-    tier = Gpu(capacity=capacity, device="cpu", slab=GRANULE).start(Lru())
-    tier.open(lambda departures: None)
-    try:
-        yield tier
-    finally:
-        tier.close()
-
-
-def filled(tier: GpuTier, pages: NodePages, seed: int = 1, count: int = 8) -> None:
-    keys, blocks = random_prompt(small_spec(), count, seed)
-    on = [
-        DeviceBlock(one.key, one.token_count, one.planes, torch.from_numpy(np.concatenate(one.data))) for one in blocks
-    ]
-    assert all(tier.put_pages(pages.namespace(), keys.fingerprint, on, Deadline.after(SOON)))
-
-
-def test_a_worker_is_not_shown_its_own_pages(server: CacheStoreServer, remote: RemoteStore, opened: Any) -> None:
-    with opened_tier() as tier, NodePages(remote, "cpu", tier) as pages:
-        filled(tier, pages)
-        assert pages.sync() == 8 and tiers(pages) == []
-        _, other = opened(server.address)
-        assert tiers(other) == [("gpu", 8)]
-        # said once, and twice
-        assert pages.sync() == 8
-        pages.close()
-        within(SOON, lambda: tiers(other) == [])
-        # what it has left is registered anew
-        assert pages.sync() == 8 and tiers(other) == [("gpu", 8)]
-
-
-def test_what_ends_is_not_shown(server: CacheStoreServer, remote: RemoteStore, opened: Any) -> None:
-    keys, (block, *_) = random_prompt(small_spec(), 1)
-    _, other = opened(server.address)
-    with opened_tier() as tier, NodePages(remote, "cpu", tier) as pages:
-        tensor = torch.from_numpy(np.concatenate(block.data))
-        ends = int(time.time() * 1000) + 700
-        one = DeviceBlock(block.key, block.token_count, block.planes, tensor, expires=ends)
-        assert tier.put_pages(pages.namespace(), keys.fingerprint, [one], Deadline.after(SOON)) == [True]
-        assert pages.sync() == 1 and tiers(other, keys) == [("gpu", 1)]
-        within(SOON, lambda: tiers(other, keys) == [])
-
-
-def test_nothing_of_it_is_left_open(server: CacheStoreServer, tiered: TieredStore, opened: Any) -> None:
-    def once() -> None:
-        with RemoteStore(server.address) as store, opened_tier() as tier, NodePages(store, "cpu", tier) as pages:
-            filled(tier, pages)
-            pages.sync()
-            with RemoteStore(server.address) as other, NodePages(other, "cpu") as reader, reader.read(KEYS) as reading:
-                assert len(list(reading)) == 8
-        within(SOON, lambda: total(server.figures(), "sessions") == 0)
-
-    once()
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        once()
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
-    assert total(tiered.namespace("default").stats(), "tier_blocks", tier="gpu") == 0
-
-
-def test_without_pages_a_read_is_the_stores(server: CacheStoreServer, opened: Any) -> None:
-    store, pages = opened(server.address)
-    put_blocks(store, KEYS.fingerprint, BLOCKS)
-    assert tiers(pages) == [("cpu", 8)]
-    with pages.read(KEYS) as reading:
-        assert [tier for _, tier in reading] == ["cpu"] * 8
-    figures = store.stats()
-    assert total(figures, "read_hits", tier="cpu") == 8 == total(figures, "transport_read_blocks", transport="shared")
-
-
-def test_a_store_that_shares_no_memory_is_read_as_ever(serve: Callable[..., CacheStoreServer], opened: Any) -> None:
-    store, pages = opened(serve(shared=False).address)
-    put_blocks(store, KEYS.fingerprint, BLOCKS)
-    assert tiers(pages) == [("cpu", 8)]
-    with pages.read(KEYS) as reading:
-        assert len(list(reading)) == 8
-    with (
-        opened_tier() as tier,
-        NodePages(store, "cpu", tier) as owned,
-        pytest.raises(Mismatch, match="shares no memory"),
-    ):
-        owned.sync()
-
-
-def test_a_long_chain_is_shown_in_several_answers(
-    server: CacheStoreServer, remote: RemoteStore, opened: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session_pages, "SHOWN_BYTES", 1500)
-    store, other = opened(server.address)
-    with opened_tier() as tier, NodePages(remote, "cpu", tier) as pages:
-        filled(tier, pages)
-        pages.sync()
-        with other.read(KEYS) as reading:
-            assert [tier for _, tier in reading] == ["gpu"] * 8
-    figures = store.stats()
-    assert total(figures, "read_hits", tier="gpu") == 8 == total(figures, "read_blocks")
-    assert total(figures, "transport_read_blocks", transport="pages") == 8
-
-
-def test_pages_of_the_store_and_of_workers_are_one_tier(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = [{"name": "cpu", "capacity": "8MiB"}, {"name": "gpu", "capacity": "4MiB", "device": "cpu"}]
-    with (
-        compose({"tiers": tables, "store": {"hot_after": 1}}) as tiered,
-        CacheStoreServer(tiered, ServiceSettings(port=0)) as server,
-    ):
-        store, pages = opened(server.address)
-        put_blocks(store, KEYS.fingerprint, BLOCKS)
-        with store.read(KEYS) as reading:
-            assert len(list(reading)) == 8
-        within(SOON, lambda: total(store.stats(), "tier_blocks", tier="gpu") == 8)
-        store.clear("cpu")
-        one = Here(server.address)
-        one.registers(count=5)
-        figures = store.stats()
-        assert total(figures, "tier_blocks", tier="gpu") == 13
-        assert len({(figure.name, figure.labels) for figure in figures}) == len(figures)
-        check_sums(figures)
-        # the first page is gone under its reader's hands: the store has a page of its own
-        monkeypatch.setattr(HostMemory, "copy", taking_back(one))
-        with pages.read(KEYS) as reading:
-            assert all(same(block, wanted) for (block, _), wanted in zip(reading, BLOCKS, strict=True))
-        figures = store.stats()
-        assert total(figures, "corruptions", tier="gpu", reason="stale") == 1
-        assert total(figures, "read_hits") == 16
-        check_sums(figures)
-        one.kill()
-        tiered.check()
-
-
-def taking_back(owner: Owner) -> Callable[[HostMemory, Tensor, Tensor], None]:
-    """A copy within which the owner takes its pages back, the first time."""
-    copy, copied = HostMemory.copy, list[Tensor]()
-
-    def copying(self: HostMemory, source: Tensor, target: Tensor) -> None:
-        copy(self, source, target)
-        if not copied:
-            copied.append(source)
-            owner.ask(drop=0)
-
-    return copying

@@ -1,12 +1,15 @@
 """Stores whose puts fill pages, and stores whose reads come from them: what is in a page is read from there."""
 
+import gc
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,17 @@ from cachestore.eviction.lru import Lru
 from cachestore.hashing import namespace_id
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
+from cachestore.service.pages import transport
 from cachestore.service.pages.owner_store import OwnerStore
 from cachestore.service.pages.reader_store import ReaderStore
 from cachestore.service.server import CacheStoreServer
+from cachestore.service.shared.pages import SessionPages
+from cachestore.store import owned_pages
 from cachestore.store.base import Loaded, Purpose, Put, PutStatus, put_blocks
 from cachestore.testing import check_sums, plans_of, random_prompt, same, small_spec
 from cachestore.tiers.gpu import Gpu
-from cachestore.tiers.gpu_memory import GRANULE
+from cachestore.tiers.gpu_memory import GRANULE, HostMemory
+from cachestore.tiers.gpu_sharing import Export
 from cachestore.tiers.gpu_tier import GpuTier
 from tests.service.sessions import SOON, holds
 
@@ -249,3 +256,94 @@ def test_what_was_deleted_does_not_come_back_with_its_owner(
         assert tiers(reader) == []
         owner.sync_pages()
         assert not used(tier)
+
+
+def mapped() -> int:
+    """Bytes of pages that this process has open, its own ones twice."""
+    gc.collect()
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = [line.split()[0].split("-") for line in lines if "memfd:cachestore-gpu" in line]
+    return sum(int(end, 16) - int(start, 16) for start, end in spans)
+
+
+def test_pages_that_could_not_be_opened_once_are_read_later(
+    owner: OwnerStore, reader: ReaderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_blocks(owner, KEYS.fingerprint, BLOCKS)
+
+    def refuse(*_: Any) -> None:
+        raise OSError("too many open files")
+
+    def read() -> set[str]:
+        with reader.read(KEYS, into=room()) as reading:
+            return {tier for _, tier in reading}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HostMemory, "attach", refuse)
+        patch.setattr(transport, "PAUSE", 0.0)
+        assert read() == {"cpu"}
+    # over the session that heard of it, too
+    assert [read() for _ in range(3)] == [{"gpu"}] * 3
+
+
+def test_pages_of_owners_that_are_gone_stay_open_with_no_session(server: CacheStoreServer, reader: ReaderStore) -> None:
+    """Also with those that nobody has used since: many read at once, and then few."""
+
+    before = mapped()
+    tier = Gpu(capacity=GRANULE, device="cpu").start(Lru())
+    tier.open(lambda departures: None)
+    with OwnerStore(server.address, tier, "cpu") as owner, ExitStack() as held:
+        put_blocks(owner, KEYS.fingerprint, BLOCKS)
+        readings = [held.enter_context(reader.read(KEYS, into=room())) for _ in range(6)]
+        for reading in readings:
+            check(list(reading), *["gpu"] * 8)
+    tier.close()
+    del owner, tier, readings, reading
+    assert mapped() > before
+    with reader.read(KEYS, into=room()) as reading:
+        check(list(reading), *["cpu"] * 8)
+    assert mapped() == before
+
+
+def test_what_waits_for_others_that_tell_of_pages_ends_in_time(
+    owner: OwnerStore, tier: GpuTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_blocks(owner, KEYS.fingerprint, BLOCKS)
+    register, told = SessionPages.register, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        told.set()
+        time.sleep(1.5)
+        return register(*arguments)
+
+    monkeypatch.setattr(SessionPages, "register", slow)
+    thread = threading.Thread(target=owner.sync_pages)
+    thread.start()
+    assert told.wait(SOON)
+    begun = time.monotonic()
+    owner.sync_pages(timeout=0.1)
+    assert time.monotonic() - begun < 0.6
+    thread.join()
+
+
+def test_slabs_that_the_store_does_not_take_are_offered_again_at_no_cost(
+    owner: OwnerStore,
+    reader: ReaderStore,
+    tier: GpuTier,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def exports() -> int:
+        return sum(type(one) is Export for one in gc.get_objects())
+
+    # what is logged has frames with it in which one was made
+    caplog.set_level(logging.ERROR, "cachestore.service.pages.registering")
+    with monkeypatch.context() as patch:
+        patch.setattr(owned_pages, "MOST_SLABS", 0)
+        put_blocks(owner, KEYS.fingerprint, BLOCKS)
+        before = exports()
+        for _ in range(5):
+            owner.sync_pages()
+        assert exports() == before and tiers(reader) == [("cpu", 8)]
+    owner.sync_pages()
+    assert tiers(reader) == [("gpu", 8)]

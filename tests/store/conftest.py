@@ -1,6 +1,7 @@
 """Stores of every shape; after each test the numbers must add up and nothing may be left behind."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,3 +81,16 @@ def open_store(open_tiers: Callable[..., TieredStore]) -> Callable[..., TieredSt
 def settled() -> Callable[[TieredStore], None]:
     """Asserts, in the middle of a test, what every store is checked for at its end."""
     return check_everything
+
+
+@pytest.fixture(params=["raw", "lz4"])
+def on_disk(
+    request: pytest.FixtureRequest, tmp_path: Path, open_tiers: Callable[..., TieredStore]
+) -> Callable[..., TieredStore]:
+    """Opens a store with a disk tier behind its memory; every time on the same folder."""
+
+    def start(memory: str | int = "1MiB", capacity: str | int = "4MiB", **store: Any) -> TieredStore:
+        disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": capacity}
+        return open_tiers([{"name": "cpu", "capacity": memory}, disk], store, request.param)
+
+    return start

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 
 from cachestore.block import Block, Half, PlaneId
 from cachestore.codecs import by_id
@@ -111,6 +112,29 @@ def test_a_small_value_that_decodes_to_more_than_memory_is_not_decoded(
         answers = put_blocks(store, KEYS.fingerprint, BLOCKS[:1])
         assert [str(answer.status) for answer in answers] == ["stored"] and tiered.settle()
         assert store.clear("cpu") == 1 and same(read(store)[0], BLOCKS[0])
+
+
+def test_a_block_of_another_release_is_a_miss_and_stays(
+    open_store: Callable[..., TieredStore], redis_server: Callable[..., Any]
+) -> None:
+    server = redis_server()
+    tiered = open_store("1MiB", server.url)
+    store = tiered.namespace("a")
+    put(store, Durability.CACHE)
+    assert tiered.settle() and store.clear("cpu") == len(BLOCKS)
+    name = f"cachestore:block:{namespace_id('a').hex()}:{KEYS.keys[3].hex()}"
+    with server.client() as client:
+        own = client.get(name)
+        size = int.from_bytes(own[8:12], "little")
+        # a later header is longer, and what lies behind its front is no concern of ours
+        header = own[:4] + (2).to_bytes(2, "little") + own[6:8] + (size + 64).to_bytes(4, "little") + own[12 : size - 8]
+        header += bytes(range(64))
+        newer = header + xxhash.xxh3_64_intdigest(header).to_bytes(8, "little") + own[size:]
+        client.set(name, newer, px=60_000)
+        assert len(read(store)) == 3 and tiered.settle()
+        assert total(store.stats(), "corruptions", tier="redis", reason="version") == 1
+        assert total(store.stats(), "corruptions") == 1 and total(store.stats(), "tier_removed", tier="redis") == 0
+        assert client.get(name) == newer and store.lookup(KEYS).ready == 3
 
 
 def test_what_the_disk_finds_spoiled_at_the_start_is_counted(tmp_path: Path) -> None:

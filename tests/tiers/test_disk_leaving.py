@@ -1,13 +1,17 @@
 """What leaves a full disk for others, and what does not: leased blocks, and such as are not what was put."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
 from cachestore.block import Buffer
+from cachestore.deadline import Deadline
 from cachestore.eviction.lru import Lru
 from cachestore.testing.tiers import KEYS, A, equal, soon, value
 from cachestore.tiers.base import ColdTier, Departure
@@ -143,3 +147,78 @@ def test_a_put_that_fails_for_want_of_memory_leaves_nothing(full: Full, monkeypa
             full.tier.put_many(A, blocks, None, soon())
     assert full.tier.usage().used == used and not list((full.folder / ".writing").iterdir())
     assert all(full.put(number) for number in range(5)) and not full.left()
+
+
+@dataclass
+class Waiting:
+    """Holds up what a tier is to keep, until `go_on`."""
+
+    put_many: Callable[..., list[bool]]
+    asked: Event = field(default_factory=Event)
+    go_on: Event = field(default_factory=Event)
+
+    def __call__(self, namespace: bytes, blocks: Any, ttl: float | None, deadline: Deadline) -> list[bool]:
+        self.asked.set()
+        if self.go_on.wait(deadline.remaining()):
+            return self.put_many(namespace, blocks, ttl, deadline)
+        return [False] * len(blocks)
+
+
+@pytest.fixture
+def waiting(full: Full, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waiting]:
+    waiting = Waiting(full.below.put_many)
+    monkeypatch.setattr(full.below, "put_many", waiting)
+    yield waiting
+    waiting.go_on.set()
+
+
+def test_a_tier_below_that_takes_its_time_holds_nobody_else_up(full: Full, waiting: Waiting) -> None:
+    with ThreadPoolExecutor() as pool:
+        try:
+            making_room = pool.submit(full.put, 5)
+            assert waiting.asked.wait(10)
+            assert held(full.tier) == [0, 1, 2, 3, 4]
+            for number in range(2):
+                (found,) = full.tier.get_many(A, KEYS[number : number + 1], soon())
+                assert equal(found, value(number, NBYTES))
+            assert full.tier.delete_many(A, KEYS[1:2], soon()) == [True]
+            assert full.put(6) and not making_room.done() and full.tier.healthy
+        finally:
+            waiting.go_on.set()
+        assert making_room.result(10)
+    assert full.left() == [(KEYS[0], "demoted", "capacity")]
+    assert held(full.tier, 7) == [2, 3, 4, 5, 6] and held(full.below) == [0]
+
+
+def test_room_is_made_in_time_though_the_tier_below_does_not_answer(full: Full, waiting: Waiting) -> None:
+    assert full.tier.put_many(A, [(KEYS[5], value(5, NBYTES))], None, Deadline.after(1.0)) == [True]
+    assert full.left() == [(KEYS[0], "evicted", "capacity")] and full.tier.healthy
+    assert held(full.tier) == [1, 2, 3, 4, 5] and not held(full.below)
+
+
+def test_who_removes_what_is_on_its_way_down_finds_it_there(full: Full, waiting: Waiting) -> None:
+    with ThreadPoolExecutor() as pool:
+        try:
+            making_room = pool.submit(full.put, 5)
+            assert waiting.asked.wait(10)
+            assert full.tier.delete_many(A, KEYS[:1], Deadline.after(0.2)) is None
+            removing = pool.submit(full.tier.delete_many, A, KEYS[:2], soon())
+            assert not wait([removing], 0.2).done
+        finally:
+            waiting.go_on.set()
+        assert removing.result(10) == [False, True] and held(full.below) == [0]
+        assert making_room.result(10)
+
+
+def test_what_others_make_room_for_leaves_room_for_more(full: Full, waiting: Waiting) -> None:
+    assert full.tier.protect(A, KEYS[1:5]) == [True] * 4
+    with ThreadPoolExecutor() as pool:
+        try:
+            small = pool.submit(full.put, 5, SMALL * 3)
+            assert waiting.asked.wait(10)
+            another = pool.submit(full.put, 6, SMALL * 3)
+            assert not wait([another], 0.2).done
+        finally:
+            waiting.go_on.set()
+        assert small.result(10) and another.result(10)
+    assert held(full.tier, 7) == [1, 2, 3, 4, 5, 6]

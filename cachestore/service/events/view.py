@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from cachestore.hashing import Chain
-from cachestore.store.base import Lookup, Run, runs_of
+from cachestore.store.base import Lookup, Run
+from cachestore.store.runs import runs_of
 
 _NOTHING: set[bytes] = set()
 
