@@ -60,8 +60,8 @@ assert _FIXED.size == 192 and TABLE.itemsize == 48
 class CorruptBlock(Exception):
     """These bytes are not the block that was asked for. Inside the store only: it becomes a miss and a counter.
 
-    `reason` is one word of: truncated, foreign, header, identity, fingerprint, checksum, codec, stale, layout; of a
-    lower tier also size, type, and of sealing tag, epoch, plain.
+    `reason` is one word of: truncated, foreign, version, header, identity, fingerprint, checksum, codec, stale, layout;
+    of a lower tier also size, type, and of sealing tag, epoch, plain.
     """
 
     def __init__(self, reason: str) -> None:
@@ -72,8 +72,12 @@ class CorruptBlock(Exception):
 OTHER_SPEC = "fingerprint"
 """Reason of a block that is the one of this key, but of another fingerprint: a miss to who asks, and it stays."""
 
-FOR_OTHERS = frozenset({"epoch", "plain"})
-"""Reasons of blocks that somebody with other keys may be able to open: they are misses, counted, and stay."""
+OTHER_VERSION = "version"
+"""Reason of a block whose header is whole, and of another version of this format: that of another release."""
+
+FOR_OTHERS = frozenset({"epoch", "plain", OTHER_VERSION})
+"""Reasons of blocks that somebody with other keys, or of another release, may be able to open: they are misses,
+counted, and stay."""
 
 
 def aligned(nbytes: int) -> int:
@@ -103,6 +107,14 @@ def _sound(places: bytes, payload: int) -> bool:
         and table["half"].max() < len(Half)
         and table["item_bytes"].min() >= 1
     )
+
+
+def _whole(data: memoryview | bytes, size: int) -> bool:
+    """Whether a header of `size` bytes ends with its checksum: those of all versions do, and begin alike."""
+    if not DIGEST_BYTES < size <= min(len(data), header_bytes(MAX_PLANES)):
+        return False
+    whole = bytes(data[:size])
+    return xxhash.xxh3_64_intdigest(whole[:-DIGEST_BYTES]) == int.from_bytes(whole[-DIGEST_BYTES:], "little")
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,14 +162,16 @@ class Header:
         first = bytes(view[: _FIXED.size])
         (magic, version, flags, size, planes, namespace, key, fingerprint, tokens, epoch, nonce, _, payload, writer,
          sequence, expires, parent) = _FIXED.unpack(first)  # fmt: skip
-        if magic != MAGIC or version != VERSION:
+        if magic != MAGIC:
             raise CorruptBlock("foreign")
+        if version != VERSION:
+            raise CorruptBlock(OTHER_VERSION if _whole(view, size) else "foreign")
         if not 1 <= planes <= MAX_PLANES or size != header_bytes(planes) or payload > MAX_PAYLOAD:
             raise CorruptBlock("header")
         if len(view) < size:
             raise CorruptBlock("truncated")
         whole = bytes(view[:size])
-        if whole[: len(first)] != first or xxhash.xxh3_64_intdigest(whole[:-8]) != int.from_bytes(whole[-8:], "little"):
+        if whole[: len(first)] != first or not _whole(whole, size):
             raise CorruptBlock("header")
         table = np.frombuffer(whole, dtype=TABLE, count=planes, offset=_FIXED.size)
         header = cls(

@@ -118,6 +118,19 @@ def test_no_flipped_bit_passes() -> None:
         assert reason(flipped) in ("foreign", "header", "truncated")
 
 
+def test_a_whole_header_of_another_version_is_for_others() -> None:
+    packed = header().pack()
+    for version in (0, 2, 0xFFFF):
+        other = packed[:4] + struct.pack("<H", version) + packed[6:]
+        # flipped by chance, or written so
+        assert (reason(other), reason(resealed(other))) == ("foreign", "version")
+        # whatever a later one has in it
+        longer = bytearray(other + bytes(128))
+        struct.pack_into("<II", longer, 8, len(longer), 0)
+        assert reason(resealed(bytes(longer)) + b"payload") == "version"
+        assert reason(resealed(bytes(longer))[:-1]) == "foreign"
+
+
 def test_no_truncation_passes() -> None:
     packed = header().pack()
     for length in range(len(packed)):

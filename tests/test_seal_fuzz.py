@@ -224,8 +224,11 @@ def fuzz(seeds: Iterator[int], until: float) -> dict[str, int]:
     return ends
 
 
-ENDS = {"passed", "truncated", "foreign", "header", "identity", "fingerprint", "checksum", "codec", "epoch"}
-OPENED = {f"open {end}" for end in ("passed", "truncated", "foreign", "header", "identity", "plain", "epoch", "tag")}
+ENDS = {"passed", "truncated", "foreign", "version", "header", "identity", "fingerprint", "checksum", "codec", "epoch"}
+OPENED = {
+    f"open {end}"
+    for end in ("passed", "truncated", "foreign", "version", "header", "identity", "plain", "epoch", "tag")
+}
 
 
 def test_the_corpus_itself_passes() -> None:

@@ -159,7 +159,7 @@ def test_any_flipped_bit_is_refused_or_changes_nothing(sealer: Sealer) -> None:
             else:
                 # gaps, and checksums of stored bytes under a header checksum that was made to fit
                 assert np.array_equal(opened, block)
-    assert reasons == {"foreign", "header", "identity", "plain", "epoch", "tag", "truncated"}
+    assert reasons == {"foreign", "version", "header", "identity", "plain", "epoch", "tag", "truncated"}
 
 
 def test_every_byte_of_every_plane_and_tag_counts(sealer: Sealer) -> None:

@@ -6,7 +6,8 @@ ones for good, before it says that it has them.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
@@ -14,12 +15,15 @@ from cachestore.cluster.lots import Block, Lot, durable_blocks, hot_blocks, lots
 from cachestore.cluster.peers import Peers
 from cachestore.deadline import Deadline
 from cachestore.directory.base import Life
-from cachestore.errors import CacheStoreError
+from cachestore.errors import CacheStoreError, DeadlineExceeded
 from cachestore.hashing import Chain
 from cachestore.index import Name
 from cachestore.service.operating import Operating
 from cachestore.service.operation import Moved
 from cachestore.store.tiered import TieredStore
+
+PATIENCE = 3
+"""Another node may take so many times its time-out for one read to take one lot: it reads that, and verifies it."""
 
 ONCE_SECONDS = 30.0
 """How long one node may take for one lot."""
@@ -29,6 +33,9 @@ REBALANCE = "rebalance"
 
 PAUSE = 0.05
 """Seconds before it is looked again for what open puts have left meanwhile."""
+
+Holders = dict[bytes, set[bytes]]
+"""By key, the lives that have a block."""
 
 log = logging.getLogger(__name__)
 
@@ -80,28 +87,51 @@ class HandingOver:
             self.told.hot_left += len(chosen)
             self._all_of(chosen, durable=False, then=self._let_go)
 
-    def copies(self, blocks: Sequence[Block], wanted: int) -> int:
-        """Has other nodes take these blocks until `wanted` have each; how many copies nobody took."""
+    def copies(self, blocks: Sequence[Block], wanted: int) -> Iterator[tuple[Lot, int]]:
+        """Has other nodes take these blocks until `wanted` have each; lot by lot, how many copies nobody took."""
         with self._opened:
-            return sum(self._copied(lot, wanted) for lot in lots(blocks, durable=False))
+            for lot in lots(blocks, durable=False):
+                holders = self._holders(lot)
+                taken = self._spread(lot, holders, wanted)
+                self.told.hot_moved += len(taken)
+                self.told.bytes_moved += sum(block.nbytes for block in taken)
+                yield lot, sum(max(0, wanted - len(lives)) for lives in holders.values())
 
-    def _copied(self, lot: Lot, wanted: int) -> int:
+    def keepers(self, blocks: Sequence[Block], wanted: int) -> dict[Name, set[bytes]]:
+        """Has other nodes keep these blocks for good until `wanted` do; which lives do, by block."""
+        found: dict[Name, set[bytes]] = {}
+        with self._opened:
+            for lot in lots(blocks, durable=True):
+                holders: Holders = {key: set() for key in lot.keys}
+                self._spread(lot, holders, wanted)
+                found.update((Name(lot.namespace, key), lives) for key, lives in holders.items())
+        return found
+
+    def _holders(self, lot: Lot) -> Holders:
+        """Whom the directory says to have each block."""
         found = self.peers.holders(lot.namespace, lot.keys, self.deadline)
-        holders = {key: {life.incarnation for life in lives} for key, lives in zip(lot.keys, found, strict=True)}
-        nbytes = {block.name.key: block.nbytes for block in lot.blocks}
+        return {key: {life.incarnation for life in lives} for key, lives in zip(lot.keys, found, strict=True)}
+
+    def _spread(self, lot: Lot, holders: Holders, wanted: int) -> list[Block]:
+        """Asks one node after the other until each block has `wanted` of `holders`; what was taken, once for each."""
+        taken: list[Block] = []
         for life in self._others(lot):
             own = self.peers.directory.life
-            lacking = [key for key in lot.keys if len(holders[key]) < wanted and life.incarnation not in holders[key]]
-            if own is None or not self.deadline.remaining():
+            lacking = [
+                block
+                for block in lot.blocks
+                if len(holders[block.name.key]) < wanted and life.incarnation not in holders[block.name.key]
+            ]
+            if not self.deadline.remaining() or own is None:
                 break
-            if not lacking or not self.peers.peer(life).breaker.due:
+            if not lacking or not (self.patient or self.peers.peer(life).breaker.due):
                 continue
-            for key, ok in zip(lacking, self._ask(life, own, lot, lacking), strict=True):
+            there = self._ask(life, own, lot, [block.name.key for block in lacking])
+            for block, ok in zip(lacking, there, strict=True):
                 if ok:
-                    holders[key].add(life.incarnation)
-                    self.told.hot_moved += 1
-                    self.told.bytes_moved += nbytes[key]
-        return sum(max(0, wanted - len(lives)) for lives in holders.values())
+                    holders[block.name.key].add(life.incarnation)
+                    taken.append(block)
+        return taken
 
     def _needed(self, blocks: Sequence[Block]) -> list[Block]:
         """Those that nobody else has, neither in memory nor in a tier that all share."""
@@ -139,22 +169,18 @@ class HandingOver:
                 return
 
     def _hand_over(self, lot: Lot) -> list[Block]:
-        """Asks one node after the other to take what is left of a lot; what was taken."""
-        taken: list[Block] = []
-        left = list(lot.blocks)
-        for life in self._others(lot):
-            own = self.peers.directory.life
-            if not left or not self.deadline.remaining() or own is None:
-                break
-            there = self._ask(life, own, lot, [block.name.key for block in left])
-            taken += [block for block, ok in zip(left, there, strict=True) if ok]
-            left = [block for block, ok in zip(left, there, strict=True) if not ok]
-        return taken
+        """Has as many other nodes as there are to be take the blocks of a lot; those that found so many."""
+        holders: Holders = {key: set() for key in lot.keys}
+        self._spread(lot, holders, lot.nodes)
+        return [block for block in lot.blocks if len(holders[block.name.key]) >= lot.nodes]
 
     def _others(self, lot: Lot) -> list[Life]:
-        """Whom to ask, in the order of the lot."""
+        """Whom to ask, in the order of the lot; for good first those that have it in memory already."""
         others = [life for life in self.peers.others() if life.incarnation not in self._failed]
-        return sorted(others, key=lambda life: lot.order(life.incarnation))
+        have: Counter[bytes] = Counter()
+        if lot.durable and len(others) > 1:
+            have.update(life for lives in self._holders(lot).values() for life in lives)
+        return sorted(others, key=lambda life: (-have[life.incarnation], lot.order(life.incarnation)))
 
     def _ask(self, life: Life, own: Life, lot: Lot, keys: Sequence[bytes]) -> Sequence[bool]:
         nothing = [False] * len(keys)
@@ -165,6 +191,9 @@ class HandingOver:
             there = connection.take(own.incarnation, chain, durable=lot.durable, timeout=timeout)
         except CacheStoreError as error:
             log.warning("[peers] %s at %s took nothing: %s", life.node, life.address, error)
+            if not self.patient and isinstance(error, DeadlineExceeded) and timeout >= self.peers.settings.timeout:
+                # the next ones are not kept waiting
+                self.peers.peer(life).breaker.failed()
             if not (self.patient and error.retryable and self.deadline.remaining()):
                 self._failed.add(life.incarnation)
             return nothing

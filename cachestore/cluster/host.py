@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from cachestore.cluster.durable_replicas import DurableReplicas
 from cachestore.cluster.healing import Healing
 from cachestore.cluster.managed import refuse_unstarted
 from cachestore.cluster.membership import Membership, address_for_others
@@ -87,6 +88,8 @@ class StoreHost:
                 self._server.members.stores = peers.members
                 member = opened.enter_context(Membership(peers.directory, store, node, self._address, busy))
                 store.elsewhere = [peers]
+                if reading.durable:
+                    opened.enter_context(DurableReplicas(store, peers))
                 if reading.replicas:
                     opened.enter_context(Replicas(store, peers))
                 self.operator.address, self.operator.leave = self._address, member.close

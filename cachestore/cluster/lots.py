@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cachestore.deadline import Deadline
 from cachestore.index import Entry, Name
 from cachestore.seal import CorruptBlock, Header
+from cachestore.store.durability import Counted
 from cachestore.tiers.base import ColdTier, Keeping, Listing
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Block(NamedTuple):
     nbytes: int
     root: bytes
     reads: int = 0
+    nodes: int = 1
+    """How many others are to keep it once this node is gone."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Lot:
     root: bytes
     blocks: Sequence[Block]
     durable: bool
+
+    @property
+    def nodes(self) -> int:
+        """How many others are to keep each of its blocks once this node is gone."""
+        return max(block.nodes for block in self.blocks)
 
     @property
     def keys(self) -> tuple[bytes, ...]:
@@ -55,9 +63,10 @@ class Lot:
 
 
 def durable_blocks(tiered: TieredStore, tried: set[Name], deadline: Deadline) -> tuple[list[Block], list[Name]]:
-    """The blocks that only this node keeps for good and that were not `tried`; those that cannot be read now.
+    """The blocks that this node keeps for good and that were not `tried`; those that cannot be read now.
 
-    What a medium keeps that all nodes share need not go anywhere.
+    What a medium keeps that all nodes share need not go anywhere; what several nodes keep is to have as many without
+    this one.
     """
     found: list[Block] = []
     unreadable: list[Name] = []
@@ -66,6 +75,10 @@ def durable_blocks(tiered: TieredStore, tried: set[Name], deadline: Deadline) ->
             continue
         for namespace in [name for name, content in tier.ledger.contents().items() if content.durable]:
             keys = list(tier.keys(namespace))
+            if isinstance(tier, Counted):
+                names = (name for key in keys if (name := Name(namespace, key)) not in tried)
+                found += [block._replace(nodes=tier.keepers(namespace)) for block in placed(tiered, names)]
+                continue
             for key, kept in zip(keys, tier.kept(namespace, keys), strict=True):
                 name = Name(namespace, key)
                 if not kept or name in tried:
@@ -102,8 +115,17 @@ def hot_blocks(tiered: TieredStore, tried: set[Name]) -> tuple[list[Block], int]
     return found, cold
 
 
-def written_blocks(tiered: TieredStore, names: Iterable[Name]) -> list[Block]:
-    """Those of these blocks that are in memory and were written to this node, not copied from another."""
+def written_here(tiered: TieredStore, name: Name) -> bool:
+    """Whether a block is in memory and was written to this node, not copied from another. Under the lock."""
+    entry = tiered.index.get(name)
+    try:
+        return entry is not None and entry.ready and Header.parse(entry.slot.bytes).writer == tiered.incarnation
+    except CorruptBlock:
+        return False
+
+
+def placed(tiered: TieredStore, names: Iterable[Name]) -> list[Block]:
+    """Those of these blocks that are in memory."""
     found: list[Block] = []
     chains: dict[bytes, tuple[dict[bytes, Entry], dict[bytes, bytes]]] = {}
     for name in names:
@@ -111,11 +133,6 @@ def written_blocks(tiered: TieredStore, names: Iterable[Name]) -> list[Block]:
         with tiered.index.changed:
             entry = tiered.index.get(name)
             if entry is None or not entry.ready:
-                continue
-            try:
-                if Header.parse(entry.slot.bytes).writer != tiered.incarnation:
-                    continue
-            except CorruptBlock:
                 continue
             entries, roots = chains.setdefault(name.namespace, ({}, {}))
             above: Entry | None = entry

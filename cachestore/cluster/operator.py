@@ -14,7 +14,7 @@ from typing import Any
 
 from cachestore.cluster.handing_over import HandingOver
 from cachestore.cluster.peers import Peers
-from cachestore.cluster.taking import take
+from cachestore.cluster.taking import give_up, take
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, Unavailable
 from cachestore.hashing import Chain
@@ -44,6 +44,7 @@ def alike(tables: Mapping[str, Any]) -> dict[str, bytes]:
         "directory": [directory.get("name", ""), _without_secrets(server.get("url", ""))],
         "sealing": sorted(tables["sealing"]) if "sealing" in tables else None,
         "quotas": [store.get("quota"), store.get("quotas")],
+        "durable": tables.get("peers", {}).get("durable"),
     }
     texts = {name: json.dumps(part, sort_keys=True, default=str) for name, part in parts.items()}
     return {name: sha256(text.encode()).digest() for name, text in texts.items()}
@@ -58,7 +59,7 @@ def _without_secrets(url: str) -> str:
 class NodeOperator:
     """Follows `service.operation.Operator`. `leave` takes the node out of the directory; `ended` ends its process.
 
-    `peers` is None on a node that is alone.
+    `peers` is None on a node that is alone; `outage` is for its facts.
     """
 
     tiered: TieredStore
@@ -66,6 +67,7 @@ class NodeOperator:
     name: str
     peers: Peers | None = None
     address: str = ""
+    outage: float = 0.0
     leave: Callable[[], None] = nothing
     ended: Callable[[], None] = nothing
     _began: float = field(default_factory=time.monotonic)
@@ -93,6 +95,7 @@ class NodeOperator:
             self.peers is not None and self.peers.directory.healthy,
             sampled,
             announced,
+            self.outage,
         )
 
     def drain(self, seconds: float, *, force: bool) -> Moved:
@@ -124,6 +127,9 @@ class NodeOperator:
         if self.peers is None or self._state is not State.SERVING:
             raise Unavailable(f"{self.name} takes no blocks: it is {'alone' if self.peers is None else self._state}")
         return take(self.tiered, self.peers, namespace, incarnation, chain, deadline, durable=durable)
+
+    def give_up(self, namespace: bytes, incarnation: bytes, chain: Chain) -> None:
+        give_up(self.tiered, namespace, incarnation, chain)
 
     @property
     def _busy(self) -> bool:

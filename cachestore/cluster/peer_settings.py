@@ -7,6 +7,9 @@ from cachestore.config import Bytes, Seconds
 from cachestore.errors import ConfigError
 from cachestore.service.auth.credentials import Credentials
 
+OTHERS = "*"
+"""In a table of namespaces: all that are not named."""
+
 MOST_REPLICAS = 16
 """Nodes that may be asked to have the same block: more would be a copy of everything everywhere."""
 
@@ -38,13 +41,15 @@ class PeerSettings:
     bytes are not read from there.
 
     New blocks of a namespace are copied until as many nodes have them as `replicas` says for its name, or for "*",
-    which is every other namespace.
+    which is every other namespace. In the same way `durable` says how many nodes, this one included, must keep durable
+    blocks of a namespace in memory: then neither disk nor Redis is asked for them.
     """
 
     timeout: Seconds = 2.0
     copy_after: int = 1
     largest: Bytes = 256 << 20
     replicas: Mapping[str, int] = field(default_factory=dict)
+    durable: Mapping[str, int] = field(default_factory=dict)
     credentials: PeerCredentials = field(default_factory=PeerCredentials)
 
     def __post_init__(self) -> None:
@@ -59,6 +64,12 @@ class PeerSettings:
                 raise ConfigError(
                     f"peers.replicas.{namespace} must name a namespace, or * for all others, and 1 to {MOST_REPLICAS} "
                     f"nodes, got {nodes}"
+                )
+        for namespace, nodes in self.durable.items():
+            if not namespace or not 2 <= nodes <= MOST_REPLICAS:
+                raise ConfigError(
+                    f"peers.durable.{namespace} must name a namespace, or * for all others, and 2 to {MOST_REPLICAS} "
+                    f"nodes, since one alone survives nothing, got {nodes}; left out, disk or Redis acknowledges"
                 )
         # what does not fit together is said at the start
         self.credentials.credentials()

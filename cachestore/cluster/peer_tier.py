@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cachestore.cluster.peer import Failed, Peer
 from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
-from cachestore.seal import CorruptBlock
+from cachestore.seal import FOR_OTHERS, CorruptBlock
 from cachestore.tiers.base import Departed, Found, Usage
 from cachestore.tiers.ledger import Ledger
 
@@ -129,8 +129,8 @@ class PeerTier:
                 if reading.there < len(keys):
                     wrong(namespace, [keys[reading.there]], peer.life.incarnation)
                 for number, block in enumerate(reading):
-                    # one that is too large for this node may suit others
-                    if isinstance(block, CorruptBlock) and block.reason != "size":
+                    # one that is too large for this node, or of another release, may suit others
+                    if isinstance(block, CorruptBlock) and block.reason not in (*FOR_OTHERS, "size"):
                         wrong(namespace, [keys[number]], peer.life.incarnation)
                     yield block
         except Failed:

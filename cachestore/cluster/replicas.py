@@ -5,13 +5,15 @@ lies together there, too; one that does not answer is passed over.
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Self
 
-from cachestore.cluster.handing_over import HandingOver
-from cachestore.cluster.lots import written_blocks
+from cachestore.cluster.handing_over import PATIENCE, HandingOver
+from cachestore.cluster.lots import placed, written_here
+from cachestore.cluster.peer_settings import OTHERS
 from cachestore.cluster.peers import Peers
 from cachestore.deadline import Deadline
 from cachestore.hashing import namespace_id
@@ -25,14 +27,8 @@ LINGER_SECONDS = 0.1
 ROUND_SECONDS = 30.0
 """How long the blocks that wait together may take."""
 
-PATIENCE = 3
-"""Another node may take so many times its time-out for one read to take one lot: it reads that, and verifies it."""
-
 BACKLOG = 1 << 16
 """Blocks that may wait."""
-
-OTHERS = "*"
-"""In `peers.replicas`: every namespace that is not named."""
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +47,7 @@ class Replicas:
     _lock: Lock = field(default_factory=Lock)
     _due: Event = field(default_factory=Event)
     _over: Event = field(default_factory=Event)
+    _under_way: HandingOver | None = None
     _thread: Thread = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,11 +61,15 @@ class Replicas:
         self.tiered.tell(self)
 
     def close(self) -> None:
-        """Copies no more; what waits is given up."""
+        """Copies no more; what waits is given up, and what is under way with the node that is asked just then."""
         self.tiered.stop_telling(self)
         self._over.set()
         self._due.set()
+        with self._lock:
+            if self._under_way is not None:
+                self._under_way.deadline = Deadline(time.monotonic())
         self._thread.join()
+        self._drop(len(self._waiting), "closed")
 
     def __enter__(self) -> Self:
         self.open()
@@ -80,11 +81,12 @@ class Replicas:
     def announce(self, namespace: bytes, keys: Sequence[bytes]) -> None:
         if self._others(namespace) < 1:
             return
+        # what was copied here has its copies from where it was written, or had them
+        names = [name for key in keys if written_here(self.tiered, name := Name(namespace, key))]
         with self._lock:
-            room = keys[: max(0, BACKLOG - len(self._waiting))]
-            self._waiting.update((Name(namespace, key), None) for key in room)
-        if len(room) < len(keys):
-            self.peers.counters.add("replicas_dropped", len(keys) - len(room), reason="backlog")
+            room = names[: max(0, BACKLOG - len(self._waiting))]
+            self._waiting.update(dict.fromkeys(room))
+        self._drop(len(names) - len(room), "backlog")
         self._due.set()
 
     def withdraw(self, namespace: bytes, keys: Sequence[bytes]) -> None:
@@ -93,8 +95,11 @@ class Replicas:
             for key in keys:
                 self._waiting.pop(Name(namespace, key), None)
             left = before - len(self._waiting)
-        if left:
-            self.peers.counters.add("replicas_dropped", left, reason="gone")
+        self._drop(left, "gone")
+
+    def _drop(self, blocks: int, reason: str) -> None:
+        if blocks:
+            self.peers.counters.add("replicas_dropped", blocks, reason=reason)
 
     def _others(self, namespace: bytes) -> int:
         """How many other nodes are to have its blocks."""
@@ -108,20 +113,30 @@ class Replicas:
             self._due.clear()
             with self._lock:
                 waiting, self._waiting = self._waiting, {}
-            try:
-                self._copy(waiting)
-            except Exception:
-                self.peers.counters.add("replicas_dropped", len(waiting), reason="internal")
-                log.exception("[peers] %d blocks get no further copies", len(waiting))
+            by_count: dict[int, list[Name]] = {}
+            for name in waiting:
+                by_count.setdefault(self._others(name.namespace), []).append(name)
+            for others, names in by_count.items():
+                self._copy(names, others)
 
-    def _copy(self, names: dict[Name, None]) -> None:
-        by_count: dict[int, list[Name]] = {}
-        for name in names:
-            by_count.setdefault(self._others(name.namespace), []).append(name)
-        for others, some in by_count.items():
-            told, once = Moved(), PATIENCE * self.peers.settings.timeout
-            deadline = Deadline.after(ROUND_SECONDS)
-            over = HandingOver(self.tiered, self.peers, told, deadline, once, patient=False)
-            missing = over.copies(written_blocks(self.tiered, some), others)
+    def _copy(self, names: Sequence[Name], others: int) -> None:
+        blocks = placed(self.tiered, names)
+        self._drop(len(names) - len(blocks), "gone")
+        told, left = Moved(), len(blocks)
+        once = PATIENCE * self.peers.settings.timeout
+        over = HandingOver(self.tiered, self.peers, told, Deadline.after(ROUND_SECONDS), once, patient=False)
+        with self._lock:
+            self._under_way = over
+        if self._over.is_set():
+            over.deadline = Deadline(time.monotonic())
+        try:
+            for lot, missing in over.copies(blocks, others):
+                left -= len(lot.blocks)
+                self.peers.counters.add("replicas_missing", missing)
+        except Exception:
+            self._drop(left, "internal")
+            log.exception("[peers] %d blocks get no further copies", left)
+        finally:
             self.peers.counters.add("replicas_made", told.hot_moved)
-            self.peers.counters.add("replicas_missing", missing)
+            with self._lock:
+                self._under_way = None

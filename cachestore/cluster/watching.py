@@ -22,6 +22,9 @@ LEAVE_SECONDS = 300.0
 SPARE_SECONDS = 2.0
 """What is left of the time until it goes for the end itself."""
 
+ANSWER_SECONDS = 5.0
+"""How long an answer that is there may take to be read."""
+
 PATIENCE = (5.0, 120.0)
 """Seconds until a store that did not start is tried again, at first and at last."""
 
@@ -43,7 +46,8 @@ class StoreWatch:
     tables: Mapping[str, Any]
     settings: ClusterSettings
     _tries: dict[str, _Try] = field(default_factory=dict)
-    _leaving: set[str] = field(default_factory=set)
+    _drains: dict[str, Any] = field(default_factory=dict)
+    """The last call to each store whose node leaves."""
     _said: str = ""
     _over: Event = field(default_factory=Event)
 
@@ -70,15 +74,31 @@ class StoreWatch:
         nodes = [node for node in stores.alive(ray) if stores.asks(node, self.settings)]
         leaving = _leaving(ray)
         actors = stores.found(ray)
+        self._drains = {node_id: drain for node_id, drain in self._drains.items() if node_id in leaving}
         for node_id, until in leaving.items():
-            if node_id in actors and node_id not in self._leaving:
-                log.warning("node %s leaves: its store hands over what it holds", node_id[:12])
-                actors[node_id].drain.remote(max(1.0, until - time.time() - SPARE_SECONDS) if until else LEAVE_SECONDS)
-        self._leaving = set(leaving)
+            if node_id in actors and self._drain_again(ray, node_id):
+                seconds = max(1.0, until - time.time() - SPARE_SECONDS) if until else LEAVE_SECONDS
+                self._drains[node_id] = actors[node_id].drain.remote(seconds)
         missing = [node for node in nodes if node["NodeID"] not in actors and node["NodeID"] not in leaving]
         missing = [node for node in missing if not stores.drained(node["NodeID"])]
         if missing and self._may(nodes):
             self._launch(ray, missing, nodes, actors)
+
+    def _drain_again(self, ray: Any, node_id: str) -> bool:
+        """Whether the store of a node that leaves is to be asked to drain: it was not yet, or did not hear of it."""
+        asked = self._drains.get(node_id)
+        if asked is None:
+            log.warning("node %s leaves: its store hands over what it holds", node_id[:12])
+            return True
+        # it answers at once, and hands over in the background
+        if not ray.wait([asked], timeout=0)[0]:
+            return False
+        try:
+            ray.get(asked, timeout=ANSWER_SECONDS)
+        except ray.exceptions.RayError as error:
+            log.warning("the store of node %s is asked again to hand over: %s", node_id[:12], error)
+        # one that was started again since knows of nothing, and for any other one that is no more than a question
+        return True
 
     def _may(self, nodes: list[stores.Node]) -> bool:
         """Whether this configuration is for several nodes; if not, says so once."""

@@ -46,6 +46,11 @@ class Operating(Connection):
         there: Sequence[bool] = self.call("Take", request, timeout).there
         return there
 
+    def give_up(self, incarnation: bytes, chain: Chain, *, timeout: float) -> None:
+        """Has the node keep blocks no longer for good that the node of this life had it take."""
+        chained = convert.chain_message(chain)
+        self.call("Take", wire.TakeRequest(incarnation=incarnation, chain=chained, given_up=True), timeout)
+
     def _made(self, channel: grpc.Channel) -> None:
         super()._made(channel)
         self._stub: Any = OperationStub(channel)  # type: ignore[no-untyped-call]

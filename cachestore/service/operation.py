@@ -40,7 +40,8 @@ class NodeFacts:
 
     `address` is where others find it; empty, as its `incarnation`, for one that is alone. `age` is in seconds, `clock`
     in seconds since 1970. `alike` has digests of what must be alike on all nodes, by section. Of `sampled` blocks in
-    its memory the directory knows `announced`.
+    its memory the directory knows `announced`. Where Ray runs it, Ray's control plane may be away for `outage` seconds
+    until Ray ends it; 0 elsewhere.
     """
 
     node: str
@@ -57,6 +58,7 @@ class NodeFacts:
     directory: bool
     sampled: int = 0
     announced: int = 0
+    outage: float = 0.0
 
 
 @dataclass
@@ -101,6 +103,9 @@ class Operator(Protocol):
     ) -> list[bool]:
         """Brings blocks here that the node of this life has; which are here now, for good where that is asked."""
 
+    def give_up(self, namespace: bytes, incarnation: bytes, chain: Chain) -> None:
+        """Blocks that the node of this life had taken here for good need not be kept for it: its put has failed."""
+
 
 def facts_message(facts: NodeFacts) -> wire.NodeResponse:
     """For the wire."""
@@ -116,7 +121,7 @@ def facts_message(facts: NodeFacts) -> wire.NodeResponse:
         ],
         release=facts.release, contract=facts.contract, clock_ms=round(1000 * facts.clock), alike=facts.alike,
         nodes=map(convert.member_message, facts.nodes), directory=facts.directory, sampled=facts.sampled,
-        announced=facts.announced,
+        announced=facts.announced, outage_ms=round(1000 * facts.outage),
     )  # fmt: skip
 
 
@@ -127,6 +132,7 @@ def facts(message: wire.NodeResponse) -> NodeFacts:
         [TierFacts(t.name, t.used_bytes, t.capacity_bytes, t.blocks, t.healthy) for t in message.tiers],
         message.release, message.contract, message.clock_ms / 1000, dict(message.alike),
         [convert.member(member) for member in message.nodes], message.directory, message.sampled, message.announced,
+        message.outage_ms / 1000,
     )  # fmt: skip
 
 

@@ -56,8 +56,12 @@ class OperationServicer(Methods):
         peer = identity.role is Role.peer
         namespace = bytes.fromhex(identity.namespace) if peer else namespace_id(namespace_of(context))
         incarnation = convert.identifier(request.incarnation, "incarnation")
+        chain = convert.chain(request.chain)
+        if request.given_up:
+            self.operator.give_up(namespace, incarnation, chain)
+            return wire.TakeResponse()
         there = self.operator.take(
-            namespace, incarnation, convert.chain(request.chain), deadline_of(context, self.longest_call),
+            namespace, incarnation, chain, deadline_of(context, self.longest_call),
             durable=request.durable,
         )  # fmt: skip
         return wire.TakeResponse(there=there)

@@ -13,7 +13,7 @@ class NodeRequest(_message.Message):
     def __init__(self, samples: _Optional[int] = ...) -> None: ...
 
 class NodeResponse(_message.Message):
-    __slots__ = ("node", "address", "incarnation", "state", "age_ms", "tiers", "release", "contract", "clock_ms", "alike", "nodes", "directory", "sampled", "announced")
+    __slots__ = ("node", "address", "incarnation", "state", "age_ms", "tiers", "release", "contract", "clock_ms", "alike", "nodes", "directory", "sampled", "announced", "outage_ms")
     class Tier(_message.Message):
         __slots__ = ("name", "used_bytes", "capacity_bytes", "blocks", "healthy")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class NodeResponse(_message.Message):
     DIRECTORY_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCED_FIELD_NUMBER: _ClassVar[int]
+    OUTAGE_MS_FIELD_NUMBER: _ClassVar[int]
     node: str
     address: str
     incarnation: bytes
@@ -62,7 +63,8 @@ class NodeResponse(_message.Message):
     directory: bool
     sampled: int
     announced: int
-    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., state: _Optional[str] = ..., age_ms: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[NodeResponse.Tier, _Mapping]]] = ..., release: _Optional[str] = ..., contract: _Optional[int] = ..., clock_ms: _Optional[int] = ..., alike: _Optional[_Mapping[str, bytes]] = ..., nodes: _Optional[_Iterable[_Union[_store_pb2.Member, _Mapping]]] = ..., directory: bool = ..., sampled: _Optional[int] = ..., announced: _Optional[int] = ...) -> None: ...
+    outage_ms: int
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., state: _Optional[str] = ..., age_ms: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[NodeResponse.Tier, _Mapping]]] = ..., release: _Optional[str] = ..., contract: _Optional[int] = ..., clock_ms: _Optional[int] = ..., alike: _Optional[_Mapping[str, bytes]] = ..., nodes: _Optional[_Iterable[_Union[_store_pb2.Member, _Mapping]]] = ..., directory: bool = ..., sampled: _Optional[int] = ..., announced: _Optional[int] = ..., outage_ms: _Optional[int] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("deadline_ms", "force")
@@ -115,14 +117,16 @@ class ForgetResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class TakeRequest(_message.Message):
-    __slots__ = ("incarnation", "chain", "durable")
+    __slots__ = ("incarnation", "chain", "durable", "given_up")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     DURABLE_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_UP_FIELD_NUMBER: _ClassVar[int]
     incarnation: bytes
     chain: _store_pb2.Chain
     durable: bool
-    def __init__(self, incarnation: _Optional[bytes] = ..., chain: _Optional[_Union[_store_pb2.Chain, _Mapping]] = ..., durable: bool = ...) -> None: ...
+    given_up: bool
+    def __init__(self, incarnation: _Optional[bytes] = ..., chain: _Optional[_Union[_store_pb2.Chain, _Mapping]] = ..., durable: bool = ..., given_up: bool = ...) -> None: ...
 
 class TakeResponse(_message.Message):
     __slots__ = ("there",)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cachestore import settings
+from cachestore.cluster.peers import Peers
 from cachestore.errors import ConfigError
 from cachestore.hashing import Chain
 from cachestore.metrics import total
@@ -105,6 +106,48 @@ def test_what_does_not_fit_into_the_backlog_is_dropped_and_counted(trio: Trio, m
     put_blocks(trio.stores["a"], KEYS.fingerprint, BLOCKS)
     eventually(lambda: trio.counted("replicas_made") == 4)
     assert trio.counted("replicas_dropped") == 2
+
+
+def test_what_waits_at_the_end_is_counted(trio: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
+    trio.start("ab", default=2)
+    knows_all(trio, 2)
+    monkeypatch.setattr("cachestore.cluster.replicas.LINGER_SECONDS", 60.0)
+    put_blocks(trio.stores["a"], KEYS.fingerprint, BLOCKS)
+    host = trio.hosts["a"]
+    counters = host.operator.peers.counters
+    host.close()
+    assert total(counters.figures(), "replicas_dropped", reason="closed") == 6
+    assert total(counters.figures(), "replicas_dropped") == 6
+
+
+def test_every_block_is_counted_once(trio: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
+    trio.start("ab", default=2)
+    knows_all(trio, 2)
+    # what is read from there, or goes before its turn, has no copies to be made
+    monkeypatch.setattr("cachestore.cluster.replicas.LINGER_SECONDS", 1.0)
+    put_blocks(trio.stores["a"], KEYS.fingerprint, BLOCKS)
+    # where they are is told in batches
+    eventually(lambda: trio.stores["b"].lookup(KEYS).ready == 6)
+    with trio.stores["b"].read(KEYS) as reading:
+        assert len(list(reading)) == 6
+    assert trio.stores["b"].pin(KEYS, 60.0) == 6 and trio.stores["b"].clear("cpu") == 6
+    eventually(lambda: trio.counted("replicas_made") == 6)
+    assert trio.counted("replicas_dropped") == trio.counted("replicas_missing") == 0
+    # one lot goes well, and then something is wrong
+    well = Peers.holders
+    asked = []
+
+    def holders(self: Peers, namespace: bytes, *rest: Any) -> Any:
+        asked.append(namespace)
+        if len(asked) > 1:
+            raise RuntimeError("a bug of ours")
+        return well(self, namespace, *rest)
+
+    monkeypatch.setattr("cachestore.cluster.lots.MOST_BLOCKS", 4)
+    monkeypatch.setattr(Peers, "holders", holders)
+    put_blocks(trio.stores["a"], OTHER.fingerprint, MORE)
+    eventually(lambda: trio.counted("replicas_dropped") == 2)
+    assert (trio.counted("replicas_made"), trio.counted("replicas_missing")) == (10, 0)
 
 
 @pytest.mark.parametrize("replicas", [{"acme": 0}, {"acme": 99}, {"": 2}, {"acme": "two"}])
