@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,12 @@ def tables(port: int, name: str, capacity: int) -> dict[str, Any]:
 
 
 @contextmanager
-def script(name: str, argument: object) -> Iterator[subprocess.Popen[str]]:
+def script(name: str, argument: object, *more: str) -> Iterator[subprocess.Popen[str]]:
     """One of the scripts, called with this."""
     path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     process = subprocess.Popen(
-        [sys.executable, str(SCRIPTS / name), json.dumps(argument)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, str(SCRIPTS / name), json.dumps(argument), *more],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     try:
         yield process
@@ -91,9 +91,9 @@ class Ray:
 
 
 @contextmanager
-def on_ray(capacity: int, more: Mapping[str, Any]) -> Iterator[Ray]:
-    """Three nodes with `capacity` bytes each, and `more` tables."""
+def on_ray(capacity: int, more: Mapping[str, Any], machines: Sequence[str] = ()) -> Iterator[Ray]:
+    """Three nodes with `capacity` bytes each, and `more` tables; on one machine unless these are several."""
     with server() as port:
         told = {name: table for name, table in tables(port, "", capacity).items() if name != "store"}
-        with script("ray_process.py", {**told, **more}) as process:
+        with script("ray_process.py", {**told, **more}, *machines) as process:
             yield Ray(process)

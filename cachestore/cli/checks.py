@@ -34,19 +34,25 @@ PACKAGES = {
 }
 
 
+class Advice(str):
+    """The detail of a check that found nothing broken, and something that is better done otherwise."""
+
+
 class Result(NamedTuple):
     """What one check found."""
 
     name: str
     ok: bool
     detail: str
+    advice: bool = False
 
 
 def run(checks: Iterator[tuple[str, Callable[[], str]]]) -> Iterator[Result]:
     """Runs checks one after the other; one that raises is a result, not an end."""
     for name, check in checks:
         try:
-            yield Result(name, True, check())
+            detail = check()
+            yield Result(name, True, detail, isinstance(detail, Advice))
         except (CacheStoreError, OSError) as error:
             yield Result(name, False, str(error))
 

@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from cachestore import settings
+from cachestore.cli.checks import Advice
 from cachestore.cli.members import Seen, operating, seen
+from cachestore.cluster.runtime import OUTAGE, OUTAGE_SECONDS, RAYS_OUTAGE
 from cachestore.directory.compose import SECTION, compose
 from cachestore.errors import ConfigError, Unavailable
 from cachestore.service.auth.tokens import SKEW
@@ -38,6 +40,8 @@ def cluster(address: str | None, config: Path | None, timeout: float) -> Iterato
     yield "configuration", partial(_alike, facts)
     yield "tiers", partial(_tiers, facts)
     yield "specs", partial(_specs, [each.address for each in found if each.facts is not None], timeout)
+    if any(each.outage for each in facts):
+        yield "control plane", partial(_outage, facts)
     if config is not None:
         yield "Redis", partial(_redis, config)
     for each in found:
@@ -122,8 +126,19 @@ def _specs(addresses: Sequence[str], timeout: float) -> str:
                     specs.add(member.fingerprint)
     if len(specs) > 1:
         shown = ", ".join(sorted(spec.hex()[:12] for spec in specs))
-        return f"{len(workers)} workers of {len(specs)} specs ({shown}), which share no blocks: is that meant?"
+        return Advice(f"{len(workers)} workers of {len(specs)} specs ({shown}), which share no blocks: is that meant?")
     return f"{len(workers)} workers, one spec" if workers else "no workers"
+
+
+def _outage(facts: Sequence[NodeFacts]) -> str:
+    by_ray = {each.node: each.outage for each in facts if each.outage}
+    short = [node for node, seconds in by_ray.items() if seconds <= RAYS_OUTAGE]
+    if short:
+        return Advice(
+            f"{', '.join(short)} end when Ray's control plane is away for {min(by_ray.values()):g} s, as while its "
+            f"machine is replaced; before Ray starts on a node set {OUTAGE}={OUTAGE_SECONDS}"
+        )
+    return f"may be away for {min(by_ray.values()):g} s"
 
 
 def _redis(config: Path) -> str:

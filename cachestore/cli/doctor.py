@@ -43,7 +43,7 @@ def doctor(
     else:
         made = table("doctor", "check", "", "detail")
         for result in results:
-            mark = "[green]ok[/]" if result.ok else "[red]FAILED[/]"
+            mark = "[red]FAILED[/]" if not result.ok else "[yellow]advice[/]" if result.advice else "[green]ok[/]"
             # as text: names of extras stand in brackets, which the console would take for its markup
             made.add_row(Text(result.name), mark, Text(result.detail))
         console.print(made)

@@ -1,7 +1,11 @@
-"""The gateway of a cluster: an application of Ray Serve whose proxy listens where `[gateway]` says."""
+"""The gateway of a cluster: an application of Ray Serve whose proxies listen where `[gateway]` says.
+
+On several machines it stands on another than the head, and every one that has a part of it or a worker listens: what
+leads Ray may then be away, and its machine gone, while requests come in elsewhere.
+"""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ from cachestore.cluster.causes import cause
 from cachestore.cluster.gateway_health import SERVING, certificate, health
 from cachestore.cluster.ports import free_port
 from cachestore.cluster.settings import ClusterSettings
+from cachestore.cluster.stores import Node, alive
 from cachestore.cluster.workers import APPLICATION, CLOSE_SECONDS, POLL_SECONDS, Tell, messages
 from cachestore.config import build
 from cachestore.errors import ConfigError, Unavailable
@@ -25,9 +30,12 @@ GATEWAY = Catalogue(
 NAME = f"{APPLICATION}-gateway"
 SECTION = "gateway"
 
+HEAD = "node:__internal_head__"
+"""The resource by which Ray marks the node that leads."""
+
 
 def start_proxy(tables: Mapping[str, Any]) -> str:
-    """Starts Serve with a proxy for the gateway, on the node this process is connected to; where it listens.
+    """Starts Serve with a proxy for the gateway on the head, on several machines on others, too; where they listen.
 
     Empty without the section. Where Serve runs already its proxy stays as it is: ConfigError if it is another.
     """
@@ -40,8 +48,9 @@ def start_proxy(tables: Mapping[str, Any]) -> str:
     settings = build(GATEWAY.load("settings"), tables[SECTION], SECTION)
     host = "127.0.0.1" if settings.host == "localhost" else settings.host
     options = {"host": host, "port": settings.port or free_port(), "request_timeout_s": None, **_tls(settings)}
+    location, _ = placed(alive(ray))
     try:
-        serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"log_level": "ERROR"})
+        serve.start(proxy_location=location, http_options=options, logging_config={"log_level": "ERROR"})
     except (RuntimeError, ray.exceptions.RayError) as error:
         raise ConfigError(
             f"gateway.host = {host!r} and gateway.port = {options['port']} cannot be had: {error}"
@@ -55,6 +64,16 @@ def start_proxy(tables: Mapping[str, Any]) -> str:
         )
     url: str = settings.url(found.port)
     return url
+
+
+def placed(nodes: Sequence[Node]) -> tuple[str, dict[str, Any]]:
+    """Where Serve is to listen, and what it is told of the gateway: it stands beside the head only if it has to."""
+    heads = [node["NodeID"] for node in nodes if HEAD in node["Resources"]]
+    if not heads or len({node["NodeManagerAddress"] for node in nodes}) < 2:
+        # nodes of one machine would share the port
+        return "HeadOnly", {}
+    beside, head = ({"label_selector": {"ray.io/node-id": f"{sign}{heads[0]}"}} for sign in ("!", ""))
+    return "EveryNode", {**beside, "fallback_strategy": [head]}
 
 
 def _tls(settings: Any) -> dict[str, str]:
@@ -75,6 +94,7 @@ def add_gateway(tables: Mapping[str, Any], settings: ClusterSettings, stores: It
 
 def begin_gateway(tables: Mapping[str, Any], settings: ClusterSettings, stores: Iterable[str], tell: Tell) -> None:
     """Starts it, and does not wait."""
+    import ray
     from ray import serve
     from ray.serve.config import BackpressureConfig
 
@@ -83,7 +103,7 @@ def begin_gateway(tables: Mapping[str, Any], settings: ClusterSettings, stores: 
     deployment = serve.deployment(
         name=SECTION,
         num_replicas=1,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, **placed(alive(ray))[1]},
         # the gateway itself refuses what is too much, in OpenAI's words; Serve's queue is for the moment between
         max_ongoing_requests=2 * most,
         max_queued_requests=most,

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+from contextlib import suppress
 from typing import Any, Self
 
 from cachestore.cluster.reach import REFUSED, check
@@ -22,8 +23,11 @@ _ENVIRONMENT = {
 OUTAGE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """Names for how many seconds a node of Ray looks for its control plane before it ends itself, and us with it."""
 
-_OUTAGE_SECONDS = "600"
-"""Ray itself takes 60: a head that is moved to another machine is away for longer."""
+RAYS_OUTAGE = 60.0
+"""Unless it is set. A head that is moved to another machine is away for longer."""
+
+OUTAGE_SECONDS = "600"
+"""In a Ray of our own, and what to write where it is not."""
 
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray replaces 127.0.0.1 by the machine's own address and then listens on all of them, unless it is told, by the
@@ -33,7 +37,14 @@ switch meant for desktops, that no other machine will join."""
 def own_environment() -> dict[str, str]:
     """What a Ray of our own is started with, on loopback."""
     # a token for this Ray alone: nobody has to read or write one in the home directory
-    return {**_ENVIRONMENT, **_LOOPBACK, OUTAGE: _OUTAGE_SECONDS, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {**_ENVIRONMENT, **_LOOPBACK, OUTAGE: OUTAGE_SECONDS, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+def outage() -> float:
+    """Seconds for which the node of Ray that this process is on looks for its control plane."""
+    with suppress(ValueError):
+        return float(os.environ.get(OUTAGE, RAYS_OUTAGE))
+    return RAYS_OUTAGE
 
 
 class Runtime:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cachestore.cluster.host import StoreHost
+from cachestore.cluster.runtime import outage
 
 DRAINED = b"cachestore:drained:"
 """In Ray's own key-value store, before the id of a node: it was drained, and gets no store until `up` is called."""
@@ -25,6 +26,7 @@ class StoreActor(StoreHost):
         self._node_id = node_id
         again = ray.get_runtime_context().was_current_actor_reconstructed
         super().__init__(tables, node_id[:12], port, machine, self._drained, patient=patient or again)
+        self.operator.outage = outage()
 
     def __repr__(self) -> str:
         # Ray shows it in its lists, its dashboard and its logs, and asks for that of an actor that did not start, too:

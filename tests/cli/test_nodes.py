@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from cachestore.cluster.host import StoreHost
+from cachestore.cluster.runtime import OUTAGE, outage
 from cachestore.service.client import RemoteStore
 from cachestore.store.base import put_blocks
 from cachestore.testing import random_prompt, small_spec
@@ -20,9 +21,10 @@ NODES = ("one", "two", "three")
 
 
 class At(NamedTuple):
-    """Where a store of this process is."""
+    """A store of this process, and where it is."""
 
     address: str
+    host: StoreHost
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def cluster(redis: RedisServer) -> Iterator[dict[str, Any]]:
         for name in NODES:
             host = StoreHost(tomllib.loads(configured(redis, name)), name)
             stack.callback(host.close)
-            found[name] = At(host.address())
+            found[name] = At(host.address(), host)
         yield found
 
 
@@ -86,6 +88,27 @@ def test_doctor_looks_at_the_whole_cluster(command: Callable[..., Any], known: d
         "nodes answer", "nodes know each other", "wire", "clocks", "configuration", "tiers", "specs",
         *(f"directory: {name}" for name in sorted(NODES)), f"round trip: {known['one'].address}",
     ]  # fmt: skip
+
+
+def test_doctor_advises_to_bear_a_longer_outage_of_rays_control_plane(
+    command: Callable[..., Any], known: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said() -> dict[str, Any]:
+        done = command("doctor", "--cluster", known["one"].address, "--json")
+        assert done.status == 0, done.out
+        (found,) = (check for check in done.object["checks"] if check["name"] == "control plane")
+        return dict(found)
+
+    monkeypatch.delenv(OUTAGE, raising=False)
+    for name in NODES[1:]:
+        monkeypatch.setattr(known[name].host.operator, "outage", outage())
+    advice = said()
+    assert advice["advice"] and f"set {OUTAGE}=600" in advice["detail"]
+    assert "three, two end when" in advice["detail"] and "60 s" in advice["detail"]
+    monkeypatch.setenv(OUTAGE, "600")
+    for name in NODES[1:]:
+        monkeypatch.setattr(known[name].host.operator, "outage", outage())
+    assert not said()["advice"] and "600 s" in said()["detail"]
 
 
 def test_what_cannot_be_meant(command: Callable[..., Any], known: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """A Ray of three nodes with a store on each, in a process of its own: does to it what each line of its input says.
 
-Its argument are the tables of the stores. It says the addresses of the stores, by node, and then an answer to each line
+Its arguments are the tables of the stores, and the addresses of the nodes' machines, of loopback, which is one machine
+unless they say otherwise. It says the addresses of the stores, by node, and then an answer to each line
 `{"what": …, "node": number}`; None is the head. A cluster of Ray is ended by who reaps its processes, so it is here.
 """
 
@@ -11,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_gcs_storage": "rocksdb",
     "RAY_gcs_rpc_server_reconnect_timeout_s": OUTAGE,
+    # Ray ends actors where the machine is short of memory, whoever takes it: that is no fault of this cluster
+    "RAY_memory_monitor_refresh_ms": "0",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
@@ -37,17 +41,16 @@ ENVIRONMENT = {
 class RayCluster:
     """The head and the nodes, numbered as they came; stores on all of them."""
 
-    def __init__(self, tables: dict[str, Any], folder: str) -> None:
+    def __init__(self, tables: dict[str, Any], folder: str, machines: Sequence[str]) -> None:
         os.environ.update(ENVIRONMENT, RAY_gcs_storage_path=f"{folder}/gcs")
         import ray
         from ray.cluster_utils import Cluster
 
         self.ray, self.tables = ray, tables
-        shape = {
-            "num_cpus": 1, "object_store_memory": MEMORY, "node_ip_address": "127.0.0.1", "include_dashboard": False,
-        }  # fmt: skip
-        self.cluster = Cluster(initialize_head=True, head_node_args=shape)
-        self.nodes = [self.cluster.head_node, *(self.cluster.add_node(**shape) for _ in range(NODES - 1))]
+        shape = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
+        head, *others = [{**shape, "node_ip_address": machine} for machine in machines]
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes = [self.cluster.head_node, *(self.cluster.add_node(**other) for other in others)]
         ray.init(address=self.cluster.address, namespace="cachestore", log_to_driver=False, logging_level="ERROR")
 
     def start(self, timeout: float = 60.0) -> dict[str, str]:
@@ -73,21 +76,28 @@ class RayCluster:
         with ThreadPoolExecutor(2) as pool:
             return [each.result() for each in [pool.submit(self.start, timeout) for _ in range(2)]]
 
-    def actor(self, number: int) -> int:
-        """The process of a node's store."""
+    def proxies(self) -> list[int]:
+        """The nodes where Ray Serve takes requests."""
+        from ray import serve
+
+        well = [node_id for node_id, status in serve.status().proxies.items() if status == "HEALTHY"]
+        return [number for number, node in enumerate(self.nodes) if node.node_id in well]
+
+    def actor(self, number: int, title: str = "ray::Store") -> int:
+        """The process of a node's store, or of another actor of this title; 0 if it has none."""
         raylet = self.nodes[number].all_processes["raylet"][0].process.pid
         for place in Path("/proc").glob("[0-9]*"):
             try:
                 parent = (place / "stat").read_text().rpartition(")")[2].split()[1]
-                if int(parent) == raylet and b"ray::Store" in (place / "cmdline").read_bytes():
+                if int(parent) == raylet and title.encode() in (place / "cmdline").read_bytes():
                     return int(place.name)
             except OSError:
                 continue
         return 0
 
-    def signal_actor(self, number: int, name: str) -> int:
-        """Sends a signal to a node's store; its process."""
-        pid = self.actor(number)
+    def signal_actor(self, number: int, name: str, title: str = "ray::Store") -> int:
+        """Sends a signal to a node's store, or to another of its actors; its process."""
+        pid = self.actor(number, title)
         os.kill(pid, signal.Signals[name])
         return pid
 
@@ -139,7 +149,7 @@ if __name__ == "__main__":
     os.dup2(2, 1)
     # what is killed may write into it to the last
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as root:
-        begun = RayCluster(json.loads(sys.argv[1]), root)
+        begun = RayCluster(json.loads(sys.argv[1]), root, sys.argv[2:] or ["127.0.0.1"] * NODES)
         try:
             print(json.dumps(begun.start_twice()), file=answers)
             for line in sys.stdin:
