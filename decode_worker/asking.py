@@ -72,8 +72,8 @@ class Asking:
                 logprobs=request.logprobs, tenant=call.caller.tenant, silence=self.settings.silence,
             )  # fmt: skip
             handed = Handed(
-                member.name, prefilling, len(keys), self.vocabulary, partial(self._failed, member),
-                partial(self.release, call.caller), held.pop_all(),
+                member.name, prefilling, len(request.prompt.tokens), len(keys), self.vocabulary, call.deadline,
+                partial(self._failed, member), partial(self.release, call.caller), held.pop_all(),
             )  # fmt: skip
         handed.open()
         return handed

@@ -18,6 +18,10 @@ from cachestore.service.pages.reader_store import ReaderStore
 from cachestore.tiers.gpu import Gpu
 from cachestore.tiers.gpu_tier import GpuTier
 
+SLABS = 16
+"""Into how many pieces the pages are taken from the device. A store shares few hundred of all workers together; each is
+one namespace's for as long as this worker serves it, so so many namespaces have pages."""
+
 SYNC_SECONDS = 60.0
 """Between two times at which the store hears what became of pages although nothing was put."""
 
@@ -82,7 +86,7 @@ class OwnPages:
     _thread: Thread | None = None
 
     def __post_init__(self) -> None:
-        self._tier = Gpu(capacity=self.capacity, device=self.device).start(Lru())
+        self._tier = Gpu(capacity=self.capacity, device=self.device, slab=self.capacity // SLABS).start(Lru())
 
     def connect(self, address: str, credentials: Credentials | None = None) -> RemoteStore:
         store = OwnerStore(address, self._tier, self.device, codec=self.codec, credentials=credentials)

@@ -76,15 +76,24 @@ class Asker:
         return sum(int(float(line.rpartition(" ")[2])) for line in named)
 
     def _answer(self, method: str, path: str, body: dict[str, Any] | None = None) -> http.client.HTTPResponse:
+        """The answer; where the gateway says when to come back, this does, as clients of OpenAI's do."""
+        until = time.monotonic() + TIMEOUT
+        while True:
+            answer = self._once(method, path, body)
+            if answer.status == 200:
+                return answer
+            said, after = answer.read().decode(errors="replace"), answer.getheader("Retry-After")
+            if after is None or time.monotonic() >= until:
+                raise Unavailable(f"the gateway answers {answer.status}: {said}")
+            time.sleep(float(after))
+
+    def _once(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=TIMEOUT)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
-            answer = connection.getresponse()
+            return connection.getresponse()
         except OSError as error:
             raise Unavailable(f"the gateway at {self.url} does not answer: {error}") from error
-        if answer.status != 200:
-            raise Unavailable(f"the gateway answers {answer.status}: {answer.read().decode(errors='replace')}")
-        return answer
 
 
 def _events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:

@@ -166,6 +166,8 @@ def _played(
     figures = scenes.figures(stores)
     if nodes is None:
         return Report(first, warm, cold, redis, blocks, killed, figures)
+    # with two losses at a time nobody may be left who answers
+    scenes.await_replaced(asker, stores, killed.worker, runtime.settings.decode)
     watcher.scene("everything is forgotten, and a node is killed with its store and its workers")
     lost = scenes.kill_node(nodes, asker, stores, documents, watcher.row)
     watcher.say(f"{_compared(lost.asked, cold)}; node {lost.worker} took {lost.moved} requests with it, done elsewhere")

@@ -13,7 +13,7 @@ from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.workers import APPLICATION, kill_worker
 from cachestore.demo.asking import Asked, Asker
 from cachestore.demo.documents import Document
-from cachestore.errors import CacheStoreError
+from cachestore.errors import CacheStoreError, Unavailable
 from cachestore.metrics import Figure, Labels, total
 from cachestore.service.client import RemoteStore
 from cachestore.service.members import Member
@@ -23,6 +23,9 @@ USERS = 8
 """How many ask at the same time."""
 
 SETTLE_SECONDS = 20.0
+
+REPLACE_SECONDS = 180.0
+"""How long another worker may take to start where one was killed, on a machine that plays several nodes."""
 
 Show = Callable[[Sequence[Asked]], None]
 """Is shown the answers about one document."""
@@ -77,19 +80,30 @@ def kill_decode(
     return _killed(asker, documents, show, lambda: _kill_busy(runtime, stores))
 
 
+def await_replaced(asker: Asker, stores: Sequence[RemoteStore], lost: str, workers: int) -> None:
+    """Waits until so many decode workers are there without the one called `lost`. Unavailable if it takes too long."""
+    until = time.monotonic() + REPLACE_SECONDS
+    while True:
+        names = [member.name for member in _decoding(stores)]
+        if len(names) >= workers and lost not in names and asker.figure("workers") >= workers:
+            return
+        if time.monotonic() > until:
+            raise Unavailable(f"there is no other decode worker after {REPLACE_SECONDS:g} s: {', '.join(names)}")
+        time.sleep(0.2)
+
+
 def kill_node(
     nodes: LocalNodes, asker: Asker, stores: Sequence[RemoteStore], documents: Sequence[Document], show: Show
 ) -> Killed:
-    """The same with a node: its store dies, and all of its workers."""
+    """The same with a node: its store dies, and all of its workers; if it can be, not all decode workers."""
     _forget(stores)
+    workers = Counter(member.node for member in _decoding(stores))
 
     def kill() -> str:
-        gateways, workers = (
-            nodes.runs(f"SERVE_REPLICA::{GATEWAY}#"),
-            nodes.runs(f"SERVE_REPLICA::{APPLICATION}-decode#"),
-        )
+        gateways = nodes.runs(f"SERVE_REPLICA::{GATEWAY}#")
         # whoever sits on the node that dies gets no answer at all
-        victim = max((node for node in nodes.others if not gateways[node]), key=workers.__getitem__)
+        others = {node: workers[node[:12]] for node in nodes.others if not gateways[node]}
+        victim = max(others, key=lambda node: (others[node] < workers.total(), others[node]))
         nodes.kill(victim)
         return victim[:12]
 
@@ -127,9 +141,13 @@ def _users() -> Iterator[ThreadPoolExecutor]:
 
 def _kill_busy(runtime: Runtime, stores: Sequence[RemoteStore]) -> str:
     """Kills the decode worker with the most to do; its name."""
-    victim = max((member for store in stores for member in store.members("decode")[1]), key=_queue)
+    victim = max(_decoding(stores), key=_queue)
     kill_worker(runtime, f"{APPLICATION}-decode", "decode", victim.name)
     return victim.name
+
+
+def _decoding(stores: Sequence[RemoteStore]) -> list[Member]:
+    return [member for store in stores for member in store.members("decode")[1]]
 
 
 def _queue(worker: Member) -> int:

@@ -1,7 +1,7 @@
 """Fetch a run of stored blocks, or compute them again? Whichever was measured to be faster.
 
-What is not measured yet is fetched. A tier that lost the comparison is tried nevertheless once in a while, so that one
-slow answer does not speak against it for ever.
+What is not measured yet, or too seldom, is fetched: the first answer of a tier takes a connection with it. A tier that
+lost the comparison is tried nevertheless once in a while, so that a slow answer does not speak against it for ever.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from cachestore.store.base import Run
 
 PROBE = 8
 """Every so many runs of a tier that would be computed, one is fetched."""
+SURE = 3
+"""Measurements of a tier, below which they say nothing against it."""
 DECAY = 0.5
 """The weight of a measurement after each one that follows."""
 ALIKE = 1e-4
@@ -33,6 +35,7 @@ class Segment(NamedTuple):
 class Line:
     """Seconds as a fixed cost and one for each unit: least squares over measurements with decaying weights."""
 
+    count: int = 0
     weight: float = 0.0
     amounts: float = 0.0
     seconds: float = 0.0
@@ -41,6 +44,7 @@ class Line:
 
     def add(self, amount: float, seconds: float) -> None:
         """One more measurement."""
+        self.count += 1
         self.weight = self.weight * DECAY + 1
         self.amounts = self.amounts * DECAY + amount
         self.seconds = self.seconds * DECAY + seconds
@@ -50,7 +54,7 @@ class Line:
     @property
     def known(self) -> bool:
         """Whether anything was measured."""
-        return self.weight > 0
+        return self.count > 0
 
     def fit(self) -> tuple[float, float]:
         """The fixed cost and that for each unit, neither below zero."""
@@ -108,8 +112,9 @@ class Fetching:
         return segments
 
     def _decide(self, run: Run) -> tuple[str, float | None]:
-        fetch = self._at(self._tiers.get(run.tier, Line()), run.blocks)
-        if fetch is None or not self._compute.known or not self.recompute:
+        line = self._tiers.get(run.tier, Line())
+        fetch = self._at(line, run.blocks)
+        if fetch is None or line.count < SURE or not self._compute.known or not self.recompute:
             return "fetch", fetch
         # what a step costs anyway is no reason to compute these tokens or not
         if fetch <= self._compute.fit()[1] * run.blocks * self.block_tokens:

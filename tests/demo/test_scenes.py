@@ -16,6 +16,11 @@ from cachestore.demo.documents import Document, Question
 from cachestore.demo.run import Report
 from cachestore.errors import Unavailable
 from cachestore.metrics import Figure
+from cachestore.service.client import RemoteStore
+from cachestore.service.members import Member
+from cachestore.service.server import CacheStoreServer
+from cachestore.service.settings import ServiceSettings
+from cachestore.store.compose import compose
 
 ASKED = Asked("harbour", "what?", 100, 64, 5.0, " 12 ", True)
 DOCUMENT = Document("harbour", "text", (Question("what?", "12"),))
@@ -50,19 +55,25 @@ def test_accuracy_counts_what_is_known() -> None:
 
 
 @contextmanager
-def answering(status: int, *events: Any) -> Iterator[Asker]:
-    """An asker of a server that answers every question so."""
+def answering(status: int, *events: Any, busy: int = 0) -> Iterator[Asker]:
+    """An asker of a server that answers every question so, but for the first ones while it is `busy`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._say(200, json.dumps({"data": [{"id": "tiny"}]}))
+            models = json.dumps({"data": [{"id": "tiny"}]})
+            self._say(200, "cachestore_gateway_workers 2\n" if self.path == "/metrics" else models)
 
         def do_POST(self) -> None:
             asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            if len(asked) <= busy:
+                self._say(503, "later", {"Retry-After": "0"})
+                return
             self._say(status, "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n")
 
-        def _say(self, status: int, text: str) -> None:
+        def _say(self, status: int, text: str, headers: Mapping[str, str] = {}) -> None:
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(text.encode())
 
@@ -79,10 +90,11 @@ def answering(status: int, *events: Any) -> Iterator[Asker]:
             server.shutdown()
 
 
-def test_an_answer_is_what_its_events_say() -> None:
-    with answering(
-        200, {"choices": [{"text": " 1"}]}, {"choices": [{"text": "2 "}]}, {"choices": [], "usage": USAGE}
-    ) as asker:
+@pytest.mark.parametrize("busy", [0, 2])
+def test_an_answer_is_what_its_events_say(busy: int) -> None:
+    """Also of a gateway that says to come back first."""
+    events = {"choices": [{"text": " 1"}]}, {"choices": [{"text": "2 "}]}, {"choices": [], "usage": USAGE}
+    with answering(200, *events, busy=busy) as asker:
         one = asker.ask(DOCUMENT, DOCUMENT.questions[0])
     assert one.first_token_ms > 0 and replace(one, first_token_ms=5.0) == ASKED
 
@@ -93,6 +105,25 @@ def test_an_answer_is_what_its_events_say() -> None:
 def test_no_answer_is_an_error(status: int, event: Any, said: str) -> None:
     with answering(status, event) as asker, pytest.raises(Unavailable, match=said):
         asker.ask(DOCUMENT, DOCUMENT.questions[0])
+
+
+def test_another_worker_is_waited_for_where_one_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        compose({}) as tiered,
+        CacheStoreServer(tiered, ServiceSettings(port=0)) as server,
+        RemoteStore(server.address) as store,
+        answering(200) as asker,
+    ):
+        told = [Member("decode", name, "127.0.0.1:1", "here", name.encode()) for name in ("lost", "left", "new")]
+        for member in told:
+            store.register(member, 60.0)
+        monkeypatch.setattr(scenes, "REPLACE_SECONDS", 0.0)
+        with pytest.raises(Unavailable, match="no other decode worker"):
+            scenes.await_replaced(asker, [store], "lost", 2)
+        store.register(told[0], 0.0)
+        scenes.await_replaced(asker, [store], "lost", 2)
+        with pytest.raises(Unavailable, match="left, new"):
+            scenes.await_replaced(asker, [store], "lost", 3)
 
 
 def test_nobody_there(free_tcp_port: int) -> None:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +26,13 @@ PATIENCE = 20.0
 """Seconds each request may take."""
 CLEAR = (Aborted, DeadlineExceeded, Overloaded, Unavailable)
 BATCH = "pages = 600\nchunk_tokens = 64\nmax_batch = 16\nmax_waiting = 112\nrecompute = false\n"
-SLACK = {"threads": 16, "files": 16}
+SLACK = {"threads": 16, "files": 16, "pages": 16}
 """How much more there may be behind the storm than before: pools of threads and of connections grow with what there is
 to do at a time, and stay. Thousands of requests that left something each would be far beyond it."""
+OWNED = "memfd:cachestore-gpu"
+"""What pages of workers are called where memory is listed."""
+NO_PAGES = {"prefill": "", "decode": ""}
+PAGES = {"prefill": 'gpu_pages = "8MiB"', "decode": "gpu_pages = true"}
 WORKERS = ("prefill-0", "prefill-1", "decode-0", "decode-1")
 
 
@@ -45,6 +50,7 @@ class Storm:
     """Two workers of each role before one store. Each worker keeps its port, so that it is found again."""
 
     trio: Any
+    settings: dict[str, str]
     cases: list[Case] = field(default_factory=list)
     ended: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -74,7 +80,8 @@ class Storm:
                 self.ports[name] = free.getsockname()[1]
         role = name.partition("-")[0]
         more = 'silence = "1s"\nrest = "500ms"\nrefresh = "200ms"' if role == "decode" else 'lease = "5s"'
-        return self.trio.start_worker(role, name, f"port = {self.ports[name]}\n{more}", BATCH)
+        settings = f"port = {self.ports[name]}\n{more}\n{self.settings[role]}"
+        return self.trio.start_worker(role, name, settings, BATCH)
 
     def ask(self, dice: random.Random, name: str, *, calm: bool) -> None:
         """One request to a decode worker, to its end or to where it is given up."""
@@ -170,6 +177,7 @@ class Storm:
         """What every process has, by name and number, so that one started anew is another.
 
         Slabs of the store's memory do not count: it keeps them up to its capacity, and others map what they read.
+        Those of workers' pages count where they are mapped: whoever reads them has them while their owner lives.
         """
         children = {"store": self.trio.store_child, **self.workers}
         held = {}
@@ -177,14 +185,15 @@ class Storm:
             at = f"/proc/{child.process.pid}"
             links = [os.readlink(f"{at}/fd/{number}") for number in os.listdir(f"{at}/fd")]
             files = sum(not link.startswith("/memfd:") for link in links)
-            held[f"{name} {at}"] = {"threads": len(os.listdir(f"{at}/task")), "files": files}
+            pages = sum(OWNED in line for line in Path(f"{at}/maps").read_text().splitlines())
+            held[f"{name} {at}"] = {"threads": len(os.listdir(f"{at}/task")), "files": files, "pages": pages}
         return held
 
 
 @pytest.fixture
-def storm(make_trio: Callable[..., Any]) -> Iterator[Storm]:
+def storm(make_trio: Callable[..., Any], request: pytest.FixtureRequest) -> Iterator[Storm]:
     trio = make_trio(cold=False)
-    storm = Storm(trio)
+    storm = Storm(trio, request.param)
     try:
         trio.start_reference()
         storm.open()
@@ -196,7 +205,9 @@ def storm(make_trio: Callable[..., Any]) -> Iterator[Storm]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [10.0, 300.0])
+@pytest.mark.parametrize(
+    ("seconds", "storm"), [(10.0, PAGES), (300.0, NO_PAGES)], ids=["through pages", "five minutes"], indirect=["storm"]
+)
 def test_every_stream_ends_and_nothing_stays(
     seconds: float, storm: Storm, make_prompt: Callable[..., list[int]], wait_until: Callable[..., None]
 ) -> None:

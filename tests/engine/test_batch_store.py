@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cachestore.engine.batch_request import BatchToken, BatchUsage
+from cachestore.engine.fetching import SURE
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.ragged import Batch
 from cachestore.errors import (
@@ -145,11 +146,12 @@ def test_a_slow_run_in_the_middle_is_computed(
     with serving(model, pages=60, chunk_tokens=96, recompute=True) as loop:
         # how fast prompts are computed and the far tier is, it learns here
         ended(loop.submit(request(prompt(150, 2))))
-        first = ended(loop.submit(request(tokens, store=store)))
-        assert figure(loop, "fetch_runs", tier="far", choice="fetch") == 1
-        # so that its own pages have it no more
-        for seed in range(5):
-            ended(loop.submit(request(prompt(280, 50 + seed), 1)))
+        for measured in range(1, SURE + 1):
+            first = ended(loop.submit(request(tokens, store=store)))
+            assert figure(loop, "fetch_runs", tier="far", choice="fetch") == measured
+            # so that its own pages have it no more
+            for seed in range(5):
+                ended(loop.submit(request(prompt(280, 50 * measured + seed), 1)))
         second = ended(loop.submit(request(tokens, store=store)))
         assert first[0] == second[0] == alone(model_dir("llama"), tokens)
         assert figure(loop, "fetch_runs", tier="far", choice="compute") == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cachestore.engine.fetching import PROBE, Fetching, Line, Segment
+from cachestore.engine.fetching import PROBE, SURE, Fetching, Line, Segment
 from cachestore.metrics import Counters, total
 from cachestore.store.base import Run
 
@@ -50,9 +50,19 @@ def test_each_run_goes_the_faster_way(fetching: Fetching, counters: Counters) ->
     assert total(figures, "fetch_runs", choice="fetch") == 3
 
 
-def test_a_slow_first_answer_heals(fetching: Fetching, counters: Counters) -> None:
+def test_one_slow_answer_at_first_says_nothing(fetching: Fetching) -> None:
+    """It opened the connection, say."""
     fetching.computed(256, 0.256)
-    fetching.fetched(Segment(0, 4, "far"), 4, 30.0)
+    for seconds in (5.0, 0.01, 0.01):
+        assert [segment[:3] for segment in fetching.decide(runs((16, "cpu")), 0)] == [(0, 16, "cpu")]
+        fetching.fetched(Segment(0, 16, "cpu"), 16, seconds)
+    assert fetching.decide(runs((16, "cpu")), 0)
+
+
+def test_slow_first_answers_heal(fetching: Fetching, counters: Counters) -> None:
+    fetching.computed(256, 0.256)
+    for _ in range(SURE):
+        fetching.fetched(Segment(0, 4, "far"), 4, 30.0)
     asked = 0
     while not total(list(counters.figures()), "fetch_runs", tier="far", choice="fetch"):
         asked += 1

@@ -26,7 +26,7 @@ from decode_worker.settings import DecodeSettings
 from decode_worker.worker import DecodeWorker
 from prefill_worker.call import Call
 from prefill_worker.connecting import OwnPages, TheirPages
-from prefill_worker.handoff import Begun, Handoff, Told
+from prefill_worker.handoff import Begun, Handoff, Progress, Told
 from prefill_worker.prompt import CacheUse, Prompt
 from prefill_worker.settings import PrefillSettings
 from prefill_worker.stores import Stores
@@ -258,6 +258,14 @@ def falls_silent_behind_begun(served: Served, told: Iterator[Told]) -> Iterator[
     raise Unavailable("it said nothing for 0.3 s")
 
 
+def never_comes_to_an_end(served: Served, told: Iterator[Told]) -> Iterator[Told]:
+    yield Begun(served.decode.stores.address)
+    while not served.prefillings[-1].call.aborted:
+        yield Progress(16)
+        time.sleep(0.02)
+    raise Aborted("cancelled")
+
+
 def tells_a_foreign_token(_: Served, told: Iterator[Told]) -> Iterator[Told]:
     for each in told:
         yield replace(each, id=97) if isinstance(each, Token) else each
@@ -307,6 +315,18 @@ def test_what_does_not_come_is_computed_here(
     assert made == right and time.monotonic() - begun < 5
     assert served.counted("fallback_prefill") == served.counted("fallback_prefill", reason=reason) == bool(reason)
     assert usage.prefilled_by == ("p" if spoil in (dies_behind_the_token, names_another_store) else LOCAL)
+
+
+def test_half_of_the_time_is_left_where_one_is_too_slow(served: Served, right: list[int]) -> None:
+    """It begins, and says that it goes on, and does not."""
+    served.spoil = never_comes_to_an_end
+    begun = time.monotonic()
+    made = list(served.decode.generate(served.request(), call(4.0)))
+    usage = made.pop()
+    assert isinstance(usage, Usage) and usage.prefilled_by == LOCAL and time.monotonic() - begun < 4.0
+    assert [token.id for token in made if isinstance(token, Token)] == right
+    assert served.counted("fallback_prefill") == served.counted("fallback_prefill", reason="deadline") == 1
+    assert served.prefillings[0].call.aborted
 
 
 def test_a_short_handoff(served: Served, right: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from cachestore.config import build
 from cachestore.errors import ConfigError, Unavailable
+from cachestore.store.base import put_blocks
+from cachestore.testing import random_prompt, small_spec
 from decode_worker.server import DecodeServer
 from decode_worker.settings import DecodeSettings
+from prefill_worker.connecting import OwnPages
 from prefill_worker.server import PrefillServer
 from prefill_worker.settings import PrefillSettings
 
@@ -69,6 +73,21 @@ def test_a_server_opens_without_a_store_and_closes_twice(tiny_model: Path) -> No
             taken.open()
         taken.close()
     server.close()
+
+
+def test_however_many_pages_there_are_a_store_takes_them(serve: Callable[..., Any]) -> None:
+    """It takes some 200 slabs of one namespace, from all workers of its node together."""
+    capacity = 24 << 30
+    own, (keys, blocks) = OwnPages("raw", "cpu", capacity), random_prompt(small_spec(), 2)
+    own.open()
+    try:
+        with own.connect(serve().address) as store:
+            put_blocks(store, keys.fingerprint, blocks)
+            lines = Path("/proc/self/maps").read_text().splitlines()
+            spans = [line.split()[0].split("-") for line in lines if "memfd:cachestore-gpu" in line]
+            assert capacity <= 24 * max(int(end, 16) - int(start, 16) for start, end in spans)
+    finally:
+        own.close()
 
 
 def test_clients_and_settings_do_not_need_the_model_library() -> None:

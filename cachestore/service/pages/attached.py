@@ -29,7 +29,7 @@ class Attached:
 
     def take(self, deadline: Deadline) -> PageSession:
         """The session as it is, or a new one; it stays others' too."""
-        with self._held(deadline):
+        with held_until(self._lock, deadline):
             if self._session is None or not self._session.usable:
                 self._end()
                 self._session = begun(self.connection, self.memory, True, deadline, lambda path: WeakValueDictionary())
@@ -46,7 +46,7 @@ class Attached:
         descriptors: Sequence[int] = (),
     ) -> session_pb2.SessionAnswer:
         """What the store answers in this session; Lost if it is over."""
-        with self._held(deadline):
+        with held_until(self._lock, deadline):
             return session.ask(request, max(deadline.remaining(), 1e-3), descriptors)
 
     def close(self) -> None:
@@ -59,11 +59,13 @@ class Attached:
         if session is not None:
             session.close()
 
-    @contextmanager
-    def _held(self, deadline: Deadline) -> Iterator[None]:
-        if not self._lock.acquire(timeout=deadline.remaining()):
-            raise DeadlineExceeded("other requests of this session took all the time there was")
-        try:
-            yield
-        finally:
-            self._lock.release()
+
+@contextmanager
+def held_until(lock: Lock, deadline: Deadline) -> Iterator[None]:
+    """Holds `lock` inside the context; DeadlineExceeded if others keep it for too long."""
+    if not lock.acquire(timeout=deadline.remaining()):
+        raise DeadlineExceeded("other requests of this session took all the time there was")
+    try:
+        yield
+    finally:
+        lock.release()

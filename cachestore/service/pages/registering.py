@@ -63,7 +63,11 @@ class Registration:
     def _share(self, say: Say) -> None:
         """Has the store know all slabs of the tier."""
         shared = {handle.number for export in self._exports for handle in export.handles}
-        self._exports.append(self.tier.export(self.namespace, besides=shared))
+        more = self.tier.export(self.namespace, besides=shared)
+        if more.handles:
+            self._exports.append(more)
+        else:
+            more.close()
         handles = [handle for export in self._exports for handle in export.handles if handle.number not in self._slabs]
         for start in range(0, len(handles), MOST_DESCRIPTORS // 2):
             some = handles[start : start + MOST_DESCRIPTORS // 2]

@@ -1,7 +1,7 @@
 """The session of one worker with its node's store, and the slabs of other workers that it was shown."""
 
 import os
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Set
 
 from cachestore.errors import Mismatch, Unavailable
 from cachestore.service.shared.client import SharedSession
@@ -27,8 +27,10 @@ class PageSession(SharedSession):
         self._memory = memory
         self._known_slabs = known
         self.slabs: dict[int, AttachedSlab] = {}
+        self.alive: Set[int] | None = None
+        """All slabs that there are, by number, if the store said so since this was last taken away."""
         self.closed_to_us = ""
-        """Why a slab could not be opened, if one could not."""
+        """Why a slab of the last answer could not be opened, if one could not."""
 
     def keep(self, answer: wire.SessionAnswer, descriptors: list[int]) -> None:
         if not answer.HasField("pages"):
@@ -37,12 +39,16 @@ class PageSession(SharedSession):
         wanted = sum(2 if slab.memory else 1 for slab in answer.pages.slabs)
         if wanted != len(descriptors):
             raise ValueError("the answer's descriptors are not those that it says")
-        # what is given up is unmapped with the last copy that is under way
-        alive = set(answer.pages.alive)
-        self.slabs = {number: slab for number, slab in self.slabs.items() if number in alive}
+        self.alive = alive = set(answer.pages.alive)
+        self.forget_all_but(alive)
+        self.closed_to_us = ""
         given = iter(descriptors)
         for slab in answer.pages.slabs:
             self._open(slab, given)
+
+    def forget_all_but(self, alive: Set[int]) -> None:
+        """Gives up the other slabs; each is unmapped with the last copy that is under way."""
+        self.slabs = {number: slab for number, slab in self.slabs.items() if number in alive}
 
     def _open(self, slab: wire.PageSlab, given: Iterator[int]) -> None:
         words, memory = next(given), next(given) if slab.memory else -1

@@ -76,11 +76,18 @@ class LentSessions:
             session.close()
 
     def give(self, session: PageSession) -> None:
+        alive, session.alive = session.alive, None
         with self._lock:
-            if not (session.lost or self._closed) and len(self._idle) < MOST_IDLE:
-                self._idle.append(session)
-                return
-        session.close()
+            idle, over = [*self._idle, session], list[PageSession]()
+            self._idle = []
+            for one in idle:
+                kept = not self._closed and len(self._idle) < MOST_IDLE and one.usable
+                (self._idle if kept else over).append(one)
+                if alive is not None:
+                    # it may be long until somebody uses the others: they must not keep the memory of an owner that died
+                    one.forget_all_but(alive)
+        for one in over:
+            one.close()
 
     def ask(
         self,
