@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := build/peers
 ENGINES := build/integrations
+TESTED := $(patsubst tests/integrations/%/install.sh,%,$(wildcard tests/integrations/*/install.sh))
 
 .PHONY: demo test check soak mutations bench bench-peers integrations lint proto needle clean
 
@@ -56,14 +57,19 @@ $(PEERS)/.installed: benchmarks/peers/install.sh
 	touch $@
 
 # Our adapters under the engines themselves, each in an environment of its own; prints which versions passed.
-integrations: $(STAMP) $(ENGINES)/vllm/.installed
+integrations: $(STAMP) $(TESTED:%=integrations-%)
 	$(BIN)/pytest tests/integrations
-	HF_HUB_OFFLINE=1 $(ENGINES)/vllm/bin/python -m pytest -o filterwarnings=default tests/integrations/vllm
 	@$(BIN)/python -c "import transformers; print('passed: transformers', transformers.__version__)"
-	@$(ENGINES)/vllm/bin/python -c "from importlib.metadata import version; print('passed: vLLM', version('vllm'))"
+	@for engine in $(TESTED); do $(ENGINES)/$$engine/bin/python -c \
+	    "from importlib.metadata import version; print('passed: $$engine', version('$$engine'))"; done
 
-$(ENGINES)/vllm/.installed: tests/integrations/vllm/install.sh tests/integrations/vllm/requirements.txt constraints.txt
-	tests/integrations/vllm/install.sh $(ENGINES)/vllm $(PYTHON)
+integrations-%: $(ENGINES)/%/.installed
+	HF_HUB_OFFLINE=1 $(ENGINES)/$*/bin/python -m pytest -o filterwarnings=default tests/integrations/$*
+
+# one engine's environment may be another's and more
+.PRECIOUS: $(ENGINES)/%/.installed
+$(ENGINES)/%/.installed: tests/integrations/%/install.sh $(wildcard tests/integrations/*/requirements.txt) constraints.txt
+	$< $(ENGINES)/$* $(PYTHON)
 	touch $@
 
 lint: $(STAMP)

@@ -61,6 +61,8 @@ PAGES = {
 }
 PRINTED = {"README.md": ["cpu", "64", "1048576"] * 2, "docs/events.md": ["0"], "docs/scheduling.md": ["['a']"]}
 """What the Python of a page prints."""
+ENGINES = ("python -m sglang", "python -m vllm")
+"""How commands begin that are not ours, and not installed here."""
 
 
 def fenced(page: str, language: str = "") -> list[str]:
@@ -80,7 +82,8 @@ def commands(page: str, program: str) -> list[list[str]]:
     inline = [" ".join(text.split()) for text in re.findall(r"`([^`]+)`", plain)]
     lines = [line for text in fenced(page, "sh") + fenced(page) for line in text.splitlines()]
     # what may be left out, and what may be repeated
-    asked = [re.sub(r"[\[\]]|\.\.\.", " ", line) for line in [*inline, *lines] if line.startswith(f"{program} ")]
+    ours = [line for line in [*inline, *lines] if line.startswith(f"{program} ") and not line.startswith(ENGINES)]
+    asked = [re.sub(r"[\[\]]|\.\.\.", " ", line) for line in ours]
     return [shlex.split(line.removeprefix(program), comments=True) for line in asked]
 
 

@@ -2,8 +2,14 @@
 
 transformers                          a cache that `generate` takes, loaded from the store and saved into it
 vllm_connector, vllm_tier             vLLM: KV by tokens, canonical; or bytes behind its own CPU tier, opaque
-vllm_scheduling, vllm_transfer        the connector's two halves; vllm_work is what they tell each other
+vllm_scheduling, vllm_transfer        the connector's two halves; vllm_work is what they tell each other, vllm_underway
+                                      what a worker is just moving
 vllm_layout, vllm_naming              which pages and which models of vLLM's are known; vllm_settings, vllm_stats
+vllm_shards, vllm_events              the heads of a tensor-parallel rank; what routers are told of saved blocks
+sglang                                SGLang: pages of its host memory behind its hierarchical cache, opaque
+sglang_pages, sglang_host             pages in runs of memory; which host memory is known. sglang_naming: their spec
+lmcache_connector, lmcache_l2         LMCache: chunks inside an engine, or behind its server, opaque
+lmcache_chunks, lmcache_settings      what both have; which settings of LMCache are refused
 opaque                                pages of engines that show hashes and bytes only
 keys, pages, staging, named, client   shared: keys of requests, page layouts, memory, revisions, the store's address
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -26,7 +27,7 @@ from cachestore.engine.rotary import SHORT, longrope_switch
 from cachestore.engine.spec import spec_of
 from cachestore.engine.store_jobs import PagePut
 from cachestore.engine.weights import end_tokens
-from cachestore.errors import CacheStoreError, InvalidArgument, UnsupportedModel
+from cachestore.errors import CacheStoreError, ConfigError, InvalidArgument, UnsupportedModel
 from cachestore.hashing import chain
 from cachestore.integrations.named import model_name, revision
 from cachestore.metrics import Counters, Figure
@@ -34,6 +35,8 @@ from cachestore.store.base import Store
 
 _log = logging.getLogger(__name__)
 HOST = torch.device("cpu")
+OLDEST = "5.14"
+"""Of transformers: caches of older ones cannot keep what a window has passed."""
 
 
 class Row(NamedTuple):
@@ -48,12 +51,15 @@ class PrefixCache:
 
     `revision` names the weights; it is needed where they came from neither the hub nor a directory, and whenever they
     were changed since. `timeout`, in seconds, bounds a load and a save. A store that fails is a miss, counted in
-    `figures`. UnsupportedModel names the layer whose KV cannot be kept.
+    `figures`. UnsupportedModel names the layer whose KV cannot be kept; ConfigError says what is missing, such as a
+    newer transformers.
     """
 
     def __init__(
         self, store: Store, model: Any, *, revision: str = "", block_tokens: int = 64, timeout: float = 10.0
     ) -> None:
+        if not hasattr(DynamicCache, "activate_past_recording"):
+            raise ConfigError(f"transformers {transformers.__version__}: its caches forget; use {OLDEST} or newer")
         self._store = store
         self._model = model
         self._timeout = timeout

@@ -8,6 +8,7 @@ The connector sees tokens, so its blocks are canonical: other engines with the s
 between steps while the request waits; what does not come is computed. Tested with vLLM 0.33.0.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -21,10 +22,12 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 
 from cachestore.errors import ConfigError, InternalError
 from cachestore.integrations.client import remote_store
+from cachestore.integrations.vllm_events import KVEvents
 from cachestore.integrations.vllm_layout import check_version, engine_pages, layer_names
 from cachestore.integrations.vllm_naming import base_spec
 from cachestore.integrations.vllm_scheduling import Scheduling
 from cachestore.integrations.vllm_settings import settings_of
+from cachestore.integrations.vllm_shards import shard
 from cachestore.integrations.vllm_stats import CacheStoreMetrics, CacheStoreStats, taken
 from cachestore.integrations.vllm_transfer import Transfer
 from cachestore.integrations.vllm_work import Done, Work
@@ -46,21 +49,28 @@ class CacheStoreConnector(KVConnectorBase_V1):
             )
         layer_names(kv_cache_config)
         self._spec = base_spec(vllm_config, self._settings.block_tokens, self._settings.revision)
+        parallel = vllm_config.parallel_config
+        ranks = parallel.tensor_parallel_size
+        # the ranks of data-parallel engines are counted through
+        self._shard = shard(self._spec, parallel.rank % ranks, ranks)
         self._counters = Counters()
         self._store = remote_store(self._settings.address)
         self._store.open()
         self._transfer: Transfer | None = None
         self._scheduling: Scheduling | None = None
         if role is KVConnectorRole.SCHEDULER:
+            page_tokens, events = vllm_config.cache_config.block_size, vllm_config.kv_events_config
+            told = events is not None and events.enable_kv_cache_events
             self._scheduling = Scheduling(
                 self._spec,
                 self._store,
                 Connection(self._store.connection.address),
                 self._settings,
-                vllm_config.cache_config.block_size,
+                page_tokens,
                 loads=transfer.is_kv_consumer,
                 saves=transfer.is_kv_producer,
                 counters=self._counters,
+                events=KVEvents(page_tokens, self._spec.block_tokens // page_tokens) if told else None,
             )
 
     # the scheduler's half
@@ -85,6 +95,9 @@ class CacheStoreConnector(KVConnectorBase_V1):
         # what is saved has left the pages before the step ended, so they can be freed at once
         return False, self._scheduler.finished(request)
 
+    def take_events(self) -> Iterable[Any]:
+        return [] if self._scheduler.events is None else self._scheduler.events.taken()
+
     @property
     def requires_kv_delivery(self) -> bool:
         # a block that is lost on its way is computed by whoever misses it
@@ -93,9 +106,9 @@ class CacheStoreConnector(KVConnectorBase_V1):
     # the workers' half
 
     def register_kv_caches(self, kv_caches: dict[str, Tensor]) -> None:
-        pages = engine_pages(self._spec, self._vllm_config, self._kv_cache_config, kv_caches)
+        pages = engine_pages(self._shard.spec, self._vllm_config, self._kv_cache_config, kv_caches)
         names = layer_names(self._kv_cache_config)
-        self._transfer = Transfer(self._spec, self._store, pages, names, self._settings, self._counters)
+        self._transfer = Transfer(self._spec, self._shard, self._store, pages, names, self._settings, self._counters)
 
     def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
         super().bind_connector_metadata(connector_metadata)

@@ -28,7 +28,7 @@ def block_tokens(page_tokens: int, chosen: int) -> int:
 def base_spec(config: VllmConfig, chosen: int, given: str) -> BlockSpec:
     """The spec of the engine's model without adapters. ConfigError or UnsupportedModel says what cannot be shared."""
     model, cache, parallel = config.model_config, config.cache_config, config.parallel_config
-    shards = ("tensor_parallel_size", "pipeline_parallel_size", "decode_context_parallel_size")
+    shards = ("pipeline_parallel_size", "prefill_context_parallel_size", "decode_context_parallel_size")
     for name in shards:
         if getattr(parallel, name) != 1:
             raise ConfigError(

@@ -14,6 +14,7 @@ from cachestore.block import BlockSpec
 from cachestore.errors import CacheStoreError
 from cachestore.hashing import Chain
 from cachestore.integrations.keys import PromptKeys
+from cachestore.integrations.vllm_events import KVEvents
 from cachestore.integrations.vllm_naming import adapter_revision, prompt_keys
 from cachestore.integrations.vllm_settings import ConnectorSettings
 from cachestore.integrations.vllm_work import Done, Load, Save, Work
@@ -51,7 +52,7 @@ class Tracked:
 
 @dataclass(eq=False)
 class Scheduling:
-    """`loads` and `saves` say which of both this engine does."""
+    """`loads` and `saves` say which of both this engine does; `events` is None where nobody follows them."""
 
     spec: BlockSpec
     store: Store
@@ -61,6 +62,7 @@ class Scheduling:
     loads: bool
     saves: bool
     counters: Counters
+    events: KVEvents | None = None
     _requests: dict[str, Tracked] = field(default_factory=dict)
     _pending: list[Load] = field(default_factory=list)
     _adapters: dict[tuple[str, str], BlockSpec] = field(default_factory=dict)
@@ -145,6 +147,8 @@ class Scheduling:
 
     def done(self, done: Done) -> None:
         """What the workers have done. A load that brought less than promised is not tried again."""
+        if self.events is not None:
+            self.events.arrived(done.saved)
         for name, blocks in done.loaded.items():
             tracked = self._requests.get(name)
             if tracked is None or tracked.keys is None:
@@ -162,6 +166,9 @@ class Scheduling:
         if tracked is None or not self.saves or not params.get("do_remote_decode"):
             return None
         blocks = min(tracked.held, request.num_prompt_tokens // self.spec.block_tokens)
+        if blocks and tracked.keys is not None:
+            # those that are still being saved are leased as they are published
+            self._threads.submit(self._lease, tracked.keys.chain.first(blocks))
         return {"do_remote_prefill": True, "do_remote_decode": False, HANDOFF: blocks}
 
     def close(self) -> None:
@@ -216,6 +223,13 @@ class Scheduling:
             self.counters.add("lookup_failures", reason=error.reason)
             return 0
 
+    def _lease(self, chain: Chain) -> None:
+        """In a thread: nothing evicts what there is of a prompt while it is handed on. The lease ends by itself."""
+        try:
+            self.store.lease(chain, ttl=self.settings.handoff_lease, timeout=self.settings.lookup_timeout)
+        except CacheStoreError as error:
+            self.counters.add("lease_failures", reason=error.reason)
+
     def _save(self, work: Work, tracked: Tracked, computed: int, state: Any) -> None:
         """Adds the blocks that are full after this step and that the store lacks."""
         size, known = self.spec.block_tokens, tracked.request.num_tokens
@@ -226,12 +240,16 @@ class Scheduling:
         chain, per_block = tracked.keys.grow(tracked.tokens()), size // self.page_tokens
         pages = state.get_block_ids(tracked.request.request_id)[0]
         first = tracked.held
+        handed_on = (tracked.request.kv_transfer_params or {}).get("do_remote_decode")
         work.saves.append(
             Save(
                 chain.fingerprint,
                 chain.keys[first:end],
                 chain.keys[first - 1] if first else None,
                 tuple(pages[first * per_block : end * per_block]),
+                self.settings.handoff_lease if handed_on else 0.0,
             )
         )
+        if self.events is not None:
+            self.events.begun(tracked.request, first, chain.keys[first:end])
         tracked.held = end

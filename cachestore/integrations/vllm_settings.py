@@ -13,7 +13,8 @@ class ConnectorSettings:
     `revision` names the model's weights where neither its directory nor the hub says it; `block_tokens` a block's
     tokens, 0 for 64. `mirror` keeps a copy of the store's index in the scheduler, so that it need not ask. `timeout`
     bounds one load or save, `lookup_timeout` one question, `handoff_wait` how long a decoding engine waits for blocks
-    that a prefilling one is still writing. `staging` is host memory for blocks on their way, of a worker; what has no
+    that a prefilling one is still writing, `handoff_lease` how long nothing evicts what a prefilling engine handed on.
+    `staging` is host memory for blocks on their way, of a worker; what has no
     room there is not saved. `layerwise` saves while the model computes, which excludes full CUDA graphs.
     """
 
@@ -24,6 +25,7 @@ class ConnectorSettings:
     timeout: Seconds = 10.0
     lookup_timeout: Seconds = 0.5
     handoff_wait: Seconds = 2.0
+    handoff_lease: Seconds = 30.0
     staging: Bytes = 256 << 20
     threads: int = 2
     layerwise: bool = False

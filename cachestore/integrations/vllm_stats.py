@@ -16,6 +16,7 @@ FIGURES = {
     "load_failures": "Loads that ended with an error of the store.",
     "save_failures": "Saves that ended with an error of the store.",
     "lookup_failures": "Questions that the store did not answer.",
+    "lease_failures": "Prompts handed to a decoding engine whose blocks the store did not promise to keep.",
     "requests_left_alone": "Requests whose prompt is no tokens, or whose adapter has no name.",
 }
 """What is counted, and what it means."""

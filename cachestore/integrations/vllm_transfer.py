@@ -1,15 +1,16 @@
-"""vLLM: the workers' half of the connector. It moves blocks between vLLM's pages and the store, in threads of its own.
+"""vLLM: the workers' half of the connector. It moves blocks between vLLM's pages and the store, in threads of its own;
+of a tensor-parallel engine each rank its heads.
 
-A load reads blocks into staging and scatters each into pages that nobody reads yet. A save gathers pages into staging
-before the step ends, after which vLLM may do with them what it likes, and is put by a thread slot by slot.
+A load reads blocks into staging and scatters each into pages that nobody reads yet, in several threads. A save gathers
+pages into staging before the step ends, after which vLLM may do with them what it likes, and is put by a thread slot by
+slot.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from queue import SimpleQueue
 from threading import Lock
 
 import torch
@@ -21,40 +22,22 @@ from cachestore.hashing import Chain
 from cachestore.integrations.pages import EnginePages
 from cachestore.integrations.staging import Staging
 from cachestore.integrations.vllm_settings import ConnectorSettings
-from cachestore.integrations.vllm_work import Done, Load, Save, Work
+from cachestore.integrations.vllm_shards import Shard
+from cachestore.integrations.vllm_underway import Loading, Saving
+from cachestore.integrations.vllm_work import Done, Load, Work
 from cachestore.metrics import Counters
 from cachestore.store.base import BlockPlan, Purpose, Put, PutStatus, Store
 
 _log = logging.getLogger(__name__)
-LOAD_BLOCKS = 8
-"""Blocks of one read: so much staging a load takes at a time."""
-
-
-@dataclass(eq=False)
-class Saving:
-    """One save on its way: which blocks of it have staging, and the slots gathered so far, None after the last."""
-
-    save: Save
-    blocks: list[int]
-    slots: "SimpleQueue[int | None]" = field(default_factory=SimpleQueue)
-    gathered: set[int] = field(default_factory=set)
-    over: bool = False
-
-    def each(self) -> Iterator[int]:
-        """The slots, as they are gathered; goes on where it was left."""
-        while not self.over:
-            slot = self.slots.get()
-            if slot is None:
-                self.over = True
-            else:
-                yield slot
+THERE = frozenset({PutStatus.STORED, PutStatus.ALREADY_EXISTS, PutStatus.KEPT_FIRST})
 
 
 @dataclass(eq=False)
 class Transfer:
-    """`names` are vLLM's layers by slot."""
+    """`spec` is that of whole blocks, `shard` what this rank has of them; `names` are vLLM's layers by slot."""
 
     spec: BlockSpec
+    shard: Shard
     store: Store
     pages: EnginePages
     names: Sequence[str]
@@ -70,20 +53,22 @@ class Transfer:
     def __post_init__(self) -> None:
         self._slots = {name: slot for slot, name in enumerate(self.names)}
         # apart, so that saves that wait for the store never keep a load from its memory
-        self._loads, self._saves = (Staging(self.spec, self.settings.staging // 2) for _ in range(2))
+        self._loads, self._saves = (Staging(self.shard.spec, self.settings.staging // 2) for _ in range(2))
         self._readers = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="cachestore-vllm-load")
         self._writers = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="cachestore-vllm-save")
-        planes = [plane.slot for plane in self.spec.planes()]
+        planes = [plane.slot for plane in self.shard.spec.planes()]
         self._planes = list(pairwise([*(planes.index(slot) for slot in range(len(self.names))), len(planes)]))
 
     def begin(self, work: Work) -> None:
         """Begins the loads of a step."""
         for load in work.loads:
-            self._readers.submit(self._load, load)
+            loading = Loading(load, Deadline.after(self.settings.timeout), min(self.settings.threads, len(load.keys)))
+            for _ in range(loading.threads):
+                self._readers.submit(self._load, loading)
 
     def reserve(self, work: Work) -> None:
         """Begins the saves of a step, as far as there is staging for them."""
-        for save in work.saves:
+        for save in work.saves if self.shard.writes else ():
             blocks = self._saves.take(len(save.keys), 0.0)
             self.counters.add("save_dropped_blocks", len(save.keys) - len(blocks))
             if blocks:
@@ -145,48 +130,56 @@ class Transfer:
                 torch.cuda.current_stream(self.pages.caches[slot].device).synchronize()
             saving.slots.put(slot)
 
-    def _load(self, load: Load) -> None:
-        came = 0
-        try:
-            came = self._read(load)
-        except CacheStoreError as error:
-            self.counters.add("load_failures", reason=error.reason)
-            _log.warning("request %s: the store could not go on: %s", load.request, error)
-        except Exception:
-            # the request would wait for ever
-            self.counters.add("load_failures", reason="internal")
-            _log.exception("request %s: loading failed", load.request)
-        finally:
-            self.counters.add("loaded_blocks", came)
-            self.counters.add("lost_blocks", len(load.keys) - came)
-            first = max(came * self.pages.per_block, load.skip)
-            with self._lock:
-                self._failed.update(load.pages[first:])
-                self._ended[load.request] = came
+    def _load(self, loading: Loading) -> None:
+        for piece in loading.pieces():
+            came = 0
+            try:
+                came = self._read(loading, piece)
+            except CacheStoreError as error:
+                self.counters.add("load_failures", reason=error.reason)
+                _log.warning("request %s: the store could not go on: %s", loading.load.request, error)
+            except Exception:
+                # the request would wait for ever
+                self.counters.add("load_failures", reason="internal")
+                _log.exception("request %s: loading failed", loading.load.request)
+            finally:
+                loading.came(piece, came)
+        if loading.leave():
+            self._loaded(loading.load, loading.blocks)
 
-    def _read(self, load: Load) -> int:
-        """How many blocks came; a piece at a time, so that staging stays small and warm."""
-        deadline, came = Deadline.after(self.settings.timeout), 0
-        chain, wait = Chain(load.fingerprint, load.keys), load.wait
-        while came < len(chain):
-            blocks = self._loads.take(min(LOAD_BLOCKS, len(chain) - came), deadline.remaining())
+    def _loaded(self, load: Load, came: int) -> None:
+        """No thread is at this load any more."""
+        self.counters.add("loaded_blocks", came)
+        self.counters.add("lost_blocks", len(load.keys) - came)
+        first = max(came * self.pages.per_block, load.skip)
+        with self._lock:
+            self._failed.update(load.pages[first:])
+            self._ended[load.request] = came
+
+    def _read(self, loading: Loading, piece: range) -> int:
+        """How many blocks of a piece came; as many at a time as there is staging for."""
+        load, deadline, came = loading.load, loading.deadline, 0
+        chain = Chain(load.fingerprint, load.keys)
+        while came < len(piece):
+            first = piece.start + came
+            blocks = self._loads.take(piece.stop - first, deadline.remaining())
             deadline.check("waiting for staging")
             try:
-                piece = self._read_piece(load, chain.behind(came).first(len(blocks)), came, blocks, wait, deadline)
+                read = self._read_blocks(load, chain.behind(first).first(len(blocks)), first, blocks, deadline)
             finally:
                 self._loads.give(blocks)
-            came += piece
-            if piece < len(blocks):
+            came += read
+            if read < len(blocks):
                 break
         return came
 
-    def _read_piece(
-        self, load: Load, chain: Chain, first: int, blocks: list[int], wait: float, deadline: Deadline
-    ) -> int:
-        memory, per_block, came = self._loads.memory, self.pages.per_block, 0
+    def _read_blocks(self, load: Load, chain: Chain, first: int, blocks: list[int], deadline: Deadline) -> int:
+        """How many of the blocks came, which are the load's from number `first` on."""
+        memory, per_block, came, wait = self._loads.memory, self.pages.per_block, 0, load.wait
         purpose = Purpose.HANDOFF if wait else Purpose.REUSE
         into, timeout = [memory.buffer(block) for block in blocks], max(deadline.remaining(), 1e-3)
-        with self.store.read(chain, into=into, wait=wait, purpose=purpose, timeout=timeout) as reading:
+        part = self.shard.part
+        with self.store.read(chain, part=part, into=into, wait=wait, purpose=purpose, timeout=timeout) as reading:
             for _ in reading:
                 at = (first + came) * per_block
                 for slot in range(len(self.names)):
@@ -213,7 +206,6 @@ class Transfer:
             for _ in saving.each():
                 pass
             self._saves.give(saving.blocks)
-            self.counters.add("saved_blocks", len(stored))
             with self._lock:
                 self._saved += stored
 
@@ -221,14 +213,19 @@ class Transfer:
         save = saving.save
         keys, planes = save.keys[: len(saving.blocks)], self.spec.planes()
         plans = [BlockPlan(key, self.spec.block_tokens, planes) for key in keys]
-        with self.store.put(save.fingerprint, plans, after=save.after, timeout=self.settings.timeout) as put:
+        groups, timeout = self.shard.groups, self.settings.timeout
+        with self.store.put(save.fingerprint, plans, after=save.after, groups=groups, timeout=timeout) as put:
+            wanted = [answer.status is PutStatus.WANTED for answer in put.answers]
             for slot in saving.each():
                 self._write(put, saving.blocks, slot)
-            put.commit()
+            put.commit(lease=save.lease)
             statuses = [answer.status for answer in put.answers]
-        held = PutStatus.STORED, PutStatus.ALREADY_EXISTS, PutStatus.KEPT_FIRST
-        self.counters.add("save_not_kept_blocks", sum(status not in held for status in statuses))
-        return [key for key, status in zip(keys, statuses, strict=True) if status in held]
+        # of a block that ranks write together only the last commit is told that it is there
+        written = [own and status is PutStatus.IN_PROGRESS for own, status in zip(wanted, statuses, strict=True)]
+        there = [key for key, status in zip(keys, statuses, strict=True) if status in THERE]
+        self.counters.add("save_not_kept_blocks", len(keys) - len(there) - sum(written))
+        self.counters.add("saved_blocks", len(there) + sum(written))
+        return there
 
     def _write(self, put: Put, blocks: Sequence[int], slot: int) -> None:
         start, end = self._planes[slot]

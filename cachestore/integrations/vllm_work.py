@@ -20,12 +20,14 @@ class Load:
 
 @dataclass(frozen=True)
 class Save:
-    """Blocks that are full after this step, behind the one called `after`, and vLLM's pages for them."""
+    """Blocks that are full after this step, behind the one called `after`, and vLLM's pages for them. With `lease`, in
+    seconds, nothing evicts them for so long."""
 
     fingerprint: bytes
     keys: tuple[bytes, ...]
     after: bytes | None
     pages: tuple[int, ...]
+    lease: float
 
 
 @dataclass

@@ -21,8 +21,9 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def tiered() -> Iterator[TieredStore]:
-    with compose({"tiers": [{"name": "cpu", "capacity": "64MiB"}]}) as store:
+def tiered(request: pytest.FixtureRequest) -> Iterator[TieredStore]:
+    """A store in memory; a parameter says of what capacity."""
+    with compose({"tiers": [{"name": "cpu", "capacity": getattr(request, "param", "64MiB")}]}) as store:
         yield store
         store.settle()
         store.check()

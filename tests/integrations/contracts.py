@@ -10,7 +10,7 @@ def differences(ours: type, theirs: type) -> Iterator[str]:
         yield f"{theirs.__name__}.{name} is abstract, and {ours.__name__} does not have it"
     for name, method in vars(ours).items():
         base = inspect.getattr_static(theirs, name, None)
-        if base is None or (name.startswith("_") and name != "__init__"):
+        if base in (None, getattr(object, name, None)) or (name.startswith("_") and name != "__init__"):
             continue
         wanted, given = _parameters(base), _parameters(method)
         if given is None or wanted is None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MambaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, LlamaConfig, MambaConfig
 
 from cachestore.demo.documents import needle, needle_documents
 from cachestore.errors import ConfigError, InvalidArgument, Unavailable, UnsupportedModel
@@ -117,6 +117,13 @@ def test_what_cannot_be_kept_is_refused_by_name(tiered: TieredStore) -> None:
     with pytest.raises(UnsupportedModel, match="layer 0 of the cache holds 31 of 100 columns"):
         cache.save(ids, forgetful)
     assert cache.load(ids).get_seq_length() == 0
+
+
+def test_transformers_whose_caches_forget_is_refused(tiered: TieredStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as they are before 5.14
+    monkeypatch.delattr(Cache, "activate_past_recording")
+    with pytest.raises(ConfigError, match=r"transformers 5\..*use 5\.14 or newer"):
+        PrefixCache(tiered.namespace("default"), made("llama"), revision="random")
 
 
 def test_arguments_that_cannot_be_meant_are_refused(tiered: TieredStore) -> None:

@@ -1,14 +1,15 @@
-"""vLLM's own scheduler with our connector, and a worker of ours in place of vLLM's, on a CPU.
+"""vLLM's own scheduler with a connector, ours or another, and workers of ours in place of vLLM's, on a CPU.
 
-The worker holds caches that vLLM's own code lays out, follows the scheduler's output as vLLM's workers do, and computes
-recognisable KV: K and V of a token depend on every token up to it. In each step it compares every byte of what
-the request should have in its pages.
+Workers hold caches that vLLM's own code lays out, each for its rank's heads, follow the scheduler's output as vLLM's
+do, and compute recognisable KV: K and V of a token depend on every token up to it. In each step they compare every byte
+of what a request should have in its pages.
 """
 
+import copy
 import json
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,9 @@ from vllm.config import (
     SchedulerConfig,
     VllmConfig,
 )
+from vllm.config.kv_events import KVEventsConfig
 from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
+from vllm.distributed.kv_transfer.kv_connector.utils import KVOutputAggregator
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.sampling_params import SamplingParams
@@ -43,9 +46,18 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from tests.integrations.content import content, prefixes
+
 PAGE_TOKENS = 16
+STAGING = "16MiB"
+"""Of each worker; the default would take gigabytes for the engines of one test."""
 ARCHITECTURE = "StandInForCausalLM"
-MODULE = "cachestore.integrations.vllm_connector"
+OURS = {
+    "kv_connector": "CacheStoreConnector",
+    "kv_connector_module_path": "cachestore.integrations.vllm_connector",
+    "kv_role": "kv_both",
+    "kv_load_failure_policy": "recompute",
+}
 
 
 @dataclass(frozen=True)
@@ -111,12 +123,7 @@ def config_of(directory: Path, shape: Shape, pages: int, budget: int, transfer: 
             async_scheduling=False,
         ),
         device_config=DeviceConfig("cpu"),
-        kv_transfer_config=KVTransferConfig(
-            kv_connector="CacheStoreConnector",
-            kv_connector_module_path=MODULE,
-            kv_buffer_device="cpu",
-            **{"kv_role": "kv_both", "kv_load_failure_policy": "recompute", **transfer},
-        ),
+        kv_transfer_config=KVTransferConfig(kv_buffer_device="cpu", **transfer),
     )
 
 
@@ -146,13 +153,30 @@ class Backend:
 class Held:
     """What the worker knows of one request."""
 
+    shape: Shape
     tokens: list[int]
     pages: list[int]
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        return prefixes(self.tokens)
+
+    @cached_property
+    def kv(self) -> Tensor:
+        """`[layers, tokens, kv_heads, 2 * head_dim]`: what its pages should hold."""
+        return kv_of(self.shape, self.numbers)
+
+    def follow(self) -> int:
+        """The token that the model draws, which is one of the request's from now on."""
+        self.tokens.append(drawn(self.numbers))
+        fresh = prefixes(self.tokens[-1:], int(self.numbers[-1]))
+        self.kv, self.numbers = torch.cat((self.kv, kv_of(self.shape, fresh)), 1), np.append(self.numbers, fresh)
+        return self.tokens[-1]
 
 
 @dataclass
 class Engine:
-    """One vLLM engine with one worker."""
+    """One vLLM engine with one worker for each of `ranks`, which share the heads. `events` are told where asked for."""
 
     directory: Path
     address: str
@@ -163,20 +187,26 @@ class Engine:
     backend: str = "FLASH_ATTN"
     caching: bool = True
     wrong: bool = False
+    ranks: int = 1
+    telling: bool = False
     transfer: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        extra = {"address": self.address, **self.extra}
-        transfer = {**self.transfer, "kv_connector_extra_config": extra}
+        extra = {"address": self.address, "staging": STAGING, **self.extra}
+        transfer = {"kv_connector_extra_config": extra, **OURS, **self.transfer}
         self.config = config_of(self.directory, self.shape, self.pages, self.budget, transfer)
+        # set afterwards, since vLLM looks for as many devices
+        self.config.parallel_config.tensor_parallel_size = self.config.parallel_config.world_size = self.ranks
+        if self.telling:
+            self.config.kv_events_config = KVEventsConfig(enable_kv_cache_events=True, publisher="null")
         self.config.cache_config.kv_cache_layout = self.layout
         self.config.cache_config.enable_prefix_caching = self.caching
         names = [f"model.layers.{layer}.self_attn.attn" for layer in range(self.shape.layers)]
         self.names = names
         spec = FullAttentionSpec(
             block_size=PAGE_TOKENS,
-            num_kv_heads=self.shape.kv_heads,
+            num_kv_heads=self.heads,
             head_size=self.shape.head_dim,
             dtype=self.shape.dtype,
         )
@@ -192,9 +222,19 @@ class Engine:
         )
         for name in names:
             self.config.compilation_config.static_forward_context[name] = Backend(self.backend, self.wrong)
-        self.caches = self._allocate(spec)
-        self.worker = KVConnectorFactory.create_connector(self.config, KVConnectorRole.WORKER, self.kv_config)
-        self.worker.register_kv_caches(self.caches)
+        self.workers: list[Any] = []
+        self.caches: list[dict[str, Tensor]] = []
+        for rank in range(self.ranks):
+            own = copy.copy(self.config)
+            own.parallel_config = copy.copy(self.config.parallel_config)
+            own.parallel_config.rank = rank
+            self.workers.append(KVConnectorFactory.create_connector(own, KVConnectorRole.WORKER, self.kv_config))
+            self.caches.append(self._allocate(spec))
+            self.workers[-1].register_kv_caches(self.caches[-1])
+        self.aggregator = KVOutputAggregator(self.ranks)
+        self.events: list[Any] = []
+        take, self.scheduler.connector.take_events = self.scheduler.connector.take_events, self._told
+        self._take = take
         self.held: dict[str, Held] = {}
         self.computed = 0
         """Tokens that were computed."""
@@ -205,14 +245,28 @@ class Engine:
         self.stats: dict[str, int] = {}
         self.steps = 0
 
+    @property
+    def heads(self) -> int:
+        """KV heads of a rank; where ranks outnumber heads, several have the same."""
+        return max(1, self.shape.kv_heads // self.ranks)
+
+    def heads_of(self, rank: int) -> slice:
+        first = rank * self.shape.kv_heads // self.ranks
+        return slice(first, first + self.heads)
+
+    def _told(self) -> list[Any]:
+        told = list(self._take())
+        self.events += told
+        return told
+
     def _allocate(self, spec: FullAttentionSpec) -> dict[str, Tensor]:
         layout = KVCacheLayout[self.layout]
         page, layers = spec.page_size_bytes, self.shape.layers
         strides = (page * self.pages, page) if layout.is_layer_compact else (page, page * layers)
         if self.layout == "LHBNC":
-            strides = (page * self.pages, page // self.shape.kv_heads)
+            strides = (page * self.pages, page // self.heads)
         if self.layout == "BHLNC":
-            strides = (page // self.shape.kv_heads, page * layers)
+            strides = (page // self.heads, page * layers)
         tensor = KVCacheTensor(page * self.pages * layers, self.names, *strides)
         raw = torch.zeros(tensor.size, dtype=torch.int8)
         views = create_kv_cache_views(raw, spec, self.pages, layout, tensor)
@@ -233,13 +287,12 @@ class Engine:
         """One step of vLLM's engine."""
         self.steps += 1
         output = self.scheduler.schedule()
-        connector_output, sampled = self._execute(output)
+        outputs, sampled = self._execute(output)
         ids = list(output.num_scheduled_tokens)
-        runner = ModelRunnerOutput(
-            ids,
-            {name: index for index, name in enumerate(ids)},
-            [sampled[name] for name in ids],
-            kv_connector_output=connector_output,
+        numbers = {name: index for index, name in enumerate(ids)}
+        answers = [sampled[name] for name in ids]
+        runner = self.aggregator.aggregate(
+            [ModelRunnerOutput(ids, numbers, answers, kv_connector_output=each) for each in outputs]
         )
         for outputs in self.scheduler.update_from_output(output, runner).values():
             for each in outputs.outputs:
@@ -249,7 +302,9 @@ class Engine:
             stats = outputs.scheduler_stats
             if stats is not None and stats.kv_connector_stats:
                 for figure, amount in stats.kv_connector_stats.items():
-                    self.stats[figure] = self.stats.get(figure, 0) + amount
+                    # other connectors also tell lists
+                    if isinstance(amount, int):
+                        self.stats[figure] = self.stats.get(figure, 0) + amount
 
     def run(self, within: float = 30.0) -> None:
         """Until nothing is left to do."""
@@ -264,36 +319,43 @@ class Engine:
     def settle(self, within: float = 10.0) -> None:
         """Until everything that was to be saved is."""
         until = time.monotonic() + within
-        worker = self.worker._transfer
-        while worker._saves._free.__len__() < worker._saves.memory.pages:
-            assert time.monotonic() < until
-            time.sleep(0.001)
+        for worker in self.workers:
+            staging = worker._transfer._saves
+            while len(staging._free) < staging.memory.pages:
+                assert time.monotonic() < until
+                time.sleep(0.001)
         self.step()
 
     def close(self) -> None:
-        self.worker.shutdown()
+        for worker in self.workers:
+            worker.shutdown()
         self.scheduler.shutdown()
 
-    def _execute(self, output: Any) -> tuple[KVConnectorOutput, dict[str, list[int]]]:
+    def _execute(self, output: Any) -> tuple[list[KVConnectorOutput], dict[str, list[int]]]:
         self._follow(output)
-        worker, context = self.worker, SimpleNamespace(no_compile_layers={})
-        worker.handle_preemptions(output.kv_connector_metadata)
-        worker.bind_connector_metadata(output.kv_connector_metadata)
+        context = SimpleNamespace(no_compile_layers={})
+        for worker in self.workers:
+            worker.handle_preemptions(output.kv_connector_metadata)
+            worker.bind_connector_metadata(output.kv_connector_metadata)
         assert not output.has_sync_kv_loads
         sampled = self._forward(output)
-        worker.start_load_kv(context)
-        worker.wait_for_save()
-        results = worker.get_transfer_results(output.finished_req_ids)
-        made = KVConnectorOutput(
-            finished_sending=results.finished_sending,
-            finished_recving=results.finished_recving,
-            failed_recving=results.failed_recving,
-            invalid_block_ids=worker.get_block_ids_with_load_errors(),
-            kv_connector_stats=worker.get_kv_connector_stats(),
-            kv_cache_events=worker.get_kv_connector_kv_cache_events(),
-            kv_connector_worker_meta=worker.build_connector_worker_meta(),
-        )
-        worker.clear_connector_metadata()
+        made = []
+        for worker in self.workers:
+            worker.start_load_kv(context)
+            worker.wait_for_save()
+            results = worker.get_transfer_results(output.finished_req_ids)
+            made.append(
+                KVConnectorOutput(
+                    finished_sending=results.finished_sending,
+                    finished_recving=results.finished_recving,
+                    failed_recving=results.failed_recving,
+                    invalid_block_ids=worker.get_block_ids_with_load_errors(),
+                    kv_connector_stats=worker.get_kv_connector_stats(),
+                    kv_cache_events=worker.get_kv_connector_kv_cache_events(),
+                    kv_connector_worker_meta=worker.build_connector_worker_meta(),
+                )
+            )
+            worker.clear_connector_metadata()
         return made, sampled
 
     def _follow(self, output: Any) -> None:
@@ -302,7 +364,7 @@ class Engine:
             self.held.pop(name, None)
         for new in output.scheduled_new_reqs:
             tokens = new.prefill_token_ids or new.prompt_token_ids
-            self.held[new.req_id] = Held(list(tokens), list(new.block_ids[0]))
+            self.held[new.req_id] = Held(self.shape, list(tokens), list(new.block_ids[0]))
         cached = output.scheduled_cached_reqs
         for index, name in enumerate(cached.req_ids):
             fresh, held = cached.new_block_ids[index], self.held[name]
@@ -316,15 +378,17 @@ class Engine:
         computed = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
         computed |= {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
         names = list(output.num_scheduled_tokens)
-        kv = {name: content(self.shape, self.held[name].tokens) for name in names}
         for layer, each in enumerate(self.names):
             for name in names:
                 first, count = computed[name], output.num_scheduled_tokens[name]
-                held, rows = self.held[name], kv[name][layer, first : first + count]
+                held = self.held[name]
+                rows = held.kv[layer, first : first + count]
                 places = torch.arange(first, first + count)
                 pages = torch.tensor(held.pages)[places // PAGE_TOKENS]
-                self.caches[each][pages, :, places % PAGE_TOKENS] = rows
-            self.worker.save_kv_layer(each, self.caches[each], None)
+                for rank, caches in enumerate(self.caches):
+                    caches[each][pages, :, places % PAGE_TOKENS] = rows[:, self.heads_of(rank)]
+            for worker, caches in zip(self.workers, self.caches, strict=True):
+                worker.save_kv_layer(each, caches[each], None)
         # not before: requests of one step share pages that one of them fills
         for name in names:
             self.compare(name, computed[name])
@@ -334,54 +398,38 @@ class Engine:
             self.computed += count
             sampled[name] = []
             if computed[name] + count == len(held.tokens):
-                sampled[name] = [following(held.tokens)]
-                held.tokens.append(sampled[name][0])
+                sampled[name] = [held.follow()]
         return sampled
 
     def compare(self, name: str, computed: int) -> None:
         """Every byte of the KV of the first `computed` tokens of a request."""
         held = self.held[name]
         places = torch.arange(computed)
-        expected = content(self.shape, held.tokens[:computed])
+        pages = torch.tensor(held.pages, dtype=torch.long)[places // PAGE_TOKENS]
         for layer, each in enumerate(self.names):
-            found = self.caches[each][
-                torch.tensor(held.pages, dtype=torch.long)[places // PAGE_TOKENS], :, places % PAGE_TOKENS
-            ]
-            assert torch.equal(found.view(torch.int16), expected[layer].view(torch.int16)), f"wrong bytes in {each}"
+            for rank, caches in enumerate(self.caches):
+                found = caches[each][pages, :, places % PAGE_TOKENS]
+                expected = held.kv[layer, :computed, self.heads_of(rank)]
+                alike = torch.equal(found.view(torch.int16), expected.contiguous().view(torch.int16))
+                assert alike, f"wrong bytes in {each} of rank {rank}"
         self.compared += computed
 
 
-def prefixes(tokens: Iterable[int]) -> np.ndarray:
-    """A number for each token that all tokens up to it decide, as splitmix64 mixes them."""
-    numbers, state = [], 0x9E3779B97F4A7C15
-    for token in tokens:
-        state = (state ^ (token + 0x632BE59BD9B4E019)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 29
-        numbers.append(state)
-    return np.array(numbers, dtype=np.uint64)
-
-
-def content(shape: Shape, tokens: Iterable[int]) -> Tensor:
-    """`[layers, tokens, kv_heads, 2 * head_dim]`: what a model would compute, told apart in every element's bits."""
-    numbers = prefixes(tokens)
-    each = shape.kv_heads * 2 * shape.head_dim
-    salt = np.arange(shape.layers * each, dtype=np.uint64).reshape(shape.layers, 1, each) * np.uint64(
-        0x94D049BB133111EB
-    )
-    with np.errstate(over="ignore"):
-        mixed = (numbers[None, :, None] ^ salt) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = torch.from_numpy(((mixed >> np.uint64(40)) & np.uint64(0x3FFF)).astype(np.int16))
+def kv_of(shape: Shape, numbers: np.ndarray) -> Tensor:
+    """`[layers, tokens, kv_heads, 2 * head_dim]`."""
+    bits = content(shape.layers, shape.kv_heads * 2 * shape.head_dim, numbers)
     return bits.view(shape.dtype).view(shape.layers, len(numbers), shape.kv_heads, 2 * shape.head_dim)
 
 
-def following(tokens: list[int]) -> int:
-    """The token that follows, as the stand-in model draws it."""
-    return int(prefixes(tokens)[-1] % np.uint64(4000)) + 1
+def drawn(numbers: np.ndarray) -> int:
+    """The token that the stand-in model draws behind these."""
+    return int(numbers[-1]) % 4000 + 1
 
 
 def answer(tokens: list[int], new: int) -> list[int]:
     """What the stand-in model answers."""
-    known = list(tokens)
+    numbers, told = prefixes(tokens), list[int]()
     for _ in range(new):
-        known.append(following(known))
-    return known[len(tokens) :]
+        told.append(drawn(numbers))
+        numbers = prefixes(told[-1:], int(numbers[-1]))
+    return told

@@ -13,6 +13,7 @@ pip=("$folder/bin/python" -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" torch numpy
 "$folder/bin/python" -c "import torch; assert torch.version.cuda is None, 'this torch is not a build for the CPU'"
 "${pip[@]}" -e "$root[service,hf,redis,sealing,events]" pytest pytest-timeout hypothesis
-"${pip[@]}" fastapi openai aiohttp requests uvloop watchfiles msgpack jsonschema opentelemetry-sdk
+"${pip[@]}" fastapi uvicorn openai httpx aiohttp requests uvloop watchfiles msgpack jsonschema pillow \
+    prometheus_client opentelemetry-sdk
 "${pip[@]}" --no-deps --requirement "$here/requirements.txt"
 "$folder/bin/python" -c "from vllm.v1.core.sched.scheduler import Scheduler"

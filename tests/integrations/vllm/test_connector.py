@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,37 @@ pytest.importorskip("vllm", reason="vLLM is not installed here: make integration
 
 from safetensors.numpy import save_file
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
+from vllm.v1.request import Request
 
-from cachestore.errors import ConfigError, Mismatch
+from cachestore.errors import ConfigError, Mismatch, Unavailable
+from cachestore.hashing import Chain, chain
 from cachestore.integrations import vllm_layout
 from cachestore.integrations.vllm_layout import LAYOUTS
 from cachestore.integrations.vllm_scheduling import HANDOFF
 from cachestore.store.base import Lookup
 from tests.integrations.conftest import Served
-from tests.integrations.vllm.engine import Engine, answer
+from tests.integrations.vllm.engine import Engine, Shape, answer
 
 pytestmark = pytest.mark.slow
 
 Make = Callable[..., Engine]
+
+
+class Failing:
+    """A store that answers reads of these blocks only."""
+
+    def __init__(self, store: Any, keys: Sequence[bytes]) -> None:
+        self._store, self._keys = store, keys
+
+    def read(self, chain: Chain, **more: Any) -> Any:
+        if not set(chain.keys) <= set(self._keys):
+            raise Unavailable("nobody is there")
+        return self._store.read(chain, **more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 @pytest.fixture
@@ -121,18 +140,21 @@ def test_blocks_that_do_not_come_are_computed(engine: Make, served: Served) -> N
     asked(one, "a", shared)
     one.settle()
     scheduling = two.scheduler.connector._scheduling
-    store, chain = served.store.namespace("default"), None
+    store = served.store.namespace("default")
     # a mirror that does not know yet what was evicted
+    assert scheduling._mirror.settle(10.0)
     scheduling._mirror.lookup = lambda asked: Lookup(4, ())
     two.add("b", shared)
-    chain = scheduling._requests["b"].keys.grow(shared)
-    store.delete(chain.behind(2).first(1))
+    stored = scheduling._requests["b"].keys.grow(shared)
+    store.delete(stored.behind(2).first(1))
     two.run()
     assert two.answers["b"] == answer(shared, 4)
     assert two.computed == 303 - 128
     store.clear()
     three = engine()
-    three.scheduler.connector._scheduling._mirror.lookup = lambda asked: Lookup(4, ())
+    mirror = three.scheduler.connector._scheduling._mirror
+    assert mirror.settle(10.0)
+    mirror.lookup = lambda asked: Lookup(4, ())
     assert asked(three, "c", shared) == 303
     assert three.stats["lost_blocks"] == 4
 
@@ -195,6 +217,76 @@ def test_one_engine_prefills_and_another_decodes(engine: Make) -> None:
     assert second.stats["loaded_blocks"] == 4
     # a producer that died before it wrote anything
     assert asked(second, "b", prompt(300, 2), params={**params, HANDOFF: 4}) == 303
+
+
+@pytest.mark.parametrize("tiered", ["4MiB"], indirect=True)
+def test_what_is_handed_on_is_not_evicted(engine: Make) -> None:
+    first = engine(transfer={"kv_role": "kv_producer"}, extra={"handoff_lease": "60s"})
+    shared = prompt(300)
+    asked(first, "plain", prompt(128, 2), new=1)
+    asked(first, "a", shared, new=1, params={"do_remote_decode": True})
+    first.settle()
+    # the tier has room for fewer than 170 blocks
+    strangers = engine(pages=80)
+    for seed in range(10, 22):
+        asked(strangers, f"s{seed}", prompt(15 * 64, seed), new=1)
+        strangers.settle()
+    assert asked(engine(extra={"mirror": False}), "plain", prompt(128, 2), new=1) == 128
+    second = engine(transfer={"kv_role": "kv_consumer"}, extra={"mirror": False})
+    assert asked(second, "a", shared, params=first.params["a"]) == 303 - 256
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_engines_of_any_tensor_parallel_degree_share_blocks(engine: Make, ranks: int) -> None:
+    shape = Shape(kv_heads=2)
+    one, many, shared = engine(shape=shape), engine(shape=shape, ranks=ranks), prompt(300)
+    assert asked(many, "a", shared) == 303
+    many.settle()
+    assert asked(engine(shape=shape, extra={"mirror": False}), "a", shared) == 303 - 256
+    other = prompt(200, 2)
+    asked(one, "b", other)
+    one.settle()
+    again = engine(shape=shape, ranks=ranks, layout="LBHNC", extra={"mirror": False})
+    assert asked(again, "b", other) == 203 - 192
+    assert asked(again, "a", shared) == 303 - 256
+    # counted by each rank
+    assert again.stats["loaded_blocks"] == ranks * (3 + 4)
+
+
+def test_a_block_that_one_rank_did_not_get_is_computed_by_all(engine: Make, served: Served) -> None:
+    one, shared = engine(ranks=2), prompt(300)
+    asked(one, "a", shared)
+    one.settle()
+    two = engine(ranks=2)
+    assert two.scheduler.connector._scheduling._mirror.settle(5.0)
+    transfer = two.workers[1]._transfer
+    # two threads load two blocks each
+    transfer.store = Failing(transfer.store, chain(transfer.spec, shared[:128]).keys)
+    assert asked(two, "b", shared) == 303 - 128
+    assert two.stats["load_failures"] == 1 and two.stats["lost_blocks"] == 2
+
+
+def test_heads_that_cannot_be_spread_are_refused(engine: Make) -> None:
+    with pytest.raises(ConfigError, match="--tensor-parallel-size 4 does not spread the 6 head groups"):
+        engine(shape=Shape(kv_heads=6), ranks=4)
+
+
+def test_routers_are_told_of_saved_blocks_by_vllms_own_hashes(engine: Make) -> None:
+    one, shared = engine(telling=True), prompt(150)
+    asked(one, "a", shared)
+    one.settle()
+    one.step()
+    assert [len(event.block_hashes) for event in one.events] == [4, 4]
+    assert [event.token_ids for event in one.events] == [shared[:64], shared[64:128]]
+    first, second = one.events
+    assert first.parent_block_hash is None and second.parent_block_hash == first.block_hashes[-1]
+    assert first.medium == "STORAGE" and first.block_size == 16
+    request = Request("b", shared, SamplingParams(), None, block_hasher=one.hasher)
+    assert first.block_hashes + second.block_hashes == [
+        maybe_convert_block_hash(each) for each in request.block_hashes[:8]
+    ]
+    # what the store has already is news to nobody
+    assert asked(engine(telling=True, extra={"mirror": False}), "a", shared) == 153 - 128
 
 
 def test_pages_that_are_not_what_we_take_them_for_are_refused(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:

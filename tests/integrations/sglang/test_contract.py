@@ -1,0 +1,63 @@
+"""The SGLang that is installed has the interfaces that our backend was written for."""
+
+import dataclasses
+import inspect
+
+import pytest
+
+pytest.importorskip("sglang", reason="SGLang is not installed here: make integrations")
+
+from sglang.srt.arg_groups.fields.lora import Lora
+from sglang.srt.arg_groups.fields.model import Model
+from sglang.srt.arg_groups.fields.spec import Spec
+from sglang.srt.mem_cache import pool_host
+from sglang.srt.mem_cache.hicache_storage import STORAGE_BATCH_SIZE, HiCacheStorage, HiCacheStorageConfig
+from sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller import HybridCacheController
+from sglang.srt.mem_cache.pool_host import mha, mla
+from sglang.srt.mem_cache.storage.backend_factory import StorageBackendFactory
+
+from cachestore.integrations.sglang import CacheStoreBackend
+from cachestore.integrations.sglang_host import LAYOUTS
+from cachestore.integrations.sglang_pages import MOST_KEYS
+from tests.integrations.contracts import differences
+
+pytestmark = pytest.mark.slow
+
+READ = {"tp_rank", "tp_size", "pp_rank", "pp_size", "attn_cp_rank", "attn_cp_size", "is_mla_model"}
+
+
+def test_methods_are_those_that_sglang_calls() -> None:
+    assert list(differences(CacheStoreBackend, HiCacheStorage)) == []
+
+
+def test_the_constructor_takes_what_the_factory_gives() -> None:
+    assert "backend_class(storage_config, kwargs)" in inspect.getsource(StorageBackendFactory._create_dynamic_backend)
+    assert list(inspect.signature(CacheStoreBackend).parameters) == ["storage_config", "kwargs"]
+
+
+def test_settings_have_what_the_spec_is_made_of() -> None:
+    fields = {field.name for field in dataclasses.fields(HiCacheStorageConfig)}
+    assert READ | {"should_split_heads", "enable_storage_metrics", "extra_config"} <= fields
+    model = {"model_path", "kv_cache_dtype", "quantization", "quantization_param_path", "json_model_override_args"}
+    assert model <= set(Model.__struct_fields__)
+    assert {"enable_lora", "lora_paths"} <= set(Lora.__struct_fields__)
+    assert {"speculative_draft_model_path", "speculative_draft_model_revision"} <= set(Spec.__struct_fields__)
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_host_pools_have_what_pages_are_taken_by(kind: str) -> None:
+    pool = getattr(mha, kind, None) or getattr(mla, kind)
+    assert issubclass(pool, pool_host.HostKVCache)
+    assert list(inspect.signature(pool.get_page_buffer_meta).parameters) == ["self", "indices"]
+    assert list(inspect.signature(pool.get_data_page).parameters) == ["self", "index", "flat"]
+    assert list(inspect.signature(pool.set_from_flat_data_page).parameters) == ["self", "index", "data_page"]
+    assert list(inspect.signature(pool.alloc).parameters) == ["self", "need_size"]
+
+
+def test_batches_fit_into_one_call() -> None:
+    assert STORAGE_BATCH_SIZE <= MOST_KEYS
+
+
+def test_the_keys_of_the_table_that_sglang_takes_out_are_those_we_know() -> None:
+    source = inspect.getsource(HybridCacheController.parse_storage_backend_extra_config)
+    assert source.count("extra_config.pop(") == 4
