@@ -3,18 +3,19 @@
 from typing import Self
 
 from cachestore.eviction.runs import Run
+from cachestore.eviction.waiting import Moment
 
 
 class Past:
     """When blocks were used last, what kind they were then, and where they are counted until they are used again."""
 
-    __slots__ = ("kind", "since", "uses", "waiting")
+    __slots__ = ("kind", "moment", "since", "uses")
 
-    def __init__(self, kind: int, uses: int, since: int, waiting: list[int]) -> None:
+    def __init__(self, kind: int, uses: int, since: int, moment: Moment) -> None:
         self.kind = kind
         self.uses = uses
         self.since = since
-        self.waiting = waiting
+        self.moment = moment
 
 
 class PrefixRun(Run):

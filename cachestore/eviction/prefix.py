@@ -6,7 +6,7 @@ long, what a block is worth at every age (`reuse`), also of blocks that were evi
 least per byte leaves first, so that blocks seen once are on probation wherever that is right, and only there.
 
 Least recently used is right surprisingly often, and what was learnt may be wrong. So the reads are counted that either
-way lost to the other: which blocks LRU would hold follows from the ages alone. While LRU is ahead, it decides.
+way lost to the other: which blocks LRU would hold follows from when each was used last. While LRU is ahead, it decides.
 """
 
 from bisect import bisect_right
@@ -63,6 +63,10 @@ class PrefixOrder(Runs[PrefixRun]):
         self._reuse = Reuse(2 * _USES)
         # the clock counts blocks put and read
         self._clock = 0
+        # blocks that came and do not wait yet, as their prompt may still be growing
+        self._coming = 0
+        # the clock when LRU last let go what it would
+        self._dropped_at = 0
         self._learn_at = 0
         self._waiting = Waiting(2 * _USES)
         # evicted blocks: the newer half, the older half
@@ -88,6 +92,7 @@ class PrefixOrder(Runs[PrefixRun]):
             run.blocks.append(name)
             of[name] = run
             self._clock += 1
+            self._coming += 1
         elif name in of:
             self.touch([name])
         else:
@@ -98,9 +103,8 @@ class PrefixOrder(Runs[PrefixRun]):
         known = self._newer.pop(name, None) or self._older.pop(name, None)
         uses = 1
         if known is not None:
-            self._ended(known, 1, self._reuse.read)
+            self._rival.lost += self._ended(known, 1, self._reuse.read)
             self._rival.back += 1
-            self._rival.lost += self._clock - known.since < self._rival.age
             uses = known.uses + 1
         above = self._of.get(parent)
         if above is not None and above.past is None and above.uses != uses:
@@ -115,28 +119,30 @@ class PrefixOrder(Runs[PrefixRun]):
             run.depth = 0 if above is None else above.depth + len(above.blocks)
             self._runs[run] = None
             self._open.append(run)
-        elif run.past is not None:
-            run.past.waiting[run.past.kind] += 1
+        if run.past is None:
+            self._coming += 1
+        else:
+            self._waiting.more(run.past.moment, run.past.kind, 1)
 
     def touch(self, names: Sequence[Hashable]) -> None:
         self._close()
+        self._drop()
         found = self._read(names)
         now = self._clock + len(names)
         for run in found:
             past = self._past(run)
             count = len(run.blocks)
             self._rival.found += count
-            if self._clock - past.since >= self._rival.age:
-                self._rival.won += count
+            self._rival.won += count
             if run.whole:
-                self._ended(self._tip(past), 1, self._reuse.read)
+                self._rival.won -= self._ended(self._tip(past), 1, self._reuse.read)
                 run.whole = False
                 count -= 1
-            self._ended(past, count, self._reuse.read)
+            self._rival.won -= self._ended(past, count, self._reuse.read)
             run.uses += 1
             run.since = now
             run.past = None
-        self._clock = now
+        self._clock = self._dropped_at = now
         for run in found:
             self._begin(run)
 
@@ -150,6 +156,8 @@ class PrefixOrder(Runs[PrefixRun]):
             del self._runs[empty]
 
     def evict(self, stays: Callable[[Hashable], bool]) -> Hashable | None:
+        if self._dropped_at != self._clock:
+            self._drop()
         renewed = self._left <= 0
         if renewed:
             self._rank()
@@ -226,21 +234,28 @@ class PrefixOrder(Runs[PrefixRun]):
                 if run.blocks[-1] not in self._inner:
                     self._compare(run)
         self._open.clear()
+        self._coming = 0
+
+    def _drop(self) -> None:
+        """LRU has as much room as there is here before any is made for the next prompt."""
+        self._dropped_at = self._clock
+        self._waiting.drop(max(0, len(self._of) - self._coming))
 
     def _begin(self, run: PrefixRun) -> Past:
-        now = self._waiting.now(self._clock, len(self._of))
         kind = min(run.uses, _USES) - 1
-        past = run.past = Past(kind, run.uses, run.since, now)
-        now[kind] += len(run.blocks) - run.whole
-        now[kind + _LAST] += run.whole
+        moment = self._waiting.begin(run.since, len(self._of), kind, len(run.blocks) - run.whole)
+        if run.whole:
+            self._waiting.more(moment, kind + _LAST, 1)
+        past = run.past = Past(kind, run.uses, run.since, moment)
         return past
 
     def _tip(self, past: Past) -> Past:
-        return Past(past.kind + _LAST, past.uses, past.since, past.waiting)
+        return Past(past.kind + _LAST, past.uses, past.since, past.moment)
 
-    def _ended(self, past: Past, count: int, table: list[list[float]]) -> None:
+    def _ended(self, past: Past, count: int, table: list[list[float]]) -> int:
+        """Blocks wait no more; gives how many of them LRU would hold."""
         table[past.kind][bucket(self._clock - past.since)] += count
-        past.waiting[past.kind] -= count
+        return self._waiting.end(past.moment, past.kind, count)
 
     def _worths(self, leaves: Sequence[PrefixRun]) -> list[float]:
         """What the last blocks of these runs are worth per byte: the chance of a read, times what it saves."""
@@ -265,6 +280,7 @@ class PrefixOrder(Runs[PrefixRun]):
         self._forget()
         if self._clock >= self._learn_at:
             self._learn()
+        self._rival.watch(len(self._of))
         inner = self._inner
         leaves = [run for run in self._runs if run.blocks[-1] not in inner]
         self._ranking = [
@@ -277,7 +293,5 @@ class PrefixOrder(Runs[PrefixRun]):
     def _learn(self) -> None:
         size = len(self._of)
         self._learn_at = self._clock + max(_LEARN_AFTER, size)
-        waiting, age = self._waiting.by_age(self._clock, size)
-        self._rival.aged(age)
-        self._reuse.learn(waiting)
+        self._reuse.learn(self._waiting.by_age(self._clock))
         self._rival.judge()
