@@ -129,6 +129,7 @@ def helped(*program: str) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "words"), [(page, words) for page in PAGES for words in commands(page, "python")], ids=str
 )

@@ -78,6 +78,9 @@ class StoreHost:
             if publisher is not None:
                 opened.enter_context(publisher)
             opened.enter_context(Healing(store, peers))
+            if peers is not None:
+                # before anybody can ask: until this node has joined, nothing is gone from all of them
+                store.elsewhere = [peers]
             beside = peers.figures if peers is not None else list
             self.operator = NodeOperator(store, self._tables, node, peers, ended=ended)
             self._server = opened.enter_context(CacheStoreServer(store, settings, node, beside, self.operator))
@@ -87,7 +90,6 @@ class StoreHost:
                 busy = partial(getattr, self._server.calls, "used")
                 self._server.members.stores = peers.members
                 member = opened.enter_context(Membership(peers.directory, store, node, self._address, busy))
-                store.elsewhere = [peers]
                 if reading.durable:
                     opened.enter_context(DurableReplicas(store, peers))
                 if reading.replicas:

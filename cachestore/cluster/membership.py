@@ -56,6 +56,8 @@ class Membership:
         with self._store.index.changed:
             self._directory.join(self._name, self._address, self._store.present, self._queue)
             self._store.tell(self._directory)
+        # so that it is known, and knows the others, before anybody hears that it serves
+        self._directory.step()
         self._pulse.open()
         log.info("[directory] joined as %s at %s", self._name, self._address)
 

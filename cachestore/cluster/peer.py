@@ -52,28 +52,28 @@ class Peer:
                 self.breaker.succeeded()
                 yield reading
 
-    def delete(self, namespace: bytes, chain: Chain, deadline: Deadline) -> bool:
-        """Removes these blocks there; whether that is done."""
+    def delete(self, namespace: bytes, chain: Chain, deadline: Deadline) -> int | None:
+        """Removes these blocks there; how many there were, None if that is not done."""
         request = wire.DeleteRequest(chain=convert.chain_message(chain))
         return self._call("Delete", request, namespace, deadline)
 
-    def clear(self, namespace: bytes, deadline: Deadline) -> bool:
-        """Removes all blocks of the namespace there; whether that is done."""
+    def clear(self, namespace: bytes, deadline: Deadline) -> int | None:
+        """Removes all blocks of the namespace there; how many there were, None if that is not done."""
         return self._call("Clear", wire.ClearRequest(), namespace, deadline)
 
     def close(self) -> None:
         """Ends the connections, and every call on them."""
         self.ways.close()
 
-    def _call(self, method: str, request: object, namespace: bytes, deadline: Deadline) -> bool:
+    def _call(self, method: str, request: object, namespace: bytes, deadline: Deadline) -> int | None:
         seconds = min(deadline.remaining(), self.settings.timeout)
         try:
             with self._asking(deadline), self.ways.hold(namespace) as way:
-                way.connection.call(method, request, max(seconds, 1e-3))
+                blocks: int = way.connection.call(method, request, max(seconds, 1e-3)).blocks
         except Failed:
-            return False
+            return None
         self.breaker.succeeded()
-        return True
+        return blocks
 
     @contextmanager
     def _asking(self, deadline: Deadline) -> Iterator[None]:

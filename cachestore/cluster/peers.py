@@ -30,7 +30,10 @@ TOGETHER = 16
 """Nodes that are told at the same time what is to be removed."""
 
 ROUNDS = 2
-"""How often all are told: a block may have gone from one that had not heard yet to one that had."""
+"""How often all are told at least: a block may have gone from one that had not heard yet to one that had."""
+
+MOST_ROUNDS = 6
+"""How often at most: what is still found then is put anew again and again."""
 
 
 class Noted(NamedTuple):
@@ -137,14 +140,25 @@ class Peers:
         fresh = takewhile(lambda at: at is not None and at.until > now, noted)
         return [at.peer for at in fresh if at is not None] or self.choose(namespace, keys, deadline)
 
-    def remove(self, remove: Callable[[Peer], bool]) -> bool:
-        """Has all others `remove` something; whether all of them say that it is done."""
+    def remove(self, remove: Callable[[Peer], int | None]) -> bool:
+        """Has all others `remove` something, which say how much there was, or None; whether it is gone from all.
+
+        They are told until a round finds nothing: what was there may have been copied to one that was told before.
+        """
+        own = self.directory.life
+        # a node that is not among those that are alive cannot know who else is
+        whole = own is not None and any(life.incarnation == own.incarnation for life in self.directory.lives())
         others = [self.peer(life) for life in self.others()]
         if not others:
-            return True
+            return whole
         with ThreadPoolExecutor(min(TOGETHER, len(others)), "cachestore-peers") as pool:
-            # a node that failed is not kept waiting for twice
-            return all([all(list(pool.map(remove, others))) for _ in range(ROUNDS)])
+            for number in range(MOST_ROUNDS):
+                # a node that failed is not kept waiting for twice
+                found = list(pool.map(remove, others))
+                whole &= None not in found
+                if number + 1 >= ROUNDS and not any(found):
+                    return whole
+        return False
 
     def peer(self, life: Life) -> Peer:
         """The node of this life."""

@@ -79,9 +79,14 @@ class Lives:
 
     _alive: dict[bytes, dict[bytes, tuple[Life, float]]] = field(default_factory=dict)
     _noted: dict[bytes, set[bytes]] = field(default_factory=dict)
+    _lost: dict[bytes, dict[bytes, tuple[Life, float]]] = field(default_factory=dict)
+    """Lives that a server had lost, until their nodes are heard of again, or their time is over."""
 
-    def learn(self, name: bytes, roll: Roll) -> None:
-        """Takes what the server with this roll says; seconds are its own, counted from now."""
+    def learn(self, name: bytes, roll: Roll, lost: bool = False) -> None:
+        """Takes what the server with this roll says; seconds are its own, counted from now.
+
+        One that has `lost` what it was told says nothing of those who did not tell it again yet: they go on meanwhile.
+        """
         latest: dict[str, Note] = {}
         for note in roll.notes.values():
             other = latest.get(note.life.node)
@@ -89,21 +94,32 @@ class Lives:
                 latest[note.life.node] = note
         now = time.monotonic()
         alive = {note.life.incarnation: (note.life, now + (note.until - roll.now) / 1000) for note in latest.values()}
+        missed = {**self._lost.get(name, {}), **(self._alive.get(name, {}) if lost else {})}
+        missed = {
+            incarnation: (life, until)
+            for incarnation, (life, until) in missed.items()
+            if life.node not in latest and until > now
+        }
+        self._lost = {**self._lost, name: missed}
         # whoever reads them meanwhile goes on with those it has
-        self._alive = {**self._alive, name: alive}
+        self._alive = {**self._alive, name: {**missed, **alive}}
         self._noted = {**self._noted, name: set(roll.notes)}
 
     def keep(self, names: Collection[bytes]) -> None:
         """Forgets what other rolls said."""
         self._alive = {name: alive for name, alive in self._alive.items() if name in names}
         self._noted = {name: noted for name, noted in self._noted.items() if name in names}
+        self._lost = {name: lost for name, lost in self._lost.items() if name in names}
 
     def forget(self, incarnations: Collection[bytes]) -> None:
         """These are over, whatever was said of them."""
-        self._alive = {
-            name: {one: known for one, known in alive.items() if one not in incarnations}
-            for name, alive in self._alive.items()
-        }
+        self._alive, self._lost = (
+            {
+                name: {one: known for one, known in lives.items() if one not in incarnations}
+                for name, lives in rolls.items()
+            }
+            for rolls in (self._alive, self._lost)
+        )
 
     def find(self, incarnation: bytes) -> Life | None:
         """The life of this incarnation, if it goes on."""

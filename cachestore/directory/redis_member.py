@@ -70,9 +70,10 @@ class Member:
             if roll is None:
                 continue
             answered += 1
-            self.lives.learn(name, roll)
+            lost = roll.anew and name in self.told
+            self.lives.learn(name, roll, lost)
             if self.life is not None:
-                forgotten |= roll.anew and name in self.told
+                forgotten |= lost
                 self.told.add(name)
         self.lives.keep(rolls.values())
         return forgotten, 0 < len(rolls) == answered

@@ -13,11 +13,16 @@ from typing import Any
 
 import pytest
 
+from cachestore.cluster.peer_settings import PeerSettings
 from cachestore.cluster.peer_tier import TIER
+from cachestore.cluster.peers import Peers
+from cachestore.directory.memory import Board, MemoryDirectory
+from cachestore.directory.redis import Redis as Directory
 from cachestore.errors import Unavailable
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
 from cachestore.store.base import Run, put_blocks
+from cachestore.tiers.redis import Redis as Server
 from tests.cluster.conftest import eventually
 from tests.cluster.peer_nodes import BLOCKS, KEYS, PATIENT, RedisNodes, fake, hosted, read, ready, tables
 from tests.redis_servers.server import RedisServer, free_port
@@ -49,6 +54,42 @@ def test_a_node_that_hangs_costs_its_time_once_and_others_are_read_instead(nodes
             put_blocks(nodes("a"), KEYS.fingerprint, BLOCKS)
             ready(b)
             assert len(read(b, timeout=5.0)) == 6
+
+
+def test_delete_waits_for_nodes_that_the_directory_has_just_lost(nodes: RedisNodes) -> None:
+    b = nodes("b")
+    with fake(nodes.redis, "127.0.0.1:1", *KEYS.keys):
+        ready(b)
+        with nodes.redis.client() as client:
+            client.flushall()
+        # it has joined again; the other, which may have the blocks, did not yet
+        eventually(lambda: total(b.stats(), "directory_births") == 2)
+        with pytest.raises(Unavailable, match="tier peer could not be asked"):
+            b.delete(KEYS, timeout=5.0)
+        with pytest.raises(Unavailable, match="tier peer could not be asked"):
+            b.clear(timeout=5.0)
+
+
+def test_a_node_that_is_not_among_the_living_does_not_say_that_all_were_asked(redis_server: Any) -> None:
+    directory = Directory(heartbeat=0.1, connect_timeout=2.0, timeout=2.0).start(Server(redis_server().url))
+    with Peers(directory, PeerSettings()) as peers:
+        assert not peers.remove(lambda peer: 0)
+        directory.join("a", "127.0.0.1:1", ())
+        assert not peers.remove(lambda peer: 0)
+        directory.step()
+        assert peers.remove(lambda peer: 0)
+        directory.leave()
+
+
+@pytest.mark.parametrize(("found", "gone"), [([1, 1, 1, 0], True), ([0, 0], True), ([1] * 99, False)])
+def test_others_are_told_until_nobody_finds_anything(found: list[int], gone: bool) -> None:
+    board = Board()
+    peers = Peers(MemoryDirectory(board), PeerSettings())
+    peers.directory.join("a", "127.0.0.1:1", ())
+    MemoryDirectory(board).join("b", "127.0.0.1:2", ())
+    told = iter(found)
+    assert peers.remove(lambda peer: next(told)) == gone
+    assert not gone or list(told) == []
 
 
 def test_the_redis_tier_has_what_a_node_has_lost(nodes: RedisNodes) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from cachestore.deadline import Deadline
+from cachestore.directory.base import Life
 from cachestore.directory.redis import RedisDirectory
 from cachestore.directory.redis_entries import LIVES, entry_name
+from cachestore.directory.redis_lives import Lives, Note, Roll
 from cachestore.metrics import total
 from cachestore.testing.directories import MANY, Node, acquainted, became, holders, stepped
 from cachestore.testing.tiers import KEYS, A, soon
@@ -69,6 +71,39 @@ def test_after_flushall_all_is_said_again_at_the_rate(part: Callable[..., RedisD
     became(lambda: stepped(one.directory) and found(other.directory, *MANY) == expected)
     assert time.monotonic() - begun > 0.4
     assert total(one.directory.figures(), "directory_rounds") >= 2
+
+
+def test_after_flushall_who_did_not_join_again_yet_is_not_taken_for_gone(
+    part: Callable[..., RedisDirectory], server: RedisServer
+) -> None:
+    one, other = pair(part)
+    third = Node(part(), "third")
+    acquainted(one, other, third)
+    third.directory.leave()
+    became(lambda: stepped(other.directory) and len(other.directory.lives()) == 2)
+    first, before = one.life, other.life.incarnation
+    with server.client() as client:
+        client.flushall()
+    became(lambda: stepped(other.directory) and other.life.incarnation != before)
+    for _ in range(3):
+        time.sleep(0.1)
+        stepped(other.directory)
+    assert other.directory.lives() == (first, other.life)
+    acquainted(one, other)
+    became(lambda: stepped(one.directory, other.directory) and other.directory.lives() == (one.life, other.life))
+    assert one.life.incarnation != first.incarnation
+
+
+def test_who_was_lost_with_a_server_is_dead_when_its_time_is_over() -> None:
+    lives, note = Lives(), Note(Life("one", "one:1", b"12345678"), 0, 300, 300)
+    lives.learn(b"roll", Roll({note.life.incarnation: note}, 0, False))
+    for lost in (True, False):
+        lives.learn(b"roll", Roll({}, 0, lost), lost)
+        assert lives.all() == (note.life,)
+    time.sleep(0.3)
+    assert lives.all() == ()
+    lives.learn(b"roll", Roll({}, 300, False))
+    assert lives.find(note.life.incarnation) is None
 
 
 def test_a_server_that_hangs_costs_the_time_out_and_then_nothing(

@@ -12,6 +12,7 @@ from cachestore.metrics import total
 from tests.faults.wire import TRANSPORTS
 from tests.soak.audit import Audit
 from tests.soak.checks import check
+from tests.soak.history import histories
 from tests.soak.leaks import Leaks
 from tests.soak.nemesis import Nemesis
 from tests.soak.notes import notes
@@ -56,8 +57,10 @@ def main() -> int:
         audit.all()
         slopes = leaks.end()
         left = held(system)
-        found = check(list(notes(system.notes)), nemesis.windows)
-        figures = report(plan, nemesis, found, slopes, left)
+        noted = list(notes(system.notes))
+        found = check(noted, nemesis.windows)
+        told = histories(found.invisible, noted, nemesis.windows)
+        figures = report(plan, nemesis, found, slopes, left, told)
     if options.json:
         print(json.dumps(figures, indent=2))
     else:

@@ -78,20 +78,20 @@ class Client:
                     self._lookup(number) if self._chance.random() < 0.15 else self._read(number)
                 time.sleep(self._chance.random() * (rest if self._well else PAUSE))
 
-    def _home(self, number: int) -> RemoteStore:
-        """Where a prompt is put and deleted."""
-        return self._stores[number % len(self._stores)]
+    def _home(self, number: int) -> int:
+        """The node where a prompt is put and deleted."""
+        return number % len(self._stores)
 
-    def _any(self) -> RemoteStore:
-        return self._chance.choice(self._stores)
+    def _any(self) -> int:
+        return self._chance.randrange(len(self._stores))
 
     def _timeout(self) -> float:
         return self._chance.choice((0.5, 1.0, 2.0))
 
-    def _noted(self, op: str, number: int, call: Callable[[float, Note], Note]) -> None:
+    def _noted(self, op: str, number: int, node: int, call: Callable[[float, Note], Note]) -> None:
         timeout, lost = self._timeout(), self._pulse.lost
         begun = time.monotonic()
-        note = Note(begun, op, number, self._namespace, timeout)
+        note = Note(begun, op, number, self._namespace, timeout, node=node)
         try:
             note = call(timeout, note)
         except CacheStoreError as error:
@@ -103,52 +103,60 @@ class Client:
         self._book.add(replace(note, took=took, held_up=self._pulse.lost - lost))
 
     def _read(self, number: int) -> None:
-        keys = keys_of(number)
+        keys, node = keys_of(number), self._any()
 
         def call(timeout: float, note: Note) -> Note:
-            with self._any().read(keys, timeout=timeout) as reading:
+            with self._stores[node].read(keys, timeout=timeout) as reading:
                 found = list(reading)
             took = time.monotonic() - note.at
             got = [block for block, _ in found]
             bad = [block for block, key in zip(got, keys.keys, strict=False) if not self._right(block, key)]
             foreign = sum(right(block, variant) for block in bad for variant in range(len(NAMESPACES)))
             others = sum(each.tier == OTHERS for each in found)
-            return replace(note, took=took, blocks=len(got), others=others, wrong=len(bad), foreign=foreign)
+            tiers = tuple(dict.fromkeys(each.tier for each in found))
+            return replace(
+                note, took=took, blocks=len(got), others=others, wrong=len(bad), foreign=foreign, tiers=tiers
+            )
 
-        self._noted("read", number, call)
+        self._noted("read", number, node, call)
 
     def _right(self, block: Block, key: bytes) -> bool:
         return block.key == key and right(block, self._variant)
 
     def _lookup(self, number: int) -> None:
+        node = self._any()
+
         def call(timeout: float, note: Note) -> Note:
-            ready = self._any().lookup(keys_of(number), timeout=timeout).ready
+            ready = self._stores[node].lookup(keys_of(number), timeout=timeout).ready
             return replace(note, blocks=ready, wrong=int(ready > BLOCKS))
 
-        self._noted("lookup", number, call)
+        self._noted("lookup", number, node, call)
 
     def _put(self, number: int) -> None:
         keys = keys_of(number)
         blocks = [block_of(key, SPEC, self._variant) for key in keys.keys]
         self._book.add(Note(time.monotonic(), "intent", number, self._namespace))
         how = Durability.DURABLE if durable(number) else Durability.CACHE
+        store = self._stores[self._home(number)]
 
         def call(timeout: float, note: Note) -> Note:
-            with self._home(number).put(keys.fingerprint, plans_of(blocks), durability=how, timeout=timeout) as put:
+            with store.put(keys.fingerprint, plans_of(blocks), durability=how, timeout=timeout) as put:
                 write_blocks(put, blocks)
                 put.commit()
                 statuses = tuple(str(answer.status) for answer in put.answers)
             return replace(note, statuses=statuses)
 
-        self._noted("put", number, call)
+        self._noted("put", number, self._home(number), call)
 
     def _delete(self, number: int) -> None:
         self._book.add(Note(time.monotonic(), "undo", number, self._namespace))
 
-        def call(timeout: float, note: Note) -> Note:
-            return replace(note, blocks=self._home(number).delete(keys_of(number), timeout=timeout))
+        store = self._stores[self._home(number)]
 
-        self._noted("delete", number, call)
+        def call(timeout: float, note: Note) -> Note:
+            return replace(note, blocks=store.delete(keys_of(number), timeout=timeout))
+
+        self._noted("delete", number, self._home(number), call)
 
 
 if __name__ == "__main__":

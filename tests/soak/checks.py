@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from tests.soak.nemesis import Window
 from tests.soak.notes import Note
-from tests.soak.plan import PROMISE
+from tests.soak.plan import LIFE, PROMISE
 
 IN_TROUBLE = {"Unavailable", "DeadlineExceeded", "Aborted", "Overloaded", "DurabilityUnmet", "LeaseExpired"}
 IN_DAMAGE = IN_TROUBLE | {"InvalidArgument", "Mismatch", "TooLarge", "Unauthenticated", "PermissionDenied"}
@@ -34,6 +34,8 @@ class Findings:
     unexpected: list[Note] = field(default_factory=list)
     invisible: list[Note] = field(default_factory=list)
     """Hits before anybody meant to put, or after an acknowledged delete."""
+    returned: list[Note] = field(default_factory=list)
+    """Those after a delete of which a node that came back with its disk had not been told, as it is documented."""
     foreign: int = 0
     quiet: int = 0
     failed_in_quiet: int = 0
@@ -61,7 +63,7 @@ def check(all_notes: Sequence[Note], windows: Sequence[Window]) -> Findings:
         if not trouble:
             found.quiet += 1
             found.failed_in_quiet += bool(note.error)
-    _visible(all_notes, found)
+    _visible(all_notes, windows, found)
     return found
 
 
@@ -75,12 +77,13 @@ def _late(note: Note, found: Findings) -> None:
         found.late.append(note)
 
 
-def _visible(all_notes: Sequence[Note], found: Findings) -> None:
+def _visible(all_notes: Sequence[Note], windows: Sequence[Window], found: Findings) -> None:
     """No prompt is found before its first intent, nor between an acknowledged delete and the next intent."""
     histories: defaultdict[tuple[str, int], list[Note]] = defaultdict(list)
     for note in all_notes:
         if note.op in ("intent", "put", "undo", "delete"):
             histories[note.namespace, note.prompt].append(note)
+    removed: defaultdict[Note, list[Note]] = defaultdict(list)
     for note in all_notes:
         if note.op not in ("read", "lookup") or not note.blocks:
             continue
@@ -89,7 +92,28 @@ def _visible(all_notes: Sequence[Note], found: Findings) -> None:
         if not any(one.op == "intent" for one in before):
             found.invisible.append(note)
         elif (last := before[-1]).op == "delete" and not last.error and note.at > _settled(before):
-            found.invisible.append(note)
+            removed[last].append(note)
+    for delete, hits in removed.items():
+        (found.returned if _returned(delete, hits, windows) else found.invisible).extend(hits)
+    found.invisible.sort(key=lambda note: note.at)
+
+
+def _returned(delete: Note, hits: Sequence[Note], windows: Sequence[Window]) -> bool:
+    """Whether a node that could not be told of the delete, since it had left or counted as dead, brought it all back.
+
+    Its disk alone outlives it, and others find the blocks once they have been read there.
+    """
+    first = next((note for note in hits if note.op == "read"), None)
+    if first is None or "disk" not in first.tiers:
+        return False
+    for window in windows:
+        for name, nodes in window.where.items():
+            away = {"store ended": 0.0, "store killed": LIFE, "store killed, all but one": LIFE}.get(name)
+            if away is None or f"node-{first.node}" not in nodes:
+                continue
+            if window.begun + away <= delete.end and delete.at <= window.ended <= first.end:
+                return True
+    return False
 
 
 def _settled(before: Sequence[Note]) -> float:

@@ -4,10 +4,11 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.faults import injections as inject
 from tests.faults.injections import BOTH, DOWN, UP, Direction, Injection
+from tests.soak.node import Node
 from tests.soak.system import System
 
 Begin = Callable[[System, random.Random, "Effect"], AbstractContextManager[None]]
@@ -15,9 +16,16 @@ Begin = Callable[[System, random.Random, "Effect"], AbstractContextManager[None]
 
 @dataclass
 class Effect:
-    """How often the fault was seen to act."""
+    """How often the fault was seen to act, and at which nodes."""
 
     seen: int = 0
+    where: list[str] = field(default_factory=list)
+
+    def one(self, system: System, chance: random.Random) -> Node:
+        """The node to which it is done."""
+        node = chance.choice(system.nodes)
+        self.where.append(node.name)
+        return node
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Fault:
 def _through(part: str, make: Callable[[random.Random], Injection]) -> Begin:
     @contextmanager
     def begin(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-        node = chance.choice(system.nodes)
+        node = effect.one(system, chance)
         proxy = node.to_store if part == "wire" else node.to_redis
         injection = make(chance)
         proxy.begin(injection)
@@ -50,13 +58,13 @@ def _through(part: str, make: Callable[[random.Random], Injection]) -> Begin:
 
 @contextmanager
 def _reset(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-    effect.seen += chance.choice(system.nodes).to_store.reset()
+    effect.seen += effect.one(system, chance).to_store.reset()
     yield
 
 
 @contextmanager
 def _store_killed(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-    node = chance.choice(system.nodes)
+    node = effect.one(system, chance)
     node.store.kill()
     effect.seen += node.store.popen.returncode == -signal.SIGKILL
     try:
@@ -67,7 +75,7 @@ def _store_killed(system: System, chance: random.Random, effect: Effect) -> Iter
 
 @contextmanager
 def _store_ended(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-    node = chance.choice(system.nodes)
+    node = effect.one(system, chance)
     effect.seen += node.store.end(10.0) == 0
     try:
         yield
@@ -77,7 +85,7 @@ def _store_ended(system: System, chance: random.Random, effect: Effect) -> Itera
 
 @contextmanager
 def _store_stopped(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-    node = chance.choice(system.nodes)
+    node = effect.one(system, chance)
     node.store.stop()
     effect.seen += 1
     try:
@@ -89,6 +97,7 @@ def _store_stopped(system: System, chance: random.Random, effect: Effect) -> Ite
 @contextmanager
 def _all_but_one_killed(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
     nodes = chance.sample(system.nodes, len(system.nodes) - 1)
+    effect.where += [node.name for node in nodes]
     for node in nodes:
         node.store.kill()
         effect.seen += node.store.popen.returncode == -signal.SIGKILL
@@ -104,7 +113,7 @@ def _cut_off(direction: Direction) -> Begin:
 
     @contextmanager
     def begin(system: System, chance: random.Random, effect: Effect) -> Iterator[None]:
-        node = chance.choice(system.nodes)
+        node = effect.one(system, chance)
         # what comes back from Redis comes to the node, what goes up to a store does too
         ways = ((node.to_store, direction), (node.to_redis, OPPOSITE[direction]))
         holes = [(proxy, inject.BlackHole(way)) for proxy, way in ways]

@@ -25,6 +25,8 @@ class Window:
     ended: float = 0.0
     over: float = 0.0
     seen: dict[str, int] = field(default_factory=dict)
+    where: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The nodes that a fault was done to."""
     healed: float | None = None
 
 
@@ -71,6 +73,7 @@ class Nemesis:
             time.sleep(chance.uniform(0.5, 2.0))
         window.ended = time.monotonic()
         window.seen = {name: effect.seen for name, effect in effects.items()}
+        window.where = {name: tuple(effect.where) for name, effect in effects.items()}
         redis = any(fault.part in ("redis", "node") for fault in faults)
         window.healed = self._heals(HEAL_REDIS_SECONDS if redis else HEAL_SECONDS, redis, chance)
         window.over = time.monotonic()

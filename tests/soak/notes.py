@@ -15,9 +15,10 @@ from pathlib import Path
 class Note:
     """One call. Times are monotonic seconds, the same clock for every process of the machine.
 
-    `op` is read, lookup, put, delete, or before a put is begun intent, and before a delete undo. `statuses` are a put's
-    answers. Of the `blocks` that were read `others` came from another node's memory, `wrong` are not what was put, and
-    `foreign` are what another namespace put.
+    `op` is read, lookup, put, delete, or before a put is begun intent, and before a delete undo. `node` is the number
+    of the node that was asked, -1 if none was. `statuses` are a put's answers. Of the `blocks` that were read `others`
+    came from another node's memory, all of them from `tiers`; `wrong` are not what was put, and `foreign` are what
+    another namespace put.
     """
 
     at: float
@@ -33,6 +34,8 @@ class Note:
     error: str = ""
     text: str = ""
     statuses: tuple[str, ...] = ()
+    node: int = -1
+    tiers: tuple[str, ...] = ()
     held_up: float = 0.0
     """How long this process itself was not run meanwhile, as far as it noticed."""
 
@@ -59,5 +62,5 @@ def notes(folder: Path) -> Iterator[Note]:
     for path in folder.glob("*.jsonl"):
         for line in path.read_text().splitlines():
             fields = json.loads(line)
-            found.append(Note(**{**fields, "statuses": tuple(fields["statuses"])}))
+            found.append(Note(**{**fields, "statuses": tuple(fields["statuses"]), "tiers": tuple(fields["tiers"])}))
     yield from sorted(found, key=lambda note: note.at)

@@ -14,9 +14,9 @@ from tests.soak.system import environment
 
 
 def report(
-    plan: Plan, nemesis: Nemesis, found: Findings, slopes: dict[str, Any], held: dict[str, int]
+    plan: Plan, nemesis: Nemesis, found: Findings, slopes: dict[str, Any], held: dict[str, int], told: list[str]
 ) -> dict[str, Any]:
-    """All figures of a run. `zero` holds those that must be zero."""
+    """All figures of a run. `zero` holds those that must be zero, `told` what to show of those that are not."""
     seen, nothing = Counter[str](), Counter[str]()
     healed: dict[str, list[float]] = {"store": [], "redis": [], "other": []}
     for window in nemesis.windows:
@@ -50,6 +50,7 @@ def report(
         "durable_blocks_audited": audit.read,
         "worst_end_behind_deadline_ms": round(found.most_late * 1000),
         "late_while_the_machine_held_the_client_up": found.late_with_machine,
+        "hits_of_nodes_that_were_not_told_of_a_delete": len(found.returned),
         "success_in_peace": round(1 - found.failed_in_quiet / max(1, found.quiet), 5),
         "calls_in_peace": found.quiet,
         "healed_seconds": {
@@ -73,7 +74,8 @@ def report(
             str(note) for some in (found.wrong, found.late, found.unexpected, found.invisible) for note in some[:3]
         ]
         + [f"lost durable: {name}" for name in audit.lost[:3]]
-        + [f"not healed: {window}" for window in nemesis.windows if window.healed is None][:3],
+        + [f"not healed: {window}" for window in nemesis.windows if window.healed is None][:3]
+        + told,
     }
 
 
