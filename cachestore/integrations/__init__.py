@@ -11,7 +11,8 @@ sglang_pages, sglang_host             pages in runs of memory; which host memory
 lmcache_connector, lmcache_l2         LMCache: chunks inside an engine, or behind its server, opaque
 lmcache_chunks, lmcache_settings      what both have; which settings of LMCache are refused
 opaque                                pages of engines that show hashes and bytes only
-keys, pages, staging, named, client   shared: keys of requests, page layouts, memory, revisions, the store's address
+keys, pages, page_rows, staging       shared: keys of requests, page layouts and their copies, memory
+named, client                         shared: revisions, the store's address
 
 Each is loaded by its engine's own plug-in mechanism. An engine is imported in the files named after it and nowhere
 else, and nothing imports this package.

@@ -4,8 +4,9 @@ A layer's cache is `[pages, kv_heads, page_tokens, key_dim + value_dim]`, in any
 pages long, never a part of one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from cachestore.block import BlockSpec, Half
 from cachestore.engine.page_memory import PageMemory
 from cachestore.errors import ConfigError, Mismatch
+from cachestore.integrations.page_rows import Rows, block_rows, copy_pages, engine_rows
 
 Write = Callable[[int, int, Tensor, Tensor], None]
 """How an engine writes K and V of a page's tokens, each `[tokens, kv_heads, dim]`: slot, page, K, V."""
@@ -52,25 +54,39 @@ class EnginePages:
 
     def take(self, slot: int, pages: Sequence[int], memory: PageMemory, block: int) -> None:
         """Copies one slot of a block out of the engine's pages into page `block` of `memory`."""
+        if self._rows[slot]:
+            for held, rows in self._beside(slot, memory, block):
+                copy_pages(rows, range(len(pages)), held, pages)
+            return
         found = self.caches[slot][self._index(slot, pages)]
-        for canonical, held in self._halves(slot, memory, block, found):
-            canonical.copy_(held.transpose(0, 1), non_blocking=True)
+        for half, content in self._contents(slot):
+            canonical = self._canonical(slot, half, memory, block)
+            canonical.copy_(found[..., content].transpose(0, 1), non_blocking=True)
 
     def give(self, slot: int, pages: Sequence[int], memory: PageMemory, block: int, skip: int = 0) -> None:
         """Copies one slot of a block from page `block` of `memory` into the engine's pages, not the first `skip`."""
-        shape, cache, index = self.spec.slots[slot], self.caches[slot], self._index(slot, pages[skip:])
-        dims = ((Half.K, slice(0, shape.key_dim)), (Half.V, slice(shape.key_dim, None)))
-        for half, content in dims:
-            held = self._canonical(slot, half, memory, block)[:, skip:].transpose(0, 1)
-            cache[index, :, :, content] = held.to(cache.device, non_blocking=True)
+        if self._rows[slot]:
+            for held, rows in self._beside(slot, memory, block):
+                copy_pages(held, pages[skip:], rows, range(skip, len(pages)))
+            return
+        cache, index = self.caches[slot], self._index(slot, pages[skip:])
+        for half, content in self._contents(slot):
+            found = self._canonical(slot, half, memory, block)[:, skip:].transpose(0, 1)
+            cache[index, :, :, content] = found.to(cache.device, non_blocking=True)
 
-    def _halves(self, slot: int, memory: PageMemory, block: int, found: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """K and V of one block in `memory` beside those in the engine's pages `found`."""
+    @cached_property
+    def _rows(self) -> list[tuple[Rows, ...]]:
+        """By slot, the engine's pages as rows; none where torch copies them."""
+        return [engine_rows(cache, slot) for cache, slot in zip(self.caches, self.spec.slots, strict=True)]
+
+    def _beside(self, slot: int, memory: PageMemory, block: int) -> Iterable[tuple[Rows, Rows]]:
+        """The engine's pages of a slot, and a block's."""
+        return zip(self._rows[slot], block_rows(memory, slot, block, self.per_block), strict=True)
+
+    def _contents(self, slot: int) -> tuple[tuple[Half, slice], ...]:
+        """Where K and V are in the content of the engine's pages."""
         split = self.spec.slots[slot].key_dim
-        return [
-            (self._canonical(slot, Half.K, memory, block), found[..., :split]),
-            (self._canonical(slot, Half.V, memory, block), found[..., split:]),
-        ]
+        return (Half.K, slice(0, split)), (Half.V, slice(split, None))
 
     def _canonical(self, slot: int, half: Half, memory: PageMemory, block: int) -> Tensor:
         """`[kv_heads, pages, page_tokens, dim]`, in place."""
