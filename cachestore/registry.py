@@ -16,11 +16,11 @@ from cachestore.errors import ConfigError
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """A hint that names the nearest known word, else all of them; empty if nothing is known."""
+    """A hint that names the nearest known word, else all of them."""
     close = get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(sorted(known))}" if known else ""
+    return f"known: {', '.join(sorted(known))}" if known else "there is none to choose from: leave it out"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ DEFAULT_COMPLETION = 16
 LONG = 8192
 """Characters from which a prompt is tokenised beside the event loop: below, the change of threads costs more."""
 
+SMALLEST = 2.0**-126
+"""What the wire's numbers tell from zero."""
+
 _BESIDE = ThreadPoolExecutor(2, thread_name_prefix="gateway-tokens")
 """Few, so that many long prompts at once leave processors, and the threads of everything else, to the others."""
 
@@ -109,14 +112,16 @@ def _most(served: Served, request: Generation, prompt: int, param: str) -> int:
         )  # fmt: skip
     if isinstance(request, ChatRequest):
         wanted = request.max_completion_tokens or request.max_tokens or room
+        limit = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
     else:
+        limit = "max_tokens"
         wanted = request.max_tokens or DEFAULT_COMPLETION
         if request.max_tokens is None:
             wanted = min(wanted, room)
     if wanted > room:
         raise invalid(
-            f"max_tokens: the model takes {served.max_tokens} tokens; behind the {prompt} of the prompt there is room "
-            f"for {room}, and {wanted} are asked for", "max_tokens", "context_length_exceeded",
+            f"{limit}: the model takes {served.max_tokens} tokens; behind the {prompt} of the prompt there is room "
+            f"for {room}, and {wanted} are asked for", limit, "context_length_exceeded",
         )  # fmt: skip
     return wanted
 
@@ -132,7 +137,7 @@ def _samplings(request: Generation) -> list[wire.Sampling]:
     """One for each choice: they differ in the seed."""
     temperature = 1.0 if request.temperature is None else request.temperature
     top_k, top_p = request.top_k or 0, 1.0 if request.top_p is None else request.top_p
-    if top_p == 0.0:
+    if top_p < SMALLEST:
         # of the likeliest tokens as few as possible; on the wire zero means all
         top_k, top_p = 1, 1.0
     seed = secrets.randbits(62) if request.seed is None else request.seed

@@ -56,7 +56,7 @@ def test_names_lead_to_classes_and_mistakes_to_the_nearest_name() -> None:
     missing = Catalogue("codecs", {"odd": "package_that_nobody_has:Odd"})
     with pytest.raises(ConfigError, match="needs the package 'package_that_nobody_has'"):
         missing.load("odd")
-    assert nearest("x", []) == ""
+    assert nearest("x", []) == "there is none to choose from: leave it out"
 
 
 def test_jobs_run_in_order_and_a_failing_one_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -58,12 +58,14 @@ def kept(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     Temperature, then top-k, top-p (the fewest tokens that reach it; arXiv 1904.09751) and min-p (no token with less
     than this part of the likeliest one's probability; arXiv 2407.01082), each of what the ones before left.
     """
-    scores = logits.detach().to("cpu", torch.float32) / sampling.temperature
+    scores = logits.detach().to("cpu", torch.float32).double()
+    # none is above zero, so that no temperature is too low to divide by
+    scores = (scores - scores.max()) / sampling.temperature
     # equal scores in the order of tokens, so that any device draws alike
     scores, tokens = scores.sort(descending=True, stable=True)
     if sampling.top_k:
         scores, tokens = scores[: sampling.top_k], tokens[: sampling.top_k]
-    chances = scores.double().softmax(-1)
+    chances = scores.softmax(-1)
     if sampling.top_p:
         # a token stays if the better ones do not reach top_p without it; so the best always stays
         chances = chances[chances.cumsum(-1) - chances < sampling.top_p]

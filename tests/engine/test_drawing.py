@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cachestore.engine.drawing import Draw, draw, kept, uniform
+from cachestore.engine.drawing import Draw, Drawn, draw, kept, uniform
 from cachestore.engine.sampling import Sampling
 from cachestore.errors import InvalidArgument
 
@@ -71,6 +71,12 @@ def test_only_the_best_are_kept() -> None:
     assert tokens(min_p=1.0) == best[:1]
     assert tokens() == best
     assert 1 < len(tokens(top_p=0.8)) < 40 and 1 < len(tokens(min_p=0.05)) < 40
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 3e-38, 1e-40, 5e-324])
+def test_as_little_temperature_as_can_be_written_takes_the_best(temperature: float) -> None:
+    logits = torch.tensor([[-80.0, 3.0, 90.0, 89.5]])
+    assert draw(logits, [Draw(Sampling(temperature, seed=1), 0)]) == [Drawn(2)]
 
 
 def test_draws_follow_the_chances() -> None:

@@ -160,12 +160,15 @@ def test_logprobs_of_chats(client: OpenAI) -> None:
 
 def test_the_same_seed_says_the_same(client: OpenAI) -> None:
     def said(**more: Any) -> str:
-        answer = client.completions.create(model=MODEL, prompt=BEGINNING, max_tokens=16, temperature=1.3, **more)
+        how: dict[str, Any] = {"temperature": 1.3, **more}
+        answer = client.completions.create(model=MODEL, prompt=BEGINNING, max_tokens=16, **how)
         text: str = answer.choices[0].text
         return text
 
     assert said(seed=5) == said(seed=5) != said(seed=6)
     assert said(seed=5, top_p=0.9) == said(seed=5, top_p=0.9)
+    # as good as nothing is nothing, and hurts nobody
+    assert said(temperature=1e-40) == said(top_p=1e-46) == said(temperature=0)
     assert said() != said(), "without one each has another"
 
 

@@ -66,6 +66,7 @@ def test_completions_that_cannot_be_meant(served: Served, changes: Any, status: 
     ("changes", "param"),
     [
         ({"messages": []}, "messages"),
+        ({"max_completion_tokens": 2000}, "max_completion_tokens"),
         ({"messages": ...}, "messages"),
         ({"messages": "hello"}, "messages"),
         ({"messages": [{"role": "pope", "content": "x"}]}, "messages[0].role"),
