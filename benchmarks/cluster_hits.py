@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 NODES = 3
 QUICK_PROMPTS = 300
-"""The first ones of the trace. Of a part of it the rows say little: with 2,000 prompts and room for 5,000, 3,900 and 3,000
-blocks three nodes hit 0.94, 0.98 and 1.12 of what one does, by chance."""
+"""The first ones of the trace. Of a part of it the rows say little: with 2,000 prompts and room for 5,000, 3,900 and
+3,000 blocks three nodes hit 0.94, 0.98 and 1.12 of what one does, by chance."""
 
 SPEC = BlockSpec("bench/cluster", "0" * 40, "float32", (Slot(1, 16, 16),), head_groups=1, block_tokens=16)
 """Blocks of 2 KiB: only how many of them there are room for counts here."""
