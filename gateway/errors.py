@@ -19,6 +19,9 @@ INVALID, SERVER = "invalid_request_error", "server_error"
 UNKNOWN = "unknown_field"
 """The type of a validation error for a field that is not known; its context holds the `name`."""
 
+NEEDS = "needs_another_field"
+"""The type of a validation error for a field that needs another; its context holds the `name` of the former."""
+
 _STATUS: dict[type[CacheStoreError], tuple[int, str, str]] = {
     errors.TooLarge: (400, INVALID, "context_length_exceeded"),
     errors.InvalidArgument: (400, INVALID, "invalid_value"),
@@ -77,9 +80,11 @@ def _of_validation(error: ValidationError) -> ApiError:
     first = max(found, key=lambda each: len(_place(each["loc"])))
     place = _place(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == UNKNOWN:
+    if first["type"] in (UNKNOWN, NEEDS):
+        # pydantic places it at the object that has the field
         param = _param((*place, first["ctx"]["name"]))
-        return ApiError(400, f"{param} {message}", param=param, code="unsupported_parameter")
+        code = "unsupported_parameter" if first["type"] == UNKNOWN else "invalid_value"
+        return ApiError(400, f"{param} {message}", param=param, code=code)
     param = _param(place)
     if first["type"] == "missing":
         # the last part is the field's own name, whatever it is

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError, from_json
 
-from gateway.errors import UNKNOWN, ApiError
+from gateway.errors import NEEDS, UNKNOWN, ApiError
 
 MOST_CHOICES = 16
 MOST_MESSAGES = 8192
@@ -131,7 +131,7 @@ class Generation(Known, ABC):
     @model_validator(mode="after")
     def _options_need_stream(self) -> "Generation":
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options needs stream = true")
+            raise PydanticCustomError(NEEDS, "needs stream = true", {"name": "stream_options"})
         return self
 
     @property
@@ -214,7 +214,7 @@ class ChatRequest(Generation):
     @model_validator(mode="after")
     def _top_needs_logprobs(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs = true")
+            raise PydanticCustomError(NEEDS, "needs logprobs = true", {"name": "top_logprobs"})
         return self
 
     @property

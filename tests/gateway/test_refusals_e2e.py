@@ -52,7 +52,7 @@ def refused(served: Served, path: str, **changes: Any) -> dict[str, Any]:
         ({"logit_bias": {"5": 1}}, 400, "logit_bias"),
         ({"best_of": 3}, 400, "best_of"),
         ({"echo": True}, 400, "echo"),
-        ({"stream_options": {"include_usage": True}}, 400, None),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"stream": "yes"}, 400, "stream"),
         ({"temperatur": 1}, 400, "temperatur"),
     ],
@@ -75,7 +75,7 @@ def test_completions_that_cannot_be_meant(served: Served, changes: Any, status: 
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"top_logprobs": 3}, None),
+        ({"top_logprobs": 3}, "top_logprobs"),
         ({"chat_template": "{{ 7 * 7 }}"}, "chat_template"),
     ],
 )

@@ -153,3 +153,18 @@ def test_what_is_missing_is_named(kind: Kind, more: dict[str, Any], param: str) 
     error = refused(kind, json.dumps(given).encode())
     assert (error["param"], error["code"]) == (param, "missing_required_parameter")
     assert error["message"] == f"{param} is missing"
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "param", "needed"),
+    [
+        (CompletionRequest, {"stream_options": {"include_usage": True}}, "stream_options", "stream"),
+        (ChatRequest, {"stream_options": {}, "stream": False}, "stream_options", "stream"),
+        (ChatRequest, {"top_logprobs": 3}, "top_logprobs", "logprobs"),
+        (ChatRequest, {"top_logprobs": 0, "logprobs": False}, "top_logprobs", "logprobs"),
+    ],
+)
+def test_a_field_that_needs_another_is_named(kind: Kind, more: dict[str, Any], param: str, needed: str) -> None:
+    error = refused(kind, body(kind, **more))
+    assert (error["param"], error["code"]) == (param, "invalid_value")
+    assert error["message"] == f"{param} needs {needed} = true"
