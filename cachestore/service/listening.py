@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import socket
 import stat
 import tempfile
@@ -86,7 +87,6 @@ def _unbindable(settings: ServiceSettings, port: int) -> str:
 
 def _prepare(path: Path) -> None:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_socket(path)
         if path.exists():
             if _answers(path):
@@ -101,30 +101,24 @@ def _check_socket(path: Path) -> None:
     folder = path.parent
     try:
         if not os.path.lexists(folder):
-            _check_makeable(path)
-            return
+            # not made here: of a path that is mistyped nothing is left behind
+            raise ConfigError(
+                f"service.unix_socket = {str(path)!r}: its directory is not there; make it for the store's user alone: "
+                f"mkdir -p -m 700 {shlex.quote(str(folder))}"
+            )
         status = folder.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
             # not to be told to close the folder instead: it may be /tmp
             base = folder if os.access(folder, os.W_OK | os.X_OK) else tempfile.gettempdir()
             raise ConfigError(
-                f"{folder}, the directory of service.unix_socket, must belong to the store's user alone; give the "
-                f"socket a folder of its own, which the store makes: {base}/cachestore-{os.getuid()}/{path.name}"
+                f"{folder}, the directory of service.unix_socket, must belong to the store's user alone; make the "
+                f"socket a folder of its own with mkdir -p -m 700 {base}/cachestore-{os.getuid()} and set "
+                f"service.unix_socket to {base}/cachestore-{os.getuid()}/{path.name}"
             )
         if path.exists() and not path.is_socket():
             raise ConfigError(f"service.unix_socket = {str(path)!r} exists and is no socket; remove it")
     except OSError as error:
         raise _unusable(path, error) from error
-
-
-def _check_makeable(path: Path) -> None:
-    """ConfigError if the folders above `path` that are not there could not be made."""
-    there = next(folder for folder in path.parents if os.path.lexists(folder))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"service.unix_socket = {str(path)!r} cannot be used: its directory is not there, and {there} is no "
-            "directory in which this user may make it"
-        )
 
 
 def _unusable(path: Path, error: OSError) -> ConfigError:

@@ -79,7 +79,7 @@ class ServiceSettings:
     `gateway_key`, the public key of a gateway, delegates may bring tokens it signed for the cluster named `audience`.
     Off loopback TLS and identities are needed; `insecure` waives that. In a configuration relative paths of files begin
     at its directory (`located`), else at the working directory; that of the socket must be absolute, and its directory
-    is made if it is not there.
+    be there.
 
     `max_concurrent` calls run at once, and hold `in_flight_bytes` of messages and planes on their way; of several
     identities each may have half. `longest_call` ends calls that bring no deadline of their own, or a longer one. Who

@@ -30,15 +30,21 @@ def test_files_and_socket_are_checked_as_the_start_would(
         (pair.format("alice"), "no PEM certificate of the key"),
         (pair.format("nobody"), f"service.tls_key: cannot read {tmp_path}/certs/nobody.key"),
         (f'unix_socket = "{tmp_path}/open/s"\n', "a folder of its own"),
+        (
+            f'unix_socket = "{tmp_path}/new/s"\n',
+            f"service.unix_socket = '{tmp_path}/new/s': its directory is not there",
+        ),
     ):
         given = config(f"{CPU}[service]\n{service}")
         for what in (["config", "check"], ["serve"]):
             assert said in command(*what, "--config", given).refused(2)
     elsewhere = config(f'{CPU}[service]\nhost = "192.0.2.1"\ninsecure = true\n')
     assert "no address of this machine" in command("config", "check", "--config", elsewhere).refused(2)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "new").mkdir(mode=0o700)
     free = config(f'{CPU}[service]\nunix_socket = "{tmp_path}/new/s"\n')
     assert command("config", "check", "--config", free).status == 0
-    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_what_is_shown_is_a_configuration(command: Callable[..., Any], config: Callable[[str], str]) -> None:
@@ -127,7 +133,7 @@ def test_files_that_cannot_be_read(command: Callable[..., Any], tmp_path: Path) 
 
 def test_workers_need_a_model(command: Callable[..., Any], config: Callable[[str], str]) -> None:
     line = command("up", "--config", config(CPU)).refused(2)
-    assert '[engine] with model = "directory or hub id"' in line
+    assert '[engine] with model = "directory or hub id"' in line and "cluster" in line and "stores alone" in line
 
 
 def test_workers_need_a_model_that_is_there(command: Callable[..., Any], config: Callable[[str], str]) -> None:

@@ -44,7 +44,7 @@ def test_with_identities_nobody_is_anonymous(serve: Serve, people: Any) -> None:
 
 
 def test_a_unix_socket_asks_for_identities_too(serve: Serve, people: Any, tmp_path: Any) -> None:
-    server = serve(**people.settings, unix_socket=str(tmp_path / "run" / "s"))
+    server = serve(**people.settings, unix_socket=str(tmp_path / "s"))
     with RemoteStore(server.address) as nobody, pytest.raises(Unauthenticated):
         nobody.stats()
     with RemoteStore(server.address, credentials=people.credentials("alice")) as alice:

@@ -1,6 +1,7 @@
 import os
 import socket
 import stat
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -109,10 +110,10 @@ def test_a_closed_server_can_be_opened_again(server: CacheStoreServer) -> None:
 
 def test_the_unix_socket_is_private(serve: Callable[..., CacheStoreServer], tmp_path: Path) -> None:
     path = tmp_path / "run" / "store.sock"
+    path.parent.mkdir(mode=0o700)
     server = serve(unix_socket=str(path))
     assert server.address == f"unix:{path}"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     with pytest.raises(ConfigError, match="in use by another server"):
         serve(unix_socket=str(path))
     with RemoteStore(server.address) as store:
@@ -137,6 +138,9 @@ def test_a_socket_where_others_could_put_theirs_is_refused(tiered: TieredStore, 
     with pytest.raises(ConfigError, match="a folder of its own") as refused:
         CacheStoreServer(tiered, ServiceSettings(unix_socket=str(shared / "s"))).open()
     # what it advises works, and leaves the folder as it is
+    subprocess.run(
+        ["mkdir", "-p", "-m", "700", str(refused.value).partition("mkdir -p -m 700 ")[2].split()[0]], check=True
+    )
     advised = str(refused.value).rpartition(" ")[2]
     with CacheStoreServer(tiered, ServiceSettings(unix_socket=advised)) as server:
         assert server.address == f"unix:{advised}"
@@ -174,23 +178,24 @@ def test_a_look_at_a_socket_says_what_the_start_would_and_makes_nothing(tiered: 
     before = sorted(tmp_path.rglob("*"))
     for path, said in (
         ("file/s", "a folder of its own"),
-        ("file/folder/s", "is no directory"),
+        ("file/folder/s", "is not there; make it"),
         ("private/file", "is no socket"),
         ("open/s", "a folder of its own"),
         ("link/s", "a folder of its own"),
-        ("dangling/folder/s", "is no directory"),
+        ("dangling/folder/s", "is not there; make it"),
+        ("not/there/s", "is not there; make it"),
     ):
         settings = ServiceSettings(unix_socket=str(tmp_path / path))
         with pytest.raises(ConfigError, match=said):
             listening.check(settings)
         with pytest.raises(ConfigError, match=r"service\.unix_socket"):
             CacheStoreServer(tiered, settings).open()
-    listening.check(ServiceSettings(unix_socket=str(tmp_path / "not" / "there" / "s")))
     listening.check(ServiceSettings(unix_socket=str(tmp_path / "private" / "s")))
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_look_at_the_socket_of_a_store_that_runs(serve: Callable[..., CacheStoreServer], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o700)
     path = str(tmp_path / "run" / "s")
     with RemoteStore(serve(unix_socket=path).address) as store:
         listening.check(ServiceSettings(unix_socket=path))

@@ -51,7 +51,7 @@ class World:
         return self.tiered.namespace("default")
 
     def another(self, fingerprint: bytes = b"", **how: Any) -> Mirror:
-        return Mirror(Connection(f"unix:{self.folder}/socket/store"), fingerprint, **how)
+        return Mirror(Connection(f"unix:{self.folder}/store.sock"), fingerprint, **how)
 
     def start(self) -> None:
         tiers = [
@@ -65,7 +65,7 @@ class World:
         self.serve()
 
     def serve(self) -> None:
-        self.server = CacheStoreServer(self.tiered, ServiceSettings(unix_socket=f"{self.folder}/socket/store"))
+        self.server = CacheStoreServer(self.tiered, ServiceSettings(unix_socket=f"{self.folder}/store.sock"))
         self.server.open()
 
     def put(self, prompt: int, first: int, count: int) -> None:

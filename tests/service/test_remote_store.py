@@ -29,7 +29,7 @@ class TestInProcess(StoreTests):
 class TestUnixSocketCompressed(PutTests):
     @pytest.fixture
     def store(self, serve: Callable[..., CacheStoreServer], tmp_path: Path) -> Iterator[Store]:
-        server = serve(unix_socket=str(tmp_path / "private" / "store.sock"))
+        server = serve(unix_socket=str(tmp_path / "store.sock"))
         with RemoteStore(server.address, codec="lz4", frame_bytes=4096) as remote:
             yield remote
 
