@@ -36,10 +36,9 @@ def up(
 ) -> None:
     """Bring up the store, one actor a node, the workers, and the gateway if configured; return when all answer."""
     tables = _tables(config, address)
-    settings.require_engine(tables)
     cluster = build(ClusterSettings, tables.get("cluster", {}), "cluster")
-    if not cluster.address:
-        _look_for_model(tables)
+    if any(cluster.replicas().values()):
+        _look_for_model(tables, beside_us=not cluster.address)
     if block:
         supervisor.stay(tables, _tell, lambda deployment: _report(deployment, json))
     elif cluster.address:
@@ -76,11 +75,16 @@ def _tables(config: Path | None, address: str | None) -> dict[str, Any]:
     return tables
 
 
-def _look_for_model(tables: Mapping[str, Any]) -> None:
+def _look_for_model(tables: Mapping[str, Any], beside_us: bool) -> None:
     """ConfigError at once for a model that is not there; workers of this machine would say so half a minute later."""
-    from cachestore.engine.model import model_config
+    try:
+        settings.require_engine(tables)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or [cluster] with prefill = 0 and decode = 0 for stores alone") from error
+    if beside_us:
+        from cachestore.engine.model import model_config
 
-    model_config(build(EngineSettings, tables["engine"], "engine"))
+        model_config(build(EngineSettings, tables["engine"], "engine"))
 
 
 def _tell(text: str) -> None:
