@@ -106,11 +106,11 @@ class PeerTier:
             # who holds it hears of that by the verdict of the read
             return there
         chain = Chain(self.fingerprint, tuple(keys))
-        return there if self.peers.remove(lambda peer: peer.delete(namespace, chain, deadline)) else None
+        return there if self.peers.remove(lambda peer: peer.delete(namespace, chain, deadline), deadline) else None
 
     def clear(self, namespace: bytes, deadline: Deadline) -> set[bytes] | None:
         """Empties the namespace on every other node; which blocks there were nobody says."""
-        return set() if self.peers.remove(lambda peer: peer.clear(namespace, deadline)) else None
+        return set() if self.peers.remove(lambda peer: peer.clear(namespace, deadline), deadline) else None
 
     def usage(self, deadline: Deadline | None = None) -> Usage:
         """Nothing: what they hold counts where it is."""

@@ -140,23 +140,21 @@ class Peers:
         fresh = takewhile(lambda at: at is not None and at.until > now, noted)
         return [at.peer for at in fresh if at is not None] or self.choose(namespace, keys, deadline)
 
-    def remove(self, remove: Callable[[Peer], int | None]) -> bool:
+    def remove(self, remove: Callable[[Peer], int | None], deadline: Deadline) -> bool:
         """Has all others `remove` something, which say how much there was, or None; whether it is gone from all.
 
-        They are told until a round finds nothing: what was there may have been copied to one that was told before.
+        They are told until a round finds nothing: what was there may have been copied to one that was told before. Who
+        they are is asked before each round: one that came back with its disk is told from when it has joined.
         """
-        own = self.directory.life
-        # a node that is not among those that are alive cannot know who else is
-        whole = own is not None and any(life.incarnation == own.incarnation for life in self.directory.lives())
-        others = [self.peer(life) for life in self.others()]
-        if not others:
-            return whole
-        with ThreadPoolExecutor(min(TOGETHER, len(others)), "cachestore-peers") as pool:
+        # one that has not joined, or has left, is not told what others remove, and may have it again from them
+        whole = self.directory.life is not None
+        with ThreadPoolExecutor(TOGETHER, "cachestore-peers") as pool:
             for number in range(MOST_ROUNDS):
+                whole &= self.directory.refresh(deadline)
                 # a node that failed is not kept waiting for twice
-                found = list(pool.map(remove, others))
+                found = list(pool.map(remove, [self.peer(life) for life in self.others()]))
                 whole &= None not in found
-                if number + 1 >= ROUNDS and not any(found):
+                if not found or (number + 1 >= ROUNDS and not any(found)):
                     return whole
         return False
 

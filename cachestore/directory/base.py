@@ -107,6 +107,12 @@ class Directory(Protocol):
     def lives(self) -> tuple[Life, ...]:
         """All that are alive, by name, as last known."""
 
+    def refresh(self, deadline: Deadline) -> bool:
+        """Asks now who lives; whether `lives` has everybody who had joined before that.
+
+        Not so if part of the directory does not answer in time, or does not know of this process, which has joined.
+        """
+
     def step(self) -> None:
         """Does what is due: says that this process lives, tells what changed, cleans up. Never raises."""
 

@@ -169,6 +169,10 @@ class MemoryDirectory:
             self.board.sweep()
             return tuple(self.board.lives[node][0] for node in sorted(self.board.lives))
 
+    def refresh(self, deadline: Deadline) -> bool:
+        with self.board.lock:
+            return bool(deadline.remaining()) and (self.life is None or self.life.incarnation in self.board.held)
+
     def step(self) -> None:
         life, board = self.life, self.board
         with board.lock:

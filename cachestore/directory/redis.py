@@ -196,13 +196,16 @@ class RedisDirectory:
         found = [life.incarnation for life in self._member.lives.all() if life.node == node]
         if found and self._stepping.acquire(timeout=deadline.remaining()):
             try:
-                self._member.bury(found)
-                self._member.lives.forget(found)
+                self._member.drop(found)
             finally:
                 self._stepping.release()
 
     def lives(self) -> tuple[Life, ...]:
         return self._member.lives.all()
+
+    def refresh(self, deadline: Deadline) -> bool:
+        # not as a step, which may be about to tell much: whoever asks this waits for it
+        return self._member.refresh(deadline)
 
     def step(self) -> None:
         with self._stepping:

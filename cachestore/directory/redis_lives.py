@@ -75,7 +75,7 @@ class Roll(NamedTuple):
 
 @dataclass(eq=False)
 class Lives:
-    """What all servers say of lives, by the name of each one's roll. Written by one thread, read by many."""
+    """What all servers say of lives, by the name of each one's roll. Written by one thread at a time, read by many."""
 
     _alive: dict[bytes, dict[bytes, tuple[Life, float]]] = field(default_factory=dict)
     _noted: dict[bytes, set[bytes]] = field(default_factory=dict)

@@ -1,10 +1,12 @@
 """One process's life among those that are noted in Redis."""
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from threading import Lock
 
 from cachestore.deadline import Deadline
 from cachestore.directory.base import INCARNATION_BYTES, Life, idle
@@ -14,12 +16,14 @@ from cachestore.tiers.redis_node import Node
 from cachestore.tiers.redis_servers import Servers
 from cachestore.tiers.resp import Connection
 
+FOR_EVER = Deadline(math.inf)
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Member:
-    """Says again and again that its life goes on, and learns who else lives. One thread at a time."""
+    """Says again and again that its life goes on, and learns who else lives. `refresh` aside, for one thread."""
 
     servers: Servers
     ttl: float
@@ -31,6 +35,8 @@ class Member:
     _born: int = 0
     _ahead: dict[bytes, int] = field(default_factory=dict)
     """By roll: how far its server's clock is ahead of this machine's monotonic one, in milliseconds."""
+    _calling: Lock = field(default_factory=Lock)
+    """Held from when a roll is read until it is learnt: what another thread read before must not undo it."""
 
     def begin(self, node: str, address: str) -> None:
         """From now on this is a life of this node, and no one knows of it yet."""
@@ -42,13 +48,40 @@ class Member:
 
         Where it was noted and is not any more, it was buried, or the server lost what it had: another life begins.
         """
-        forgotten, whole = self._call_all()
-        if forgotten and self.life is not None:
-            log.warning("directory: %s was forgotten, and joins again", self.life.node)
-            self.bury([self.life.incarnation])
-            self.begin(self.life.node, self.life.address)
+        with self._calling:
             forgotten, whole = self._call_all()
+            if forgotten and self.life is not None:
+                log.warning("directory: %s was forgotten, and joins again", self.life.node)
+                self.bury([self.life.incarnation])
+                self.begin(self.life.node, self.life.address)
+                forgotten, whole = self._call_all()
         return whole
+
+    def refresh(self, deadline: Deadline) -> bool:
+        """Asks who lives and says nothing; whether all servers answered in time, and know of this life if there is one.
+
+        One that does not has lost what it was told, also by those who did not tell it again yet.
+        """
+        if not self._calling.acquire(timeout=deadline.remaining()):
+            return False
+        try:
+            life, rolls, known = self.life, self._rolls(deadline), 0
+            for node, name in rolls.items():
+                roll = self.servers.on(node, min(deadline.at, self._soon()), call_roll, name, None)
+                if roll is None:
+                    continue
+                found = life is None or life.incarnation in roll.notes
+                self.lives.learn(name, roll, lost=not found and name in self.told)
+                known += found
+            return 0 < len(rolls) == known
+        finally:
+            self._calling.release()
+
+    def drop(self, incarnations: list[bytes]) -> None:
+        """Lets all servers forget these lives, and believes in them no more."""
+        with self._calling:
+            self.bury(incarnations)
+            self.lives.forget(incarnations)
 
     def bury(self, incarnations: list[bytes]) -> None:
         """Lets all servers forget these lives, as far as they can be reached."""
@@ -92,9 +125,9 @@ class Member:
         self._ahead[name] = roll.now - _now()
         return roll
 
-    def _rolls(self) -> dict[Node, bytes]:
+    def _rolls(self, deadline: Deadline = FOR_EVER) -> dict[Node, bytes]:
         """For each server that has buckets the name of its roll."""
-        where = self.servers.where(HEADS, Deadline(self._soon()))
+        where = self.servers.where(HEADS, Deadline(min(deadline.at, self._soon())))
         return {node: LIVES[indices[0]] for node, indices in where.items()}
 
     def _soon(self) -> float:

@@ -182,6 +182,36 @@ class DirectoryTests:
         again = Node(node.directory, "one")
         assert self.asked(again.directory, KEYS[:1]) == [set()]
 
+    def test_whoever_asks_anew_knows_all_who_had_joined_and_none_who_had_left(
+        self, part: Callable[..., Directory]
+    ) -> None:
+        node, reader = Node(part(), "one"), part()
+        names = ["one"]
+        for name in ("other", "third"):
+            joined = Node(part(), name)
+            names.append(name)
+            for directory in (node.directory, reader):
+                assert directory.refresh(soon())
+                assert [life.node for life in directory.lives()] == names
+        joined.directory.leave()
+        assert node.directory.refresh(soon())
+        assert [life.node for life in node.directory.lives()] == names[:-1]
+
+    def test_who_was_forgotten_does_not_know_all_before_it_has_joined_again(
+        self, part: Callable[..., Directory]
+    ) -> None:
+        node, other = Node(part(), "one"), Node(part(), "other")
+        acquainted(node, other)
+        other.directory.drop("one", soon())
+        assert not node.directory.refresh(soon()) and other.directory.refresh(soon())
+        became(lambda: stepped(node.directory) and node.directory.refresh(soon()))
+        assert {life.node for life in node.directory.lives()} == {"one", "other"}
+
+    def test_after_the_deadline_it_is_not_known_who_lives_now(self, part: Callable[..., Directory]) -> None:
+        node = Node(part(), "one")
+        assert not node.directory.refresh(Deadline(time.monotonic() - 1))
+        assert [life.node for life in node.directory.lives()] == ["one"] and node.directory.refresh(soon())
+
     def test_a_dead_node_is_dropped_at_once_and_one_that_is_not_joins_again(
         self, part: Callable[..., Directory]
     ) -> None:

@@ -22,6 +22,7 @@ from cachestore.errors import Unavailable
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
 from cachestore.store.base import Run, put_blocks
+from cachestore.testing.tiers import soon
 from cachestore.tiers.redis import Redis as Server
 from tests.cluster.conftest import eventually
 from tests.cluster.peer_nodes import BLOCKS, KEYS, PATIENT, RedisNodes, fake, hosted, read, ready, tables
@@ -73,11 +74,11 @@ def test_delete_waits_for_nodes_that_the_directory_has_just_lost(nodes: RedisNod
 def test_a_node_that_is_not_among_the_living_does_not_say_that_all_were_asked(redis_server: Any) -> None:
     directory = Directory(heartbeat=0.1, connect_timeout=2.0, timeout=2.0).start(Server(redis_server().url))
     with Peers(directory, PeerSettings()) as peers:
-        assert not peers.remove(lambda peer: 0)
+        assert not peers.remove(lambda peer: 0, soon())
         directory.join("a", "127.0.0.1:1", ())
-        assert not peers.remove(lambda peer: 0)
+        assert not peers.remove(lambda peer: 0, soon())
         directory.step()
-        assert peers.remove(lambda peer: 0)
+        assert peers.remove(lambda peer: 0, soon())
         directory.leave()
 
 
@@ -88,7 +89,7 @@ def test_others_are_told_until_nobody_finds_anything(found: list[int], gone: boo
     peers.directory.join("a", "127.0.0.1:1", ())
     MemoryDirectory(board).join("b", "127.0.0.1:2", ())
     told = iter(found)
-    assert peers.remove(lambda peer: next(told)) == gone
+    assert peers.remove(lambda peer: next(told), soon()) == gone
     assert not gone or list(told) == []
 
 

@@ -59,6 +59,24 @@ def test_a_killed_server_is_told_all_again_when_it_is_back(
     assert total(one.directory.figures(), "directory_births") == 2
 
 
+def test_while_a_server_hangs_nobody_knows_who_lives_now(server: RedisServer, on: Any) -> None:
+    with on(Server(server.url)) as part:
+        one = Node(part(timeout=SECONDS, connect_timeout=SECONDS / 3), "one")
+        assert one.directory.refresh(soon())
+        server.pause()
+        try:
+            begun = time.monotonic()
+            assert not one.directory.refresh(Deadline.after(30))
+            assert time.monotonic() - begun < SECONDS + WITHIN
+            begun = time.monotonic()
+            assert not one.directory.refresh(Deadline.after(SECONDS / 3))
+            assert time.monotonic() - begun < SECONDS / 3 + WITHIN
+            assert one.directory.lives() == (one.life,)
+        finally:
+            server.resume()
+        became(lambda: one.directory.refresh(soon()))
+
+
 def test_after_flushall_all_is_said_again_at_the_rate(part: Callable[..., RedisDirectory], server: RedisServer) -> None:
     one, other = pair(part, rate=2000)
     one.put(A, *MANY)
