@@ -36,6 +36,13 @@ def encode_plane(codec: Codec, raw: Buffer, plane: PlaneId) -> Encoded:
     return Encoded(codec.id, stored, raw.nbytes, checksum(stored), checksum(read_back))
 
 
+def holds(encoded: Encoded, stored: Buffer) -> bool:
+    """Whether `stored`, where the plane lies now, is what its writer coded. What it decodes to, readers will see."""
+    if encoded.codec == RAW and encoded.stored_checksum != encoded.raw_checksum:
+        return False
+    return checksum(stored) == encoded.stored_checksum
+
+
 def decode_plane(plane: PlaneId, row: Stored, stored: Buffer, out: Buffer) -> None:
     """Fills `out` with the plane that `row` of the plane table describes.
 

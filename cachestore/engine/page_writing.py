@@ -1,27 +1,14 @@
 """Blocks written into an open put from the pages they lie in, coded on the device where it can be done there."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 
 from cachestore.block import Half
-from cachestore.codecs.base import RAW, Codec, Encoded
+from cachestore.codecs.base import RAW
 from cachestore.codecs.pages import encode_pages
 from cachestore.engine.page_memory import PageMemory
 from cachestore.store.base import Put, PutStatus
-
-
-@runtime_checkable
-class CodedPut(Put, Protocol):
-    """A put that takes planes as its codec stores them."""
-
-    @property
-    def codec(self) -> Codec:
-        """What it would code raw planes with."""
-
-    def write_encoded(self, block: int, plane: int, encoded: Encoded) -> None:
-        """One plane in its stored form."""
 
 
 def write_pages(put: Put, memory: PageMemory, slots: range, first: int, pages: Sequence[int]) -> None:
@@ -29,7 +16,7 @@ def write_pages(put: Put, memory: PageMemory, slots: range, first: int, pages: S
     answers = put.answers
     wanted = {at: page for at, page in enumerate(pages, first) if answers[at].status is PutStatus.WANTED}
     start, end = memory.span(slots)
-    if memory.kernels is None or not isinstance(put, CodedPut) or put.codec.id == RAW:
+    if memory.kernels is None or put.codec.id == RAW:
         for at, page in wanted.items():
             put.write(at, start, memory.planes(page, start, end))
     elif wanted:
@@ -42,5 +29,4 @@ def write_pages(put: Put, memory: PageMemory, slots: range, first: int, pages: S
         there = torch.tensor(list(wanted.values()), device=memory.device)
         blocks = encode_pages(put.codec, memory.spec, pools, there, method=memory.kernels)
         for at, planes in zip(wanted, blocks, strict=True):
-            for plane, encoded in enumerate(planes, start):
-                put.write_encoded(at, plane, encoded)
+            put.write_encoded(at, start, *planes)

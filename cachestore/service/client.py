@@ -146,10 +146,11 @@ class RemoteStore:
         check_after(after, [plan.key for plan in plans])
         groups = check_groups(groups, plans, durability)
         reservation = convert_put.Reservation(fingerprint, tuple(plans), durability, ttl, after, groups)
+        chosen = codec or self._codec
         for transport in self._transports:
-            sink = transport.put(reservation, codec or self._codec, deadline)
+            sink = transport.put(reservation, chosen, deadline)
             if sink is not None:
-                return RemotePut(sink, reservation)
+                return RemotePut(sink, reservation, chosen)
         raise Unavailable(f"no way to the store at {self._connection.address} is open for this put")
 
     def abort(self, put_id: bytes, *, timeout: float = TIMEOUT) -> int:

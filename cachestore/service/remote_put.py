@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from typing import Self
 
-from cachestore.block import Buffer
+from cachestore.block import Buffer, PlaneId
+from cachestore.codecs.base import Codec, Encoded
 from cachestore.errors import Aborted, InvalidArgument
 from cachestore.service import convert, convert_put
 from cachestore.service.transport import Sink
 from cachestore.store.base import Durability, Lease, PutAnswer, PutStatus
-from cachestore.store.checks import check_blocks, check_kept, check_write, is_flat, unmet
+from cachestore.store.checks import check_blocks, check_encoded, check_kept, check_write, is_flat, unmet
 
 
 class RemotePut:
-    """An open put in a store elsewhere; follows `cachestore.store.base.Put`."""
+    """An open put in a store elsewhere; follows `cachestore.store.base.Put`. The `sink` codes with `codec`."""
 
-    def __init__(self, sink: Sink, reservation: convert_put.Reservation) -> None:
+    def __init__(self, sink: Sink, reservation: convert_put.Reservation, codec: Codec) -> None:
         self._sink: Sink | None = sink
+        self._codec = codec
         self._plans = reservation.own_plans()
         self._durable = reservation.durability is Durability.DURABLE
         self._answers = list(sink.answers)
@@ -26,14 +28,12 @@ class RemotePut:
     def answers(self) -> Sequence[PutAnswer]:
         return tuple(self._answers)
 
+    @property
+    def codec(self) -> Codec:
+        return self._codec
+
     def write(self, block: int, plane: int, data: Buffer) -> None:
-        plans = self._plans
-        if not 0 <= block < len(plans):
-            raise InvalidArgument(f"block {block} is not one of the {len(plans)} reserved")
-        planes = plans[block].planes
-        if not 0 <= plane < len(planes):
-            raise InvalidArgument(f"plane {plane} is not one of the {len(planes)} of block {block}")
-        sink = self._open()
+        planes, sink = self._planes(block, plane), self._open()
         if self._answers[block].status is not PutStatus.WANTED:
             return
         # by identity: the blocks of a put share their planes, and to look at each of them takes longer than the rest
@@ -41,11 +41,15 @@ class RemotePut:
         chosen = self._runs.get(run) if is_flat(data) else None
         if chosen is None:
             chosen = self._runs[run] = check_write(planes, block, plane, data)
-        written = self._written.setdefault(block, set())
-        if not written.isdisjoint(chosen):
-            raise InvalidArgument(f"one of the planes {plane} to {chosen[-1]} of block {block} was written before")
-        written.update(chosen)
+        self._once(block, chosen)
         sink.write(block, chosen, data)
+
+    def write_encoded(self, block: int, plane: int, *encoded: Encoded) -> None:
+        planes, sink = self._planes(block, plane), self._open()
+        if self._answers[block].status is not PutStatus.WANTED:
+            return
+        self._once(block, check_encoded(planes, block, plane, encoded))
+        sink.write_encoded(block, plane, encoded)
 
     def commit(self, blocks: Sequence[int] | None = None, *, lease: float = 0.0) -> Lease | None:
         sink = self._open()
@@ -77,6 +81,23 @@ class RemotePut:
 
     def __exit__(self, *exception: object) -> None:
         self.abort()
+
+    def _planes(self, block: int, plane: int) -> Sequence[PlaneId]:
+        plans = self._plans
+        if not 0 <= block < len(plans):
+            raise InvalidArgument(f"block {block} is not one of the {len(plans)} reserved")
+        planes = plans[block].planes
+        if not 0 <= plane < len(planes):
+            raise InvalidArgument(f"plane {plane} is not one of the {len(planes)} of block {block}")
+        return planes
+
+    def _once(self, block: int, chosen: range) -> None:
+        written = self._written.setdefault(block, set())
+        if not written.isdisjoint(chosen):
+            raise InvalidArgument(
+                f"one of the planes {chosen.start} to {chosen[-1]} of block {block} was written before"
+            )
+        written.update(chosen)
 
     def _open(self) -> Sink:
         if self._sink is None:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from cachestore.block import Buffer, Part
-from cachestore.codecs.base import Codec
+from cachestore.codecs.base import Codec, Encoded
 from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
 from cachestore.service.convert_put import Reservation
@@ -55,6 +55,12 @@ class Sink(Protocol):
 
     def write(self, block: int, planes: range, data: Buffer) -> None:
         """Whole raw planes of a wanted block, one behind the other in `data`, which may be reused on return."""
+
+    def write_encoded(self, block: int, plane: int, encoded: Sequence[Encoded]) -> None:
+        """Planes of a wanted block from `plane` on in their stored form, which may be reused on return.
+
+        What `cachestore.store.checks.check_encoded` says was checked. A checksum that does not hold fails the block.
+        """
 
     def commit(self, blocks: Sequence[int], lease_ms: int) -> wire.WriteResponse:
         """Publishes blocks; what became of them, and the lease if one was asked for."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol, Self
 
 from cachestore.block import WHOLE, Block, Buffer, Part, PlaneId
-from cachestore.codecs.base import Codec
+from cachestore.codecs.base import Codec, Encoded
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
 from cachestore.store.plan import BlockPlan as BlockPlan
@@ -157,6 +157,18 @@ class Put(Protocol):
         `data` is that plane and as many behind it as it covers exactly, in canonical order: one, a slot's, a whole
         block's. Writing a block that is not wanted is a no-op. InvalidArgument if `data` ends inside a plane or runs
         beyond the last, or one of the planes came before; then none of it is taken.
+        """
+
+    @property
+    def codec(self) -> Codec:
+        """What raw planes are coded with."""
+
+    def write_encoded(self, block: int, plane: int, *encoded: Encoded) -> None:
+        """As `write`, of planes from `plane` on that their writer has coded, with whichever codec.
+
+        A stored checksum that does not hold fails the block. InvalidArgument if one of these planes came before, or its
+        bytes cannot be the code of such a plane: of other raw bytes, none or more than these stored, or an unknown
+        codec; then none of it is taken.
         """
 
     def commit(self, blocks: Sequence[int] | None = None, *, lease: float = 0.0) -> Lease | None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from cachestore.block import Buffer, PlaneId, covered
+from cachestore.codecs import by_id
+from cachestore.codecs.base import RAW, Encoded
 from cachestore.errors import DurabilityUnmet, InvalidArgument
 from cachestore.hashing import KEY_BYTES
 from cachestore.store.base import Lease, PutAnswer, PutStatus
@@ -47,6 +49,25 @@ def check_write(planes: Sequence[PlaneId], block: int, first: int, data: Buffer)
             f"plane {first} of block {block} wants {planes[first].raw_bytes} bytes in one piece, or these and all of "
             f"the planes right behind it; got {data.dtype} of shape {data.shape}"
         )
+    return chosen
+
+
+def check_encoded(planes: Sequence[PlaneId], block: int, first: int, encoded: Sequence[Encoded]) -> range:
+    """Which planes of block `block` these are, from plane `first` on; InvalidArgument if they cannot be stored so."""
+    chosen = range(first, first + len(encoded))
+    if not encoded or chosen.stop > len(planes):
+        raise InvalidArgument(f"encoded: {len(encoded)} planes from {first} on; block {block} has {len(planes)} planes")
+    for number, each in zip(chosen, encoded, strict=True):
+        at, raw_bytes, size = f"encoded plane {number} of block {block}", planes[number].raw_bytes, each.stored.nbytes
+        if each.raw_bytes != raw_bytes or not 1 <= size <= raw_bytes or not is_flat(each.stored):
+            raise InvalidArgument(
+                f"{at} wants {raw_bytes} raw bytes, and 1 to so many stored in one piece; "
+                f"got {each.raw_bytes} raw, {each.stored.dtype} of shape {each.stored.shape} stored"
+            )
+        if by_id(each.codec) is None:
+            raise InvalidArgument(f"{at}: codec {each.codec} is none that this release knows")
+        if each.codec == RAW and size != raw_bytes:
+            raise InvalidArgument(f"{at}: as it is (codec {RAW}) it has {raw_bytes} bytes stored, got {size}")
     return chosen
 
 

@@ -14,18 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cachestore.block import Buffer
-from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW, Codec, Encoded
-from cachestore.codecs.planes import encode_plane
+from cachestore.codecs.planes import encode_plane, holds
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, DeadlineExceeded, InvalidArgument, Overloaded
 from cachestore.hashing import Chain
 from cachestore.index import Entry
-from cachestore.seal import checksum
 from cachestore.store import copying
 from cachestore.store.arriving import Arrival, unsound
 from cachestore.store.base import BlockPlan, Durability, Lease, PutAnswer, PutStatus
-from cachestore.store.checks import check_blocks, check_kept
+from cachestore.store.checks import check_blocks, check_encoded, check_kept
 from cachestore.store.committing import Committing
 from cachestore.store.joint import own_plans
 from cachestore.store.laying import OpenBlock
@@ -109,26 +107,17 @@ class LocalPut:
             self._append(open_block, number, encoded)
             self._tell(open_block, range(number, number + 1))
 
-    def write_encoded(self, block: int, plane: int, encoded: Encoded) -> None:
-        """One plane in its stored form; a checksum that does not hold fails the block."""
+    def write_encoded(self, block: int, plane: int, *encoded: Encoded) -> None:
         open_block = self._writable(block, plane)
         if open_block is None:
             return
-        raw_bytes = self.plans[block].planes[plane].raw_bytes
-        if encoded.raw_bytes != raw_bytes or encoded.stored.nbytes > raw_bytes:
-            raise InvalidArgument(f"plane {plane} of block {block} wants {raw_bytes} raw bytes, no more stored")
-        if by_id(encoded.codec) is None:
-            raise InvalidArgument(
-                f"plane {plane} of block {block}: codec {encoded.codec} is none that this store knows"
-            )
-        if encoded.codec == RAW and (encoded.stored.nbytes, encoded.stored_checksum) != (
-            raw_bytes,
-            encoded.raw_checksum,
-        ):
-            open_block.failed = True
-        stored = self._append(open_block, plane, encoded)
-        open_block.failed |= checksum(stored) != encoded.stored_checksum
-        self._tell(open_block, range(plane, plane + 1))
+        planes = check_encoded(self.plans[block].planes, block, plane, encoded)
+        if not open_block.written.isdisjoint(planes):
+            raise InvalidArgument(f"one of the planes {plane} to {planes[-1]} of block {block} was written before")
+        for number, each in zip(planes, encoded, strict=True):
+            stored = self._append(open_block, number, each)
+            open_block.failed |= not holds(each, stored)
+            self._tell(open_block, range(number, number + 1))
 
     @property
     def over(self) -> bool:

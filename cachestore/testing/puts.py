@@ -11,11 +11,11 @@ from cachestore.errors import CacheStoreError, InvalidArgument
 from cachestore.metrics import total
 from cachestore.store.base import Lookup, PutStatus, Store, put_blocks
 from cachestore.testing.blocks import plans_of, same, small_spec, write_blocks
-from cachestore.testing.suite import StoreSuite
+from cachestore.testing.coded_puts import CodedPutTests
 
 
-class PutTests(StoreSuite):
-    """Reserve, write, commit and abort."""
+class PutTests(CodedPutTests):
+    """Reserve, write, commit and abort; planes raw and coded."""
 
     def test_a_second_put_stores_nothing(self, store: Store) -> None:
         keys, blocks = self.stored(store, 3)

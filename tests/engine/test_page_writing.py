@@ -15,6 +15,10 @@ from cachestore.engine.slot_put import SlotPut
 from cachestore.engine.store_jobs import MemoryPut
 from cachestore.eviction.lru import Lru
 from cachestore.hashing import chain
+from cachestore.metrics import total
+from cachestore.service.client import RemoteStore
+from cachestore.service.server import CacheStoreServer
+from cachestore.service.settings import ServiceSettings
 from cachestore.store.base import PutStatus, Store
 from cachestore.store.tiered import TieredStore
 from cachestore.tiers.cpu import Cpu
@@ -39,10 +43,17 @@ def method(request: pytest.FixtureRequest) -> Iterator[Method]:
         yield request.param
 
 
-@pytest.fixture
-def tiered() -> Iterator[TieredStore]:
-    with TieredStore(Cpu(16 << 20).start(), (), create("entropy"), Lru()) as store:
-        yield store
+@pytest.fixture(params=["here", "shared", "bulk", "stream"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    with TieredStore(Cpu(16 << 20).start(), (), create("entropy"), Lru()) as tiered:
+        if request.param == "here":
+            yield tiered.namespace("default")
+            return
+        with (
+            CacheStoreServer(tiered, ServiceSettings(port=0)) as server,
+            RemoteStore(server.address, codec="entropy", transports=(request.param,)) as remote,
+        ):
+            yield remote
 
 
 def in_one(store: Store, memory: PageMemory) -> list[PutStatus]:
@@ -68,7 +79,7 @@ def read(store: Store, spec: BlockSpec) -> list[Buffer]:
 @pytest.mark.parametrize("put", [in_one, by_slot])
 @pytest.mark.parametrize("recipe", ["", "quantisation=int8,group=32"])
 def test_readers_get_what_the_hosts_codec_gives(
-    put: Callable[[Store, PageMemory], list[PutStatus]], recipe: str, method: Method, tiered: TieredStore
+    put: Callable[[Store, PageMemory], list[PutStatus]], recipe: str, method: Method, store: Store
 ) -> None:
     spec = replace(SPEC, recipe=recipe)
     memory = Watched(spec, 4, torch.device("cpu"))
@@ -77,11 +88,14 @@ def test_readers_get_what_the_hosts_codec_gives(
         values = random.standard_normal(memory.page_bytes(spec) // 2).astype(np.float16)
         memory.buffer(page)[:] = values.view(np.uint8)
     found = []
-    for name, kernels in (("host", None), ("device", method)):
+    stored = []
+    for kernels in (None, method):
         memory.kernels = kernels
-        store = tiered.namespace(name)
         assert put(store, memory) == [PutStatus.STORED] * 3
         found.append(read(store, spec))
+        stored.append(total(store.stats(), "tier_bytes"))
+        assert store.delete(chain(spec, TOKENS)) == 3
+    assert stored[0] == stored[1]
     for host, device in zip(*found, strict=True):
         assert np.array_equal(host, device)
     exact = [np.array_equal(block, memory.buffer(page)) for block, page in zip(found[0], [2, 0, 3], strict=True)]

@@ -17,9 +17,18 @@ PUTS = (
     Mutation(
         "plane taken whose checksum does not hold",
         _PUT,
-        "        open_block.failed |= checksum(stored) != encoded.stored_checksum\n",
+        "            open_block.failed |= not holds(each, stored)\n",
         "",
         ("tests/store/test_teeth.py::test_a_plane_that_changed_on_its_way_fails_its_block",),
+    ),
+    Mutation(
+        "coded plane told as laid in shared memory whose checksum does not hold",
+        "cachestore/service/shared/sink.py",
+        "                if holds(each, laying.append(number, each)):\n",
+        "                if laying.append(number, each) is not None:\n",
+        (
+            "tests/service/test_shared.py::TestShared::test_coded_planes_that_changed_on_their_way_fail_their_block_alone",
+        ),
     ),
     Mutation(
         "late writer into memory that was given back: raw planes",

@@ -10,12 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cachestore.block import BlockSpec
+from cachestore.codecs import create
+from cachestore.codecs.lossy import codec_for
+from cachestore.codecs.planes import encode_plane
 from cachestore.deadline import Deadline
 from cachestore.eviction.lru import Lru
 from cachestore.hashing import namespace_id
@@ -58,6 +63,10 @@ def owner(server: CacheStoreServer, tier: GpuTier) -> Iterator[OwnerStore]:
 def reader(server: CacheStoreServer) -> Iterator[ReaderStore]:
     with ReaderStore(server.address, "cpu") as store:
         yield store
+
+
+def spec_bytes(spec: BlockSpec) -> int:
+    return sum(plane.raw_bytes for plane in spec.planes())
 
 
 def used(tier: GpuTier) -> int:
@@ -209,6 +218,31 @@ def test_a_put_into_a_store_that_is_elsewhere(
             assert tiers(reader) == [("cpu", 8)]
             with reader.read(KEYS, into=room()) as reading:
                 check(list(reading), *["cpu"] * 8)
+
+
+@pytest.mark.parametrize("recipe", ["", "quantisation=int8,group=32"])
+@pytest.mark.parametrize("coded", [False, True])
+def test_pages_hold_what_readers_of_the_store_decode(
+    recipe: str, coded: bool, owner: OwnerStore, reader: ReaderStore, server: CacheStoreServer
+) -> None:
+    spec = replace(small_spec(block_tokens=64), recipe=recipe)
+    codec = codec_for(spec) or create("entropy")
+    keys, blocks = random_prompt(spec, 2)
+    with owner.put(keys.fingerprint, plans_of(blocks), codec=codec) as put:
+        for number, block in enumerate(blocks):
+            if coded:
+                pairs = zip(block.data, block.planes, strict=True)
+                put.write_encoded(number, 0, *(encode_plane(codec, *pair) for pair in pairs))
+            else:
+                put.write(number, 0, np.concatenate(block.data))
+        put.commit()
+    with reader.read(keys, into=[np.empty(spec_bytes(spec), np.uint8) for _ in blocks]) as reading:
+        pages = list(reading)
+    with RemoteStore(server.address) as other, other.read(keys) as reading:
+        stored = list(reading)
+    assert [tier for _, tier in pages] == ["gpu"] * 2 and [tier for _, tier in stored] == ["cpu"] * 2
+    assert all(same(page.block, there.block) for page, there in zip(pages, stored, strict=True))
+    assert same(pages[0].block, blocks[0]) is not bool(recipe)
 
 
 def test_a_tier_that_is_too_small_costs_pages_alone(server: CacheStoreServer, reader: ReaderStore) -> None:

@@ -60,7 +60,20 @@ class BulkSink:
             self._write_raw(block, planes, data, self._places_of(ids, planes))
             return
         pairs = zip(self._places_of(ids, planes), ids[planes.start : planes.stop], strict=True)
-        self._write_coded(block, planes, [encode_plane(self._codec, data[place], plane) for place, plane in pairs])
+        encoded = [encode_plane(self._codec, data[place], plane) for place, plane in pairs]
+        self.write_encoded(block, planes.start, encoded)
+
+    def write_encoded(self, block: int, plane: int, encoded: Sequence[Encoded]) -> None:
+        rows = np.empty(len(encoded), dtype=ROW)
+        rows["codec"] = [each.codec for each in encoded]
+        rows["stored_bytes"] = [each.stored.nbytes for each in encoded]
+        sums = [each.stored_checksum for each in encoded] + [each.raw_checksum for each in encoded]
+        with self._sending() as line:
+            head = FRAME.pack(CODED, block, plane, len(encoded)) + rows.tobytes()
+            line.send(head, self._deadline, more=True)
+            for each in encoded:
+                line.send(each.stored, self._deadline, more=True)
+            line.send(np.array(sums, dtype=SUM).tobytes(), self._deadline)
 
     def commit(self, blocks: Sequence[int], lease_ms: int) -> wire.WriteResponse:
         message = wire.Commit(blocks=blocks, lease_ms=lease_ms).SerializeToString()
@@ -89,18 +102,6 @@ class BulkSink:
             # in one piece: many small ones wake the other side as often
             line.send(data, self._deadline, more=True)
             line.send(sums, self._deadline)
-
-    def _write_coded(self, block: int, planes: range, encoded: Sequence[Encoded]) -> None:
-        rows = np.empty(len(planes), dtype=ROW)
-        rows["codec"] = [each.codec for each in encoded]
-        rows["stored_bytes"] = [each.stored.nbytes for each in encoded]
-        sums = [each.stored_checksum for each in encoded] + [each.raw_checksum for each in encoded]
-        with self._sending() as line:
-            head = FRAME.pack(CODED, block, planes.start, len(planes)) + rows.tobytes()
-            line.send(head, self._deadline, more=True)
-            for each in encoded:
-                line.send(each.stored, self._deadline, more=True)
-            line.send(np.array(sums, dtype=SUM).tobytes(), self._deadline)
 
     def _places_of(self, ids: tuple[PlaneId, ...], planes: range) -> Sequence[slice]:
         # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest

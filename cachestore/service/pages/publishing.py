@@ -44,7 +44,7 @@ class Publishing:
             if sink is not None:
                 if not namespace:
                     return sink
-                return PageSink(sink, reservation, self._tier, namespace, self.register, deadline)
+                return PageSink(sink, reservation, self._tier, namespace, self.register, codec, deadline)
         return None
 
     def register(self, deadline: Deadline) -> None:

@@ -4,12 +4,17 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from threading import Lock
 
-from cachestore.block import Buffer
+import numpy as np
+
+from cachestore.block import Buffer, PlaneId
+from cachestore.codecs.base import Codec, Encoded
+from cachestore.codecs.planes import decode_plane, encode_plane
 from cachestore.deadline import Deadline
-from cachestore.seal import PARENT_BYTES
+from cachestore.plane_table import Stored
+from cachestore.seal import PARENT_BYTES, CorruptBlock
 from cachestore.service import convert_put
 from cachestore.service.convert_put import Reservation
 from cachestore.service.transport import Sink
@@ -36,9 +41,10 @@ class _Page:
 class PageSink:
     """Follows `cachestore.service.transport.Sink`; `sink` is where the planes go in any case, and what it says counts.
 
-    A page is taken with a block's first plane. It is visible, and `register` is called, right before the store hears of
-    the commit, so that a reader who waits for the block finds it there. Blocks that the store then refuses leave the
-    tier. What the tier does not do costs nothing but the page.
+    A page is taken with a block's first plane, and holds what readers of the store would decode: so planes that a lossy
+    `codec` rounds are coded here. It is visible, and `register` is called, right before the store hears of the commit,
+    so that a reader who waits for the block finds it there. Blocks that the store then refuses leave the tier. What the
+    tier does not do costs nothing but the page.
     """
 
     sink: Sink
@@ -46,6 +52,7 @@ class PageSink:
     tier: GpuTier
     namespace: bytes
     register: Callable[[Deadline], object]
+    codec: Codec
     deadline: Deadline
     _pages: dict[int, _Page | None] = field(default_factory=dict)
     _starts: dict[int, Sequence[int]] = field(default_factory=dict)
@@ -58,20 +65,21 @@ class PageSink:
         return self.sink.answers
 
     def write(self, block: int, planes: range, data: Buffer) -> None:
+        if self.codec.lossy:
+            ids = self.reservation.plans[block].planes[planes.start : planes.stop]
+            ends = [0, *accumulate(plane.raw_bytes for plane in ids)]
+            pieces = zip(ids, pairwise(ends), strict=True)
+            coded = [encode_plane(self.codec, data[start:end], plane) for plane, (start, end) in pieces]
+            self.write_encoded(block, planes.start, coded)
+            return
         self.sink.write(block, planes, data)
-        with self._lock:
-            if self._over:
-                return
-            if block not in self._pages:
-                self._pages[block] = self._begun(block)
-            page = self._pages[block]
-            if page is None:
-                return
-            if page.filling.write(page.starts[planes.start], data, self.deadline):
-                page.left -= data.nbytes
-            else:
-                page.filling.close()
-                self._pages[block] = None
+        self._fill(block, planes.start, data)
+
+    def write_encoded(self, block: int, plane: int, encoded: Sequence[Encoded]) -> None:
+        self.sink.write_encoded(block, plane, encoded)
+        ids = self.reservation.plans[block].planes
+        for number, each in enumerate(encoded, plane):
+            self._fill(block, number, _decoded(each, ids[number]))
 
     def commit(self, blocks: Sequence[int], lease_ms: int) -> wire.WriteResponse:
         with self._lock:
@@ -98,6 +106,22 @@ class PageSink:
                     if page is not None:
                         page.filling.close()
                 self._pages.clear()
+
+    def _fill(self, block: int, plane: int, data: Buffer | None) -> None:
+        """Raw planes into the page, from `plane` on; None, or what the tier does not do, costs the page."""
+        with self._lock:
+            if self._over:
+                return
+            if block not in self._pages:
+                self._pages[block] = self._begun(block)
+            page = self._pages[block]
+            if page is None:
+                return
+            if data is not None and page.filling.write(page.starts[plane], data, self.deadline):
+                page.left -= data.nbytes
+            else:
+                page.filling.close()
+                self._pages[block] = None
 
     def _begun(self, block: int) -> _Page | None:
         plan = self.reservation.plans[block]
@@ -130,3 +154,14 @@ class PageSink:
         return DeviceBlock(
             plan.key, plan.token_count, plan.planes, filling.slot.tensor, plan.short, before[:PARENT_BYTES], expires
         )
+
+
+def _decoded(encoded: Encoded, plane: PlaneId) -> Buffer | None:
+    """What readers get of a coded plane; None if it does not hold."""
+    codec, stored, raw_bytes, stored_checksum, raw_checksum = encoded
+    raw = np.empty(raw_bytes, dtype=np.uint8)
+    try:
+        decode_plane(plane, Stored(codec, 0, stored.nbytes, stored_checksum, raw_checksum), stored, raw)
+    except CorruptBlock:
+        return None
+    return raw

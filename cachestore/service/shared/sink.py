@@ -5,8 +5,8 @@ from itertools import count
 from threading import RLock
 
 from cachestore.block import Buffer
-from cachestore.codecs.base import RAW, Codec
-from cachestore.codecs.planes import encode_plane
+from cachestore.codecs.base import RAW, Codec, Encoded
+from cachestore.codecs.planes import encode_plane, holds
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, CacheStoreError, Unavailable
 from cachestore.service import convert_put
@@ -83,6 +83,18 @@ class SharedSink:
                 laying.append(number, encode_plane(self._codec, data[at : at + plane.raw_bytes], plane))
                 front.laid(range(number, number + 1), laying.table(), next(self._writes))
                 at += plane.raw_bytes
+
+    def write_encoded(self, block: int, plane: int, encoded: Sequence[Encoded]) -> None:
+        self._deadline.check("writing")
+        with self._writing:
+            self._opened()
+            if block not in self._open:
+                return
+            laying, front = self._open[block]
+            for number, each in enumerate(encoded, plane):
+                # the store would not look: what is not numbered as laid fails its block there
+                if holds(each, laying.append(number, each)):
+                    front.laid(range(number, number + 1), laying.table(), next(self._writes))
 
     def commit(self, blocks: Sequence[int], lease_ms: int) -> store_pb2.WriteResponse:
         with self._writing:

@@ -1,13 +1,13 @@
 """A put over gRPC: planes are encoded, gathered into frames, and sent while the next are made."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import grpc
 import numpy as np
 
 from cachestore.block import Buffer
-from cachestore.codecs.base import RAW, Codec
+from cachestore.codecs.base import RAW, Codec, Encoded
 from cachestore.codecs.planes import encode_plane, slices, starts
 from cachestore.deadline import Deadline
 from cachestore.errors import Unavailable
@@ -81,18 +81,20 @@ class StreamSink:
         return self._answers
 
     def write(self, block: int, planes: range, data: Buffer) -> None:
-        if block != self._block:
-            self._flush()
-            self._block = block
+        self._turn_to(block)
         ids = self._plans[block].planes[planes.start : planes.stop]
         sizes = [plane.raw_bytes for plane in ids]
         places = slices(starts(sizes), sizes)
         if self._codec.id == RAW:
             self._add_raw(planes, places, checksums(data, places), data)
         else:
-            for number, place, plane in zip(planes, places, ids, strict=True):
-                encoded = encode_plane(self._codec, data[place], plane)
-                self._add(number, encoded.codec, encoded.stored, encoded.stored_checksum, encoded.raw_checksum)
+            pairs = zip(places, ids, strict=True)
+            self._add_coded(planes.start, (encode_plane(self._codec, data[place], plane) for place, plane in pairs))
+        self._let_go()
+
+    def write_encoded(self, block: int, plane: int, encoded: Sequence[Encoded]) -> None:
+        self._turn_to(block)
+        self._add_coded(plane, encoded)
         self._let_go()
 
     def commit(self, blocks: Sequence[int], lease_ms: int) -> wire.WriteResponse:
@@ -114,6 +116,16 @@ class StreamSink:
         except grpc.RpcError:
             # it ended already, and with it the put
             pass
+
+    def _turn_to(self, block: int) -> None:
+        """A frame is about one block."""
+        if block != self._block:
+            self._flush()
+            self._block = block
+
+    def _add_coded(self, first: int, encoded: Iterable[Encoded]) -> None:
+        for number, each in enumerate(encoded, first):
+            self._add(number, each.codec, each.stored, each.stored_checksum, each.raw_checksum)
 
     def _add_raw(self, planes: range, places: Sequence[slice], sums: Sequence[int], data: Buffer) -> None:
         """Planes as they are, in runs where the store takes those: as many at once as the frame has room for."""
