@@ -54,14 +54,19 @@ def test_jobs_bring_stores_up_and_down_from_their_working_directory(
     )  # fmt: skip
     said(ray.start(RAY, *head, **token))
 
+    def submit(*command: str) -> Any:
+        given = ("job", "submit", f"--address=http://127.0.0.1:{dashboard}", f"--working-dir={tmp_path}", "--")
+        return ray.start(RAY, *given, *command, **token)
+
     def job(*command: str) -> dict[str, Any]:
         """The object that a job prints."""
-        submit = ("job", "submit", f"--address=http://127.0.0.1:{dashboard}", f"--working-dir={tmp_path}", "--")
-        text = said(ray.start(RAY, *submit, *command, **token))
+        text = said(submit(*command))
         assert "succeeded" in text, text
         found: dict[str, Any] = json.loads(text[text.index("\n{") : text.index("\n}") + 2])
         return found
 
+    # whoever takes jobs begins a while after the head says that it runs
+    wait_until(lambda: submit("true").wait() == 0, 60.0)
     stores = job("cachestore", "up", "--config", "stores.toml", "--json")["stores"]
     assert len(stores) == 1
     (address,) = stores.values()
