@@ -43,14 +43,14 @@ def test_jobs_bring_stores_up_and_down_from_their_working_directory(
     ray: Any, tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
     (tmp_path / "stores.toml").write_text(STORES_ALONE)
-    control, dashboard = free_port(), free_port()
+    control, dashboard, agent = free_port(), free_port(), free_port()
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     # jobs are told where Ray is, and find the programs of the environment that Ray was started from
     token["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     head = (
         "start", "--head", f"--port={control}", "--node-ip-address=127.0.0.1", "--include-dashboard=true",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2",
-        "--object-store-memory=80000000", f"--temp-dir={ray.folder / 'ray'}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}", "--num-cpus=2", "--object-store-memory=80000000", f"--temp-dir={ray.folder / 'ray'}",
     )  # fmt: skip
     said(ray.start(RAY, *head, **token))
 
