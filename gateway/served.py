@@ -21,6 +21,16 @@ MARGIN = 2
 """Where a text is cut its tokens may be other ones; never so many others that what follows would make up for it."""
 
 
+def fast_tokenizer(settings: EngineSettings) -> Any:
+    """The tokenizer beside the model. ConfigError if there is none, or none that is as fast as requests come."""
+    from cachestore.engine.model import tokenizer
+
+    words = tokenizer(settings)
+    if not getattr(words, "is_fast", False):
+        raise ConfigError(f"engine.model: {settings.model!r} has no fast tokenizer (tokenizer.json)")
+    return words
+
+
 @dataclass(frozen=True)
 class Served:
     """The model called `name`. `ends` are the tokens with which an answer of it ends by itself."""
@@ -39,7 +49,7 @@ class Served:
         from transformers import GenerationConfig
 
         from cachestore.engine.layers import text_config
-        from cachestore.engine.model import model_config, model_spec, tokenizer
+        from cachestore.engine.model import model_config, model_spec
         from cachestore.engine.rotary import longrope_switch
 
         config = model_config(settings)
@@ -48,9 +58,7 @@ class Served:
             ends = GenerationConfig.from_pretrained(settings.model, revision=settings.revision or None).eos_token_id
         except OSError:
             ends = getattr(text, "eos_token_id", None)
-        words = tokenizer(settings)
-        if not getattr(words, "is_fast", False):
-            raise ConfigError(f"engine.model: {settings.model!r} has no fast tokenizer (tokenizer.json)")
+        words = fast_tokenizer(settings)
         # the first call settles what is not thread-safe in it, and that nothing is cut off or filled up
         words.encode("")
         return cls(

@@ -6,19 +6,16 @@ from collections.abc import Mapping
 import typer
 
 from cachestore import settings
+from cachestore.cli.config_checks import look
 from cachestore.cli.output import Config, Json, console, print_json
-from cachestore.config import build
-from cachestore.service import listening
-from cachestore.service.settings import ServiceSettings
 
 app = typer.Typer(help="Check a configuration, or show it with every default.", no_args_is_help=True)
 
 
 @app.command()
 def check(config: Config = None, json: Json = False) -> None:
-    """Say whether the configuration could work here, certificates and socket included; nothing is started."""
-    tables = settings.load(config)
-    listening.check(build(ServiceSettings, tables.get("service", {}), "service"))
+    """Say whether the configuration could work here, with the files and folders it names; nothing is started."""
+    look(settings.load(config))
     if json:
         print_json({"ok": True})
     else:

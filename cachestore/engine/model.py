@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from cachestore.block import BlockSpec
 from cachestore.engine.layers import text_config
-from cachestore.engine.revision import model_revision
+from cachestore.engine.revision import model_revision, revision_files
 from cachestore.engine.rotary import SHORT, longrope_switch
 from cachestore.engine.settings import EngineSettings
 from cachestore.engine.spec import spec_of
@@ -39,13 +39,24 @@ def first_line(error: BaseException) -> str:
 def model_spec(settings: EngineSettings, config: Any = None) -> BlockSpec:
     """The spec under which this engine's blocks are stored. UnsupportedModel if the model's KV has no name."""
     config = model_config(settings) if config is None else config
+    return _spec(settings, config, model_revision(settings.model, config))
+
+
+def check_directory(settings: EngineSettings) -> None:
+    """ConfigError or UnsupportedModel for a model's directory that could not be used; its weights are not read."""
+    revision_files(Path(settings.model))
+    # the revision is a hash over the weights, which takes minutes of a large model
+    _spec(settings, model_config(settings), "unread")
+
+
+def _spec(settings: EngineSettings, config: Any, revision: str) -> BlockSpec:
     # a directory is named by what it holds, so that nodes which keep it elsewhere share its KV
     name = str(config.model_type) if Path(settings.model).is_dir() else settings.model
     try:
         return spec_of(
             config,
             model=name,
-            revision=model_revision(settings.model, config),
+            revision=revision,
             dtype=settings.dtype,
             block_tokens=settings.block_tokens,
             head_groups=settings.head_groups,

@@ -26,13 +26,18 @@ def _digest(path: Path) -> tuple[int, bytes]:
         return about.st_size, _known[at]
 
 
-def directory_revision(directory: Path) -> str:
-    """The hash over configuration and weight files, in hex; ConfigError if there are none."""
+def revision_files(directory: Path) -> list[Path]:
+    """Configuration and weight files, by name; ConfigError if there are no weights."""
     files = sorted({path for pattern in _PATTERNS for path in directory.glob(pattern)}, key=lambda path: path.name)
     if not any(path.suffix == ".safetensors" for path in files):
         raise ConfigError(f"engine.model: {directory} holds no *.safetensors files; convert the weights first")
+    return files
+
+
+def directory_revision(directory: Path) -> str:
+    """The hash over configuration and weight files, in hex; ConfigError if there are none."""
     whole = sha256()
-    for path in files:
+    for path in revision_files(directory):
         size, content = _digest(path)
         name = path.name.encode()
         whole.update(len(name).to_bytes(4, "little") + name + size.to_bytes(8, "little") + content)

@@ -186,3 +186,11 @@ class Demoting(Protocol):
     """A tier that evicts by itself and offers what must leave to the tier `below` it, if there is one."""
 
     below: ColdTier | None
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """Settings of a tier that name something of this machine."""
+
+    def check(self) -> None:
+        """ConfigError for what would keep the tier from opening here. Nothing is made, changed or locked."""

@@ -20,7 +20,7 @@ from cachestore.deadline import Deadline
 from cachestore.errors import ConfigError
 from cachestore.eviction.base import Eviction
 from cachestore.tiers.base import ColdTier, Departed, Found, Usage
-from cachestore.tiers.disk_files import Files
+from cachestore.tiers.disk_files import Files, check
 from cachestore.tiers.disk_index import DiskIndex
 from cachestore.tiers.disk_lane import Lane, Work
 from cachestore.tiers.disk_put import DiskPut
@@ -57,6 +57,10 @@ class Disk:
             raise ConfigError(f"tiers.disk.capacity must be at least 1MiB, got {self.capacity}")
         if self.ttl < 0 or self.timeout <= 0:
             raise ConfigError("tiers.disk.ttl must be at least 0 seconds, and tiers.disk.timeout more than 0")
+
+    def check(self) -> None:
+        """As in `Checkable`. Whether another store has the folder is not looked at: it may be the one that runs."""
+        check(self.path)
 
     def start(self, eviction: Eviction) -> "DiskTier":
         return DiskTier(self, eviction)

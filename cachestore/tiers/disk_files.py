@@ -69,11 +69,7 @@ class Files:
         except OSError as error:
             raise _refused(path, f"cannot be used as a folder ({error.strerror})") from error
         try:
-            seen = os.fstat(root)
-            if seen.st_uid != os.geteuid():
-                raise _refused(path, "belongs to another user")
-            if seen.st_mode & 0o022:
-                raise _refused(path, "may be written by other users", f"run chmod 700 {path}, or ")
+            _check_owner(path, os.fstat(root))
             # the folder itself is locked, not a file in it: such a file can be removed, and then two would hold it
             fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
             files = cls(root)
@@ -237,6 +233,29 @@ def write(descriptor: int, data: Buffer, goes_on: Callable[[], bool]) -> bool:
     while done < data.nbytes and goes_on():
         done += os.write(descriptor, data.data[done : done + PIECE])
     return done == data.nbytes
+
+
+def check(path: str) -> None:
+    """ConfigError if the folder cannot be ours, as far as that can be said of it without opening or making it."""
+    place = Path(path).absolute()
+    try:
+        there = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
+        seen = there.stat()
+    except OSError as error:
+        raise _refused(path, f"cannot be used as a folder ({error.strerror})") from error
+    if not stat.S_ISDIR(seen.st_mode):
+        raise _refused(path, f"cannot be used as a folder ({os.strerror(errno.ENOTDIR)})")
+    if there == place:
+        _check_owner(path, seen)
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK if there == place else os.W_OK | os.X_OK):
+        raise _refused(path, "cannot be written" if there == place else f"cannot be made: {there} cannot be written")
+
+
+def _check_owner(path: str, seen: os.stat_result) -> None:
+    if seen.st_uid != os.geteuid():
+        raise _refused(path, "belongs to another user")
+    if seen.st_mode & 0o022:
+        raise _refused(path, "may be written by other users", f"run chmod 700 {path}, or ")
 
 
 def _refused(path: str, why: str, way_out: str = "") -> ConfigError:

@@ -36,6 +36,10 @@ class Gpu:
         if not 0 <= self.slab <= self.capacity:
             raise ConfigError(f"tiers.gpu.slab must lie between 0 and the capacity, got {self.slab}")
 
+    def check(self) -> None:
+        """As in `Checkable`."""
+        memory_of(self.device)
+
     def start(self, eviction: Eviction) -> GpuTier:
         memory = partial(memory_of, self.device)
         return GpuTier(memory, self.capacity, self.slab_bytes, eviction, self.verify)

@@ -124,6 +124,11 @@ class Redis:
             if getattr(self, f"sentinel_{name}") and (place is None or place.kind != "sentinel"):
                 raise ConfigError(f"tiers.redis.sentinel_{name} is for sentinel:// and sentinels://; url names none")
 
+    def check(self) -> None:
+        """As in `Checkable`. The server is not asked."""
+        if self.place is not None and self.place.tls:
+            context(self.ca_file, self.cert_file, self.key_file)
+
     def start(self, eviction: Eviction) -> "RedisTier":
         return RedisTier(self)
 

@@ -47,6 +47,73 @@ def test_files_and_socket_are_checked_as_the_start_would(
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_the_disk_is_looked_at(command: Callable[..., Any], config: Callable[[str], str], tmp_path: Path) -> None:
+    """As the tier would when it opens, and nothing is made."""
+    (tmp_path / "file").touch()
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    disk = CPU + '[[tiers]]\nname = "disk"\ncapacity = "1MiB"\npath = "{}"\n'
+    for path, said in (
+        ("file", "Not a directory"),
+        ("file/below", "Not a directory"),
+        ("shared", "run chmod 700"),
+        ("dangling/x", "No such file"),
+    ):
+        (tmp_path / "dangling").unlink(missing_ok=True)
+        (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+        line = command("config", "check", "--config", config(disk.format(tmp_path / path))).refused(2)
+        assert f"tiers.disk.path: {tmp_path / path} " in line and said in line
+    assert command("config", "check", "--config", config(disk.format(tmp_path / "new/folder"))).out == "ok\n"
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_files_of_redis_are_looked_at(
+    command: Callable[..., Any], config: Callable[[str], str], tmp_path: Path
+) -> None:
+    redis = CPU + f'[[tiers]]\nname = "redis"\nurl = "rediss://127.0.0.1:1"\nca_file = "{tmp_path}/none.crt"\n'
+    assert "tiers.redis.ca_file" in command("config", "check", "--config", config(redis)).refused(2)
+
+
+def test_the_model_is_looked_at(command: Callable[..., Any], config: Callable[[str], str], tmp_path: Path) -> None:
+    """A directory is, without its weights; a hub is not asked."""
+    (tmp_path / "empty").mkdir()
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "model.safetensors").touch()
+    for model, said in (
+        ("/nowhere/at/all", "looked for '/nowhere/at/all' as a directory, found none"),
+        (tmp_path / "empty", "holds no *.safetensors files"),
+        (half, "looked for config.json in the directory"),
+    ):
+        line = command("config", "check", "--config", config(f'{CPU}[engine]\nmodel = "{model}"\n')).refused(2)
+        assert "engine.model" in line and said in line
+    needle = Path(__file__).parents[2] / "examples" / "needle" / "model"
+    for model in (needle, "nobody/has-this-one"):
+        given = config(f'{CPU}[engine]\nmodel = "{model}"\n[gateway]\n')
+        assert command("config", "check", "--config", given).out == "ok\n"
+    (half / "config.json").write_bytes((needle / "config.json").read_bytes())
+    given = config(f'{CPU}[engine]\nmodel = "{half}"\n')
+    assert command("config", "check", "--config", given).out == "ok\n"
+    given = config(f'{CPU}[engine]\nmodel = "{half}"\n[gateway]\n')
+    assert "has no tokenizer" in command("config", "check", "--config", given).refused(2)
+
+
+def test_the_gateways_files_are_looked_at(
+    command: Callable[..., Any], config: Callable[[str], str], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text('[[keys]]\nname = "alice"\nkey = "sha256:short"\n')
+    keys.chmod(0o600)
+    for gateway, said in (
+        (f'keys = "{tmp_path}/none.toml"', f"gateway.keys: cannot read {tmp_path}/none.toml"),
+        (f'keys = "{keys}"', "keys (alice): key must be the digest"),
+        (f'signing_key = "{tmp_path}/none.key"', "gateway.signing_key: cannot read"),
+        (f'tls_cert = "{tmp_path}/c"\ntls_key = "{tmp_path}/k"', "gateway.tls_cert: cannot read"),
+    ):
+        line = command("config", "check", "--config", config(f"{CPU}[gateway]\n{gateway}\n")).refused(2)
+        assert said in line
+
+
 def test_what_is_shown_is_a_configuration(command: Callable[..., Any], config: Callable[[str], str]) -> None:
     """Every default is written out, and a path with odd signs survives."""
     given = config(CPU + '[engine]\nmodel = "/a \\"b\\" \\\\c [d]/é"\n[store]\nlease = "5s"\n')

@@ -1,0 +1,58 @@
+"""What a configuration names on this machine, looked at as the start would: files, folders, devices, addresses.
+
+Nothing is made, begun or locked, and nobody is asked: no Redis, no Ray, no hub of models.
+"""
+
+import re
+from pathlib import Path
+
+from cachestore.config import Table, build, build_named
+from cachestore.engine.settings import EngineSettings
+from cachestore.errors import ConfigError
+from cachestore.service import listening
+from cachestore.service.settings import ServiceSettings
+from cachestore.tiers import TIERS
+from cachestore.tiers.base import Checkable
+
+_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+
+
+def look(tables: Table) -> None:
+    """ConfigError, or UnsupportedModel, for the first thing in checked `tables` that this machine does not have."""
+    for table in tables["tiers"]:
+        tier = build_named(TIERS, table, "tiers")
+        if isinstance(tier, Checkable):
+            tier.check()
+    listening.check(build(ServiceSettings, tables.get("service", {}), "service"))
+    engine = build(EngineSettings, tables["engine"], "engine") if "engine" in tables else None
+    if engine is not None:
+        _look_at_model(engine)
+    if "gateway" in tables:
+        _look_at_gateway(tables["gateway"], engine)
+
+
+def _look_at_model(engine: EngineSettings) -> None:
+    if Path(engine.model).is_dir():
+        # transformers takes seconds to import
+        from cachestore.engine.model import check_directory
+
+        check_directory(engine)
+    elif not _HUB_ID.fullmatch(engine.model):
+        raise ConfigError(
+            f"engine.model: looked for {engine.model!r} as a directory, found none, and a hub id it cannot be; a "
+            "relative path begins at the working directory"
+        )
+
+
+def _look_at_gateway(table: Table, engine: EngineSettings | None) -> None:
+    from gateway.keys import Keys
+    from gateway.served import fast_tokenizer
+    from gateway.settings import GatewaySettings
+    from gateway.tls import GatewayTls
+
+    settings = build(GatewaySettings, table, "gateway")
+    Keys(settings).open()
+    if settings.tls:
+        GatewayTls(settings).open()
+    if engine is not None and Path(engine.model).is_dir():
+        fast_tokenizer(engine)
