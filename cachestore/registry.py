@@ -34,20 +34,24 @@ class Catalogue:
         """All names: ours and those of installed plug-ins."""
         return sorted({*self.places, *entry_points(group=f"cachestore.{self.folder}").names})
 
-    def load(self, name: str) -> type[Any]:
-        """The class called `name`; ConfigError with the nearest name, or with what to install."""
+    def load(self, name: str, field: str = "") -> type[Any]:
+        """The class called `name`; ConfigError with the nearest name, or with what to install.
+
+        It speaks of `field`, where the name was written; by default of the section's `name`.
+        """
+        field = field or f"{self.folder}.name"
         place = self.places.get(name)
         if place is None:
             found = entry_points(group=f"cachestore.{self.folder}", name=name)
             if not found:
-                raise ConfigError(f"{self.folder}.name = {name!r} is unknown; {nearest(name, self.names())}")
+                raise ConfigError(f"{field} = {name!r} is unknown; {nearest(name, self.names())}")
             place = next(iter(found)).value
         module, _, attribute = place.partition(":")
         try:
             loaded: type[Any] = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"{self.folder}.name = {name!r} needs the package {error.name!r}; "
+                f"{field} = {name!r} needs the package {error.name!r}; "
                 "install it with: pip install 'kv-cachestore[all]'"
             ) from error
         return loaded

@@ -39,7 +39,7 @@ class DecodeSettings:
 
     def __post_init__(self) -> None:
         self.service(ANYWHERE)
-        create(self.codec)
+        create(self.codec, "decode_worker.codec")
         for name in ("prefill_begin", "silence", "rest", "refresh", "store_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"decode_worker.{name} must be more than 0 seconds, got {getattr(self, name)}")

@@ -46,7 +46,7 @@ class PrefillSettings:
 
     def __post_init__(self) -> None:
         self.service(ANYWHERE)
-        create(self.codec)
+        create(self.codec, "prefill_worker.codec")
         for name in ("store_timeout", "lease"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"prefill_worker.{name} must be more than 0 seconds, got {getattr(self, name)}")

@@ -29,14 +29,14 @@ from cachestore.registry import Catalogue
 class _Lossless(Catalogue):
     """What the configuration may name."""
 
-    def load(self, name: str) -> type[Any]:
+    def load(self, name: str, field: str = "") -> type[Any]:
         """As any catalogue does; ConfigError, with the way out, for a lossy codec."""
         if name in LOSSY.places:
             raise ConfigError(
-                f"{self.folder}.name = {name!r} changes values, so the configuration cannot choose it: put "
-                f"'quantisation={name}' into the spec's recipe, and one of {', '.join(self.names())} here"
+                f"{field or f'{self.folder}.name'} = {name!r} changes values, which a spec's recipe alone may say: put "
+                f"'quantisation={name}' there, and one of {', '.join(self.names())} here"
             )
-        return super().load(name)
+        return super().load(name, field)
 
 
 CODECS = _Lossless(
@@ -58,9 +58,9 @@ LOSSY = Catalogue(
 _IDS = {0: "raw", 1: "lz4", 2: "entropy", 3: "fp8", 4: "int8", 5: "int4"}
 
 
-def create(name: str) -> Codec:
-    """The codec called `name` with its default settings; ConfigError if it is unknown or lossy."""
-    return cast(Codec, CODECS.load(name)())
+def create(name: str, field: str = "") -> Codec:
+    """The codec called `name` with its default settings; ConfigError, about `field`, if it is unknown or lossy."""
+    return cast(Codec, CODECS.load(name, field)())
 
 
 @cache

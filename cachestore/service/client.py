@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
-from cachestore.block import WHOLE, Buffer, Part
+from cachestore.block import WHOLE, Into, Part
 from cachestore.codecs import create
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
@@ -55,7 +55,7 @@ class RemoteStore:
         credentials: Credentials | None = None,
     ) -> None:
         self._connection = Connection(address, credentials)
-        self._codec = create(codec)
+        self._codec = create(codec, "codec")
         if not transports:
             raise InvalidArgument(f"transports must name at least one of {', '.join(ALL)}")
         self._transports: Sequence[Transport] = [start(name, self._connection, frame_bytes) for name in transports]
@@ -108,7 +108,7 @@ class RemoteStore:
         return convert.lease(self._call("Lease", request, timeout))
 
     def release(self, lease: Lease, verdicts: Sequence[Verdict] = (), *, timeout: float = TIMEOUT) -> None:
-        request = wire.ReleaseRequest(lease=lease.id, verdicts=[VERDICT.number(verdict) for verdict in verdicts])
+        request = wire.ReleaseRequest(lease=lease.id, verdicts=VERDICT.numbers(verdicts))
         self._call("Release", request, timeout)
 
     def read(
@@ -116,7 +116,7 @@ class RemoteStore:
         chain: Chain,
         *,
         part: Part = WHOLE,
-        into: Sequence[Buffer] | None = None,
+        into: Sequence[Into] | None = None,
         lease: Lease | None = None,
         wait: float = 0.0,
         provisional: bool = False,
@@ -125,7 +125,7 @@ class RemoteStore:
     ) -> RemoteReading:
         check_into(into, len(chain))
         if provisional:
-            check_provisional(lease)
+            check_provisional(lease, into)
         reading = RemoteReading(self._transports, chain, part, into, Deadline.after(timeout))
         reading.open(lease, wait, purpose, provisional=provisional)
         return reading

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(("cls", "section"), [(PrefillSettings, "prefill_worker"), (DecodeSettings, "decode_worker")])
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("port", 70000), ("store_timeout", 0), ("longest_call", 0)],
+    [("port", 70000), ("store_timeout", 0), ("longest_call", 0), ("codec", "int8"), ("codec", "lz5")],
 )
 def test_what_cannot_work(cls: Any, section: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{section}\.{key}"):
