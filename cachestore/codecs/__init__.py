@@ -33,8 +33,8 @@ class _Lossless(Catalogue):
         """As any catalogue does; ConfigError, with the way out, for a lossy codec."""
         if name in LOSSY.places:
             raise ConfigError(
-                f"{field or f'{self.folder}.name'} = {name!r} changes values, which a spec's recipe alone may say: put "
-                f"'quantisation={name}' there, and one of {', '.join(self.names())} here"
+                f"{field or f'{self.folder}.name'} = {name!r} changes values, so it cannot be chosen here: put "
+                f"'quantisation={name}' into the spec's recipe, and one of {', '.join(self.names())} here"
             )
         return super().load(name, field)
 
