@@ -76,18 +76,23 @@ def check_keys(known: list[str], table: Table, where: str) -> None:
             raise ConfigError(f"unknown configuration key {name!r}; {nearest(key, known)}")
 
 
+def check_table(table: object, where: str) -> None:
+    """ConfigError, with how to write one, unless `table` is a table; `where` is its name."""
+    if not isinstance(table, Mapping):
+        of_a_list, _, index = where.partition("[")
+        line = f"[[{of_a_list}]]" if index else f"[{where}]"
+        raise ConfigError(f"{where} must be a table, got {_kind(table)}: write the line {line} and its settings below")
+
+
 def build(cls: type[T], table: Table, where: str) -> T:
     """`table` as an instance of the frozen dataclass `cls`; `where` is the section's name in messages."""
     assert is_dataclass(cls)
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where} must be a table, got {table!r}")
+    check_table(table, where)
     _check_fields(cls, table, where)
     try:
         return TypeAdapter(cls).validate_python(dict(table))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join([where, *map(str, first["loc"])])
-        raise ConfigError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise _of_validation(error, where) from error
 
 
 def _check_fields(cls: type[Any], table: Table, where: str) -> None:
@@ -102,7 +107,52 @@ def _check_fields(cls: type[Any], table: Table, where: str) -> None:
 
 def build_named(catalogue: Catalogue, table: Table, where: str) -> Any:
     """The plug that `table` names, built from its other keys."""
-    if not isinstance(table, Mapping) or "name" not in table:
-        raise ConfigError(f"{where} needs a `name`, one of: {', '.join(catalogue.names())}")
+    check_table(table, where)
+    if "name" not in table:
+        raise ConfigError(f"{where}.name is missing; write one of: {', '.join(catalogue.names())}")
     rest = {key: value for key, value in table.items() if key != "name"}
     return build(catalogue.load(str(table["name"])), rest, where)
+
+
+def _of_validation(error: ValidationError, where: str) -> ConfigError:
+    """What pydantic found first, by the field's name and in our words, which never show a value: it may be a secret."""
+    first = error.errors()[0]
+    given, kind = first["input"], first["type"]
+    name = where + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    if kind == "missing":
+        return ConfigError(f"{name} is missing, and has no default: write it")
+    if kind in ("dict_type", "mapping_type", "dataclass_type"):
+        check_table(given, name)
+    if kind == "literal_error":
+        return ConfigError(f"{name}: must be {first['ctx']['expected']}")
+    if kind in _EXPECTED:
+        return ConfigError(f"{name}: must be {_EXPECTED[kind]}, got {_kind(given)}")
+    return ConfigError(f"{name}: {first['msg'].removeprefix('Value error, ')}")
+
+
+_EXPECTED = {
+    "string_type": "text in quotes",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+}
+"""What should stand there, by pydantic's name for what is wrong."""
+
+
+def _kind(value: object) -> str:
+    """What a value is, without the value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return "a number" if isinstance(value, int) else "a number with a point"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, Mapping):
+        return "a table"
+    return "a list" if isinstance(value, list | tuple) else type(value).__name__

@@ -5,14 +5,13 @@ know of each other, `[scheduling]` a policy and what predicts for it; the others
 checked here is thrown away; every part builds what it needs from the same tables.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cachestore.codecs import CODECS
-from cachestore.config import Table, build, build_named, check_keys, read
+from cachestore.config import Table, build, build_named, check_keys, check_table, read
 from cachestore.directory import DIRECTORIES
 from cachestore.directory.compose import SECTION as DIRECTORY
 from cachestore.directory.compose import compose as compose_directory
@@ -105,8 +104,7 @@ def shown(tables: Table) -> dict[str, Any]:
 def batch(tables: Table) -> "BatchSettings":
     """What the sections `[batch]` and `[scheduling]` say; ConfigError for what could not work."""
     table, policy = tables.get("batch", {}), tables.get(SCHEDULING, DEFAULT)
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"batch must be a table, got {table!r}")
+    check_table(table, "batch")
     if SCHEDULING in table:
         raise ConfigError("batch.scheduling is a section of its own: write [scheduling]")
     compose_scheduling(policy)

@@ -26,10 +26,13 @@ def compose(tables: Table) -> TieredStore:
     tiers = tables.get("tiers", DEFAULT_TIERS)
     if not isinstance(tiers, list | tuple) or not tiers or not all(isinstance(table, Mapping) for table in tiers):
         raise ConfigError("tiers must be a list of tables: write [[tiers]] for each, the cpu tier first")
-    names = [str(table.get("name", "")) for table in tiers]
+    settings: list[Any] = [
+        build_named(TIERS, table, f"tiers.{table['name']}" if "name" in table else f"tiers[{index}]")
+        for index, table in enumerate(tiers)
+    ]
+    names = [str(table["name"]) for table in tiers]
     if len(set(names)) != len(names):
         raise ConfigError(f"tiers: each tier may be there once, got {', '.join(names)}")
-    settings: list[Any] = [build_named(TIERS, table, f"tiers.{name}") for table, name in zip(tiers, names, strict=True)]
     if not isinstance(settings[0], Cpu):
         raise ConfigError(f"tiers: the first must be the cpu tier, through which every block goes, got {names[0]!r}")
     store = build(StoreSettings, tables.get("store", {}), "store")
