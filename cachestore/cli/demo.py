@@ -1,5 +1,6 @@
 """`cachestore demo`: the whole system on real input."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ def demo(
     model: Annotated[str, typer.Option(help="Another causal language model: a directory or a hub id.")] = "",
     prompts: Annotated[Path | None, typer.Option(help="Your own documents and questions, as JSON.")] = None,
     nodes: Annotated[int, typer.Option(help="So many nodes of Ray on this machine; one of several is killed.")] = 1,
+    start_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that store and workers may take to start, on a machine that is slow.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Ray, store, embedded Redis, workers and gateway, and eight users who ask about documents. One minute."""
@@ -35,10 +39,11 @@ def demo(
 
     if not 1 <= nodes <= MOST_NODES:
         raise InvalidArgument(f"--nodes must lie in 1 .. {MOST_NODES}, got {nodes}: each is a Ray on this machine")
-
+    if start_timeout is not None and not 0 < start_timeout < math.inf:
+        raise InvalidArgument(f"--start-timeout must be more than 0 seconds, got {start_timeout:g}")
     chosen = documents.from_file(prompts) if prompts is not None else documents.needle_documents()
     name = model or str(documents.needle() / "model")
-    report = run(name, chosen, _Quiet() if json else _Rows(), nodes)
+    report = run(name, chosen, _Quiet() if json else _Rows(), nodes, start_timeout)
     if json:
         print_json(report.as_json())
         return

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from cachestore.cluster.deploy import down, up
+from cachestore.cluster.deploy import Deployment, down, up
 from cachestore.cluster.local_nodes import LocalNodes
 from cachestore.cluster.runtime import Runtime
 from cachestore.cluster.settings import ClusterSettings
@@ -14,6 +14,7 @@ from cachestore.demo.asking import Asked, Asker, accuracy, first_token_ms, same_
 from cachestore.demo.documents import Document
 from cachestore.engine.model import model_spec, tokenizer
 from cachestore.engine.settings import EngineSettings
+from cachestore.errors import Unavailable
 from cachestore.metrics import Figure, total
 from cachestore.service.client import RemoteStore
 
@@ -22,6 +23,9 @@ PATIENT = {"connect_timeout": "1s", "timeout": "1s"}
 
 START_SECONDS = 600.0
 """What the workers of several nodes may take to start on one machine."""
+
+START_OPTION = "--start-timeout"
+"""What the command line calls `cluster.start_timeout`."""
 
 CPUS = 2
 """Of each of several nodes, as Ray counts them: enough for all workers when one node is lost."""
@@ -102,8 +106,13 @@ class Report:
         }
 
 
-def run(model: str, documents: Sequence[Document], watcher: Watcher, nodes: int = 1) -> Report:
-    """Starts everything, plays every scene and takes everything down. Of several `nodes` one is killed at last."""
+def run(
+    model: str, documents: Sequence[Document], watcher: Watcher, nodes: int = 1, start_timeout: float | None = None
+) -> Report:
+    """Starts everything, plays every scene and takes everything down. Of several `nodes` one is killed at last.
+
+    Whatever starts has `start_timeout` seconds, or what fits so many nodes.
+    """
     engine: dict[str, Any] = {"model": model, "threads": 1}
     # what cannot work is said before anything starts
     size = model_spec(EngineSettings(**engine)).block_tokens
@@ -115,7 +124,8 @@ def run(model: str, documents: Sequence[Document], watcher: Watcher, nodes: int 
         "batch": {"pages": max(PAGES, 4 * longest // size)},
         "gateway": {"port": 0},
     }
-    settings = ClusterSettings(prefill=1, decode=2, drain=2.0)
+    timeout = start_timeout or (START_SECONDS if nodes > 1 else ClusterSettings.start_timeout)
+    settings = ClusterSettings(prefill=1, decode=2, drain=2.0, start_timeout=timeout)
     watcher.tell(f"starting Ray{f' on {nodes} nodes' if nodes > 1 else ''}")
     with ExitStack() as opened:
         local = None
@@ -123,13 +133,27 @@ def run(model: str, documents: Sequence[Document], watcher: Watcher, nodes: int 
             tables |= {"tiers": [{"name": "cpu", "capacity": "1GiB"}, {**tables["tiers"][1], "url": "managed"}]}
             tables |= {"directory": {"name": "redis", **PATIENT}}
             local = opened.enter_context(LocalNodes(nodes, CPUS))
-            settings = replace(settings, address=local.address, start_timeout=START_SECONDS)
+            settings = replace(settings, address=local.address)
         runtime = opened.enter_context(Runtime(settings))
         opened.callback(down, runtime)
         opened.callback(watcher.tell, "stopping")
-        deployment = up(runtime, tables, watcher.tell)
+        deployment = _up(runtime, tables, watcher)
         stores = {node: opened.enter_context(RemoteStore(at)) for node, at in deployment.stores.items()}
         return _played(runtime, local, Asker(deployment.gateway), stores, documents, watcher)
+
+
+def _up(runtime: Runtime, tables: Mapping[str, Any], watcher: Watcher) -> Deployment:
+    """Brings everything up; what took too long is told by the option of the demo, which has no configuration."""
+    try:
+        return up(runtime, tables, watcher.tell)
+    except Unavailable as error:
+        said = str(error).replace("cluster.start_timeout", START_OPTION)
+        if START_OPTION not in said:
+            raise
+        raise Unavailable(
+            f"{said}; this machine is too busy or too slow for that: give {START_OPTION} more, or end what else runs on "
+            "it"
+        ) from error
 
 
 def _longest(tokenizer: Any, documents: Sequence[Document]) -> int:

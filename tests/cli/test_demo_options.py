@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from cachestore.cluster.settings import ClusterSettings
+from cachestore.demo import run
+from cachestore.errors import Unavailable
+
 
 @pytest.mark.parametrize(
     ("content", "said"), [("[", "is not JSON"), ("[]", "at least one"), ('[{"document": "a"}]', '"questions" must be')]
@@ -51,3 +55,35 @@ def test_a_bug_is_one_line_unless_it_is_looked_for(
 @pytest.mark.parametrize("nodes", ["0", "9"])
 def test_so_many_nodes_are_not_for_one_machine(command: Callable[..., Any], nodes: str) -> None:
     assert "--nodes must lie in 1 .. 8" in command("demo", "--nodes", nodes).refused(1)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_no_time_to_start_is_refused(command: Callable[..., Any], seconds: str) -> None:
+    assert "--start-timeout must be more than 0 seconds" in command("demo", "--start-timeout", seconds).refused(1)
+
+
+def test_what_starts_too_slowly_is_told_by_the_demos_option(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoRay:
+        def __init__(self, settings: ClusterSettings) -> None:
+            self.settings = settings
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def too_slow(runtime: NoRay, *_: object) -> None:
+        raise Unavailable(
+            f"the store did not start within cluster.start_timeout = {runtime.settings.start_timeout:g} s"
+        )
+
+    monkeypatch.setattr(run, "Runtime", NoRay)
+    monkeypatch.setattr(run, "up", too_slow)
+    monkeypatch.setattr(run, "down", lambda _: None)
+    for given, seconds in (([], 180), (["--start-timeout", "5"], 5)):
+        line = command("demo", *given).refused(1)
+        assert f"did not start within --start-timeout = {seconds} s" in line and "give --start-timeout more" in line
+        assert "cluster." not in line
