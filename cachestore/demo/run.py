@@ -151,8 +151,8 @@ def _up(runtime: Runtime, tables: Mapping[str, Any], watcher: Watcher) -> Deploy
         if START_OPTION not in said:
             raise
         raise Unavailable(
-            f"{said}; this machine is too busy or too slow for that: give {START_OPTION} more, or end what else runs on "
-            "it"
+            f"{said}; this machine is too busy or too slow for that: give {START_OPTION} more, or end what else "
+            "runs on it"
         ) from error
 
 
