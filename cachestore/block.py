@@ -19,6 +19,9 @@ from cachestore.errors import InvalidArgument, UnsupportedModel
 Buffer: TypeAlias = NDArray[np.uint8]
 """One-dimensional bytes. numpy copies them without holding the interpreter lock."""
 
+Into: TypeAlias = Buffer | Sequence[Buffer]
+"""Where a block is to be: all its planes one behind the other in one buffer, or each in one of its own."""
+
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "int8": 1}
 CRYPTOGRAPHIC_HASHES = frozenset({"sha256", "sha256_cbor", "sha512", "sha3_256", "blake2b", "blake3"})
 

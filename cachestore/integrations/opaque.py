@@ -44,7 +44,7 @@ class OpaquePages:
         if not keys:
             return 0
         with self.store.read(opaque_chain(self.spec, keys), into=into, timeout=self.timeout) as reading:
-            return sum(1 for _ in reading)
+            return reading.fill()
 
     def put(self, keys: Sequence[bytes], pages: Sequence[Buffer]) -> list[bool]:
         """Puts pages that the store lacks; for each whether the store has it now."""
@@ -54,8 +54,8 @@ class OpaquePages:
         plans = [BlockPlan(key, 1, planes) for key in chain.keys]
         deadline = Deadline.after(self.timeout)
         with self.store.put(chain.fingerprint, plans, timeout=deadline.remaining()) as put:
-            for index, page in enumerate(pages):
-                if put.answers[index].status is PutStatus.WANTED:
-                    put.write(index, 0, page)
+            for answer, page in zip(put.answers, pages, strict=True):
+                if answer.status is PutStatus.WANTED:
+                    put.write(answer.block, 0, page)
             put.commit()
             return [answer.status in HELD for answer in put.answers]

@@ -7,18 +7,13 @@ may wait for the store, up to its time-out.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from cachestore.block import Buffer, OpaqueSpec, Part, PlaneId
+from cachestore.block import Buffer, OpaqueSpec, PlaneId
 from cachestore.hashing import opaque_chain
 from cachestore.integrations.opaque import HELD
 from cachestore.store.base import BlockPlan, PutStatus, Store
 
 MOST_KEYS = 4096
 """Keys in one question to the store: an engine may ask for a whole prompt, and its pages may be single tokens."""
-
-BY_PLANE = 256 << 10
-"""Runs of so many bytes are read plane by plane: to ask once for each costs less than to copy them twice."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class RunPages:
         if not keys:
             return 0
         with self.store.read(opaque_chain(self.spec, keys), into=into, timeout=self.timeout) as reading:
-            return sum(1 for _ in reading)
+            return reading.fill()
 
     def scatter(self, keys: Sequence[bytes], pages: Sequence[Sequence[Buffer]]) -> int:
         """As `read`, into the runs of each page."""
@@ -68,7 +63,8 @@ class RunPages:
             return self.read(keys, [run for (run,) in pages])
         if not keys:
             return 0
-        return self._by_plane(keys, pages) if min(self.runs) >= BY_PLANE else self._by_block(keys, pages)
+        with self.store.read(opaque_chain(self.spec, keys), into=pages, timeout=self.timeout) as reading:
+            return reading.fill()
 
     def put(self, keys: Sequence[bytes], pages: Sequence[Sequence[Buffer]]) -> list[bool]:
         """Puts pages that the store lacks, each in its runs or in one piece; for each whether the store has it now."""
@@ -83,27 +79,3 @@ class RunPages:
                         put.write(answer.block, plane, run)
             put.commit()
             return [answer.status in HELD for answer in put.answers]
-
-    def _by_block(self, keys: Sequence[bytes], pages: Sequence[Sequence[Buffer]]) -> int:
-        """The blocks into memory of the reading's own, and on from there while the processor's cache has them."""
-        came = 0
-        with self.store.read(opaque_chain(self.spec, keys), timeout=self.timeout) as reading:
-            for loaded, page in zip(reading, pages, strict=False):
-                if loaded.block.planes != self.planes:
-                    break
-                for plane, run in enumerate(page):
-                    np.copyto(run, loaded.block.data[plane])
-                came += 1
-        return came
-
-    def _by_plane(self, keys: Sequence[bytes], pages: Sequence[Sequence[Buffer]]) -> int:
-        """One plane of all blocks after the other, straight to where it belongs."""
-        came = len(keys)
-        for plane in range(len(self.runs)):
-            if not came:
-                break
-            chain, into = opaque_chain(self.spec, keys[:came]), [page[plane] for page in pages[:came]]
-            part = Part(slots=range(plane, plane + 1))
-            with self.store.read(chain, part=part, into=into, timeout=self.timeout) as reading:
-                came = sum(1 for _ in reading)
-        return came

@@ -120,7 +120,7 @@ def verdicts(numbers: Sequence[int]) -> tuple[Verdict, ...]:
     """The verdicts of a Release, in the order of the leased blocks."""
     if len(numbers) > MOST_KEYS:
         raise InvalidArgument(f"verdicts: a lease has at most {MOST_KEYS} blocks, got {len(numbers)}")
-    return tuple(VERDICT.word(number) for number in numbers)
+    return tuple(VERDICT.words(numbers))
 
 
 def milliseconds(value: float, field: str) -> int:

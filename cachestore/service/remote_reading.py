@@ -7,15 +7,17 @@ early, as with any other miss. Only what keeps it from starting is raised.
 from collections.abc import Iterator, Sequence
 from typing import Self
 
-from cachestore.block import Buffer, Part
+from cachestore.block import Into, Part
 from cachestore.deadline import Deadline
-from cachestore.errors import CacheStoreError, Unavailable
+from cachestore.errors import CacheStoreError, InvalidArgument, Unavailable
 from cachestore.hashing import Chain
 from cachestore.seal import CorruptBlock
 from cachestore.service import convert
-from cachestore.service.transport import Asked, Broken, Followed, Follows, Source, Transport
+from cachestore.service.transport import Asked, Broken, Fills, Followed, Follows, Source, Transport
 from cachestore.service.words import PURPOSE, VERDICT
+from cachestore.store.apart import apart, into_one
 from cachestore.store.base import Lease, Loaded, Provisional, Purpose, Verdict
+from cachestore.store.checks import NOTHING_TO_FILL, in_one
 from cachestore.wire import store_pb2 as wire
 
 RELEASE_SECONDS = 1.0
@@ -33,7 +35,7 @@ class RemoteReading:
         transports: Sequence[Transport],
         chain: Chain,
         part: Part,
-        into: Sequence[Buffer] | None,
+        into: Sequence[Into] | None,
         deadline: Deadline,
     ) -> None:
         self._transports = list(transports)
@@ -44,7 +46,9 @@ class RemoteReading:
         self._source: Source | None = None
         self._followed: Followed | None = None
         self._planes: Iterator[Provisional] = iter(())
-        self._verdicts: dict[int, Verdict] = {}
+        self._verdicts: list[Verdict] = []
+        self._fills = True
+        """Whether many blocks come at once: not any more where the first of them did not."""
         self._closed = False
 
     def open(self, lease: Lease | None, wait: float, purpose: Purpose, *, provisional: bool = False) -> None:
@@ -81,16 +85,26 @@ class RemoteReading:
             pass
         if self._followed is not None and not self._closed:
             self._source = self._source or self._followed.source
-        for number in range(len(self._verdicts), len(self._chain)):
+        while (number := len(self._verdicts)) < len(self._chain):
             try:
                 loaded = self._load(number)
             except CorruptBlock:
-                self._verdicts[number] = Verdict.CORRUPT
+                self._verdicts.append(Verdict.CORRUPT)
                 return
             if loaded is None:
                 return
-            self._verdicts[number] = Verdict.USED
+            self._verdicts.append(Verdict.USED)
             yield loaded
+
+    def fill(self) -> int:
+        if self._into is None:
+            raise InvalidArgument(NOTHING_TO_FILL)
+        blocks, came = iter(self), 0
+        while True:
+            came += self._filled(self._into)
+            if next(blocks, None) is None:
+                return came
+            came += 1
 
     def close(self) -> None:
         """Ends the read and tells what became of each block. Closing twice is allowed; a lost Release is not told."""
@@ -107,8 +121,7 @@ class RemoteReading:
             self._source.close()
         if not lease:
             return
-        verdicts = [verdict for _, verdict in sorted(self._verdicts.items())]
-        request = wire.ReleaseRequest(lease=lease, verdicts=[VERDICT.number(verdict) for verdict in verdicts])
+        request = wire.ReleaseRequest(lease=lease, verdicts=VERDICT.numbers(self._verdicts))
         try:
             timeout = max(GRACE_SECONDS, min(RELEASE_SECONDS, self._deadline.remaining()))
             self._transports[0].release(request, timeout)
@@ -121,7 +134,7 @@ class RemoteReading:
         assert isinstance(first, Follows)
         request.provisional = True
         asked = Asked(self._chain, self._part, request)
-        self._followed = first.follow(asked, self._into, wait, self._deadline)
+        self._followed = first.follow(asked, in_one(self._into), wait, self._deadline)
         self._planes = self._followed.planes()
 
     def _begin(self, request: wire.ReadRequest) -> Source:
@@ -135,11 +148,21 @@ class RemoteReading:
                 raise Unavailable(f"no way to the store is open for this read (tried {self._transports[0].name} last)")
             del self._transports[0]
 
+    def _filled(self, into: Sequence[Into]) -> int:
+        """How many blocks came all at once, up to one that must be loaded."""
+        source, number = self._source, len(self._verdicts)
+        if self._closed or not self._fills or not isinstance(source, Fills):
+            return 0
+        came = source.fill(number, into[number:])
+        self._verdicts += [Verdict.USED] * came
+        self._fills = came > 0
+        return came
+
     def _load(self, number: int) -> Loaded | None:
         while self._source is not None and not self._closed:
-            into = None if self._into is None else self._into[number]
             try:
-                return self._source.load(number, into)
+                loaded = self._source.load(number, into_one(self._into, number))
+                return None if loaded is None else apart(loaded, self._into, number)
             except Broken:
                 if not self._goes_on(number):
                     return None

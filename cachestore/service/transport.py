@@ -7,7 +7,7 @@ one serves, under the same lease. The gRPC stream is always there and always the
 from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from cachestore.block import Buffer, Part
+from cachestore.block import Buffer, Into, Part
 from cachestore.codecs.base import Codec, Encoded
 from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
@@ -44,6 +44,17 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Ends the read; its lease stays. Closing twice is allowed."""
+
+
+@runtime_checkable
+class Fills(Protocol):
+    """A source that can hand out many blocks at once."""
+
+    def fill(self, number: int, into: Sequence[Into]) -> int:
+        """Blocks from `number` on, verified, into these buffers; how many, up to one that takes more than copying.
+
+        What there is to say of it, `load` says. What lies in the buffers of those that did not come is undefined.
+        """
 
 
 class Sink(Protocol):

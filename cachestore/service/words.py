@@ -1,5 +1,6 @@
 """Words of the domain and numbers of the wire, two ways; an unknown number is the caller's mistake."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -26,6 +27,18 @@ class Words(Generic[Number, Word]):
         except KeyError:
             known = ", ".join(f"{key} ({word})" for key, word in self._words.items())
             raise InvalidArgument(f"{self._field} = {number} is unknown; use one of {known}") from None
+
+    def words(self, numbers: Iterable[int]) -> list[Word]:
+        """The words of several."""
+        numbers = list(numbers)
+        known = {number: self.word(number) for number in set(numbers)}
+        return [known[number] for number in numbers]
+
+    def numbers(self, words: Iterable[Word]) -> list[Number]:
+        """The numbers of several."""
+        words = list(words)
+        known = {word: self.number(word) for word in set(words)}
+        return [known[word] for word in words]
 
     def number(self, word: Word) -> Number:
         """The number that stands for a word on the wire; InvalidArgument for one that nobody sends."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol, Self
 
-from cachestore.block import WHOLE, Block, Buffer, Part, PlaneId
+from cachestore.block import WHOLE, Block, Buffer, Into, Part, PlaneId
 from cachestore.codecs.base import Codec, Encoded
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
@@ -129,6 +129,12 @@ class Reading(Protocol):
     def __exit__(self, *exception: object) -> None: ...
     def __iter__(self) -> Iterator[Loaded]: ...
 
+    def fill(self) -> int:
+        """Reads the blocks into the buffers given as `into`, instead of iterating; how many came.
+
+        It takes less time where blocks are small. InvalidArgument without `into`.
+        """
+
     def planes(self) -> Iterator[Provisional]:
         """Of a read with `provisional`, the planes of blocks that are being written, as they come; else nothing.
 
@@ -208,7 +214,7 @@ class Store(Protocol):
         chain: Chain,
         *,
         part: Part = WHOLE,
-        into: Sequence[Buffer] | None = None,
+        into: Sequence[Into] | None = None,
         lease: Lease | None = None,
         wait: float = 0.0,
         provisional: bool = False,
@@ -223,11 +229,13 @@ class Store(Protocol):
         Under a `lease` given, that lease is used up by the reading; otherwise one is taken.
 
         With `into`, one flat buffer for each block of the chain, a block's planes are laid one behind the other into
-        its buffer, which they must fill exactly. `tensor.view(torch.uint8).numpy()` is such a buffer, of a contiguous
-        one-dimensional tensor. What lies in the buffer of a block that was not handed out is undefined.
+        its buffer, which they must fill exactly. Or it has several for a block, one for each of its planes.
+        `tensor.view(torch.uint8).numpy()` is such a buffer, of a contiguous one-dimensional tensor. What lies in the
+        buffers of a block that was not handed out is undefined.
 
-        InvalidArgument if there are not as many as keys, or one is not flat, contiguous, writeable bytes. A block of
-        another size than its buffer is corrupt to this reader, and stays for others.
+        InvalidArgument if there are not as many as keys, or one is not flat, contiguous, writeable bytes, or with
+        `provisional` if there are several for a block. A block of another size than its buffer is corrupt to this
+        reader, and stays for others.
         """
 
     def put(

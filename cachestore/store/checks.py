@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cachestore.block import Buffer, PlaneId, covered
+from cachestore.block import Buffer, Into, PlaneId, covered
 from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW, Encoded
 from cachestore.errors import DurabilityUnmet, InvalidArgument
@@ -12,28 +12,45 @@ from cachestore.hashing import KEY_BYTES
 from cachestore.store.base import Lease, PutAnswer, PutStatus
 
 _BYTE = np.dtype(np.uint8)
+_FILLABLE = 0x0401
+"""NPY_ARRAY_C_CONTIGUOUS and NPY_ARRAY_WRITEABLE."""
+
+NOTHING_TO_FILL = "fill: give the buffers to fill with the read, as `into`"
 _UNMET = (PutStatus.FAILED, PutStatus.NOT_KEPT, PutStatus.IN_PROGRESS, PutStatus.KEPT_FIRST)
 """Nor what another writer has: what becomes of that is not known here."""
 
 
-def check_into(into: Sequence[Buffer] | None, blocks: int) -> None:
+def check_into(into: Sequence[Into] | None, blocks: int) -> None:
     """InvalidArgument unless `into` may be filled by a read of so many blocks, as far as their sizes are not known."""
     if into is None:
         return
     if len(into) != blocks:
         raise InvalidArgument(f"into must hold one buffer for each of the {blocks} keys, got {len(into)}")
-    for index, buffer in enumerate(into):
-        if not is_flat(buffer) or not buffer.flags.writeable:
-            raise InvalidArgument(
-                f"into[{index}] must be a one-dimensional, contiguous, writeable array of uint8, "
-                f"such as tensor.view(torch.uint8).numpy()"
-            )
+    for index, given in enumerate(into):
+        for buffer in (given,) if isinstance(given, np.ndarray) else given:
+            # flags as one number: to ask for each by name takes longer than all the rest
+            if buffer.ndim != 1 or buffer.dtype != _BYTE or buffer.flags.num & _FILLABLE != _FILLABLE:
+                raise InvalidArgument(
+                    f"into[{index}] must be a one-dimensional, contiguous, writeable array of uint8, or one for each "
+                    "plane, such as tensor.view(torch.uint8).numpy()"
+                )
 
 
-def check_provisional(lease: Lease | None) -> None:
-    """InvalidArgument for a provisional read under a lease."""
+def check_provisional(lease: Lease | None, into: Sequence[Into] | None) -> None:
+    """InvalidArgument for a provisional read under a lease, or into several buffers for a block."""
     if lease is not None:
         raise InvalidArgument("provisional: a lease holds what is published; read without `lease`, or not provisional")
+    in_one(into)
+
+
+def in_one(into: Sequence[Into] | None) -> Sequence[Buffer] | None:
+    """`into`, where it has to have one buffer for each block; InvalidArgument if there are several for one."""
+    if into is None:
+        return None
+    found = [given for given in into if isinstance(given, np.ndarray)]
+    if len(found) < len(into):
+        raise InvalidArgument("into must hold one buffer for each block in a read that is provisional, or of pages")
+    return found
 
 
 def is_flat(data: Buffer) -> bool:

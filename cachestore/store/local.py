@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cachestore.block import WHOLE, Buffer, Part
+from cachestore.block import WHOLE, Into, Part
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError, InvalidArgument, LeaseExpired, Unavailable
@@ -15,7 +15,7 @@ from cachestore.hashing import Chain
 from cachestore.metrics import Figure
 from cachestore.store import figures, pinning, removal
 from cachestore.store.base import TIMEOUT, BlockPlan, Durability, Lease, Lookup, Pin, Purpose, Verdict
-from cachestore.store.checks import check_after, check_into, check_provisional
+from cachestore.store.checks import check_after, check_into, check_provisional, in_one
 from cachestore.store.durability import durable_tiers
 from cachestore.store.granting import grant
 from cachestore.store.joint import check_groups
@@ -109,7 +109,7 @@ class LocalStore:
         chain: Chain,
         *,
         part: Part = WHOLE,
-        into: Sequence[Buffer] | None = None,
+        into: Sequence[Into] | None = None,
         lease: Lease | None = None,
         wait: float = 0.0,
         provisional: bool = False,
@@ -118,14 +118,14 @@ class LocalStore:
     ) -> LocalReading | ProvisionalReading:
         check_into(into, len(chain))
         if provisional:
-            check_provisional(lease)
+            check_provisional(lease, into)
             deadline = Deadline.after(timeout)
 
             def begin(received: Mapping[int, Received]) -> LocalReading:
                 sealed = self.open(chain, part=part, purpose=purpose, timeout=max(deadline.remaining(), 1e-3))
                 return LocalReading(sealed, into, received)
 
-            return ProvisionalReading(self.follow(chain, wait, deadline), part, into, deadline, begin)
+            return ProvisionalReading(self.follow(chain, wait, deadline), part, in_one(into), deadline, begin)
         sealed = self.open(chain, part=part, lease=lease, wait=wait, purpose=purpose, timeout=timeout)
         return LocalReading(sealed, into)
 

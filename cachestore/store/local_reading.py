@@ -8,10 +8,13 @@ from typing import Self
 
 import numpy as np
 
-from cachestore.block import Block, Buffer, Part, Views
+from cachestore.block import Block, Buffer, Into, Part, Views
 from cachestore.codecs.planes import decode_packed, packing_of
+from cachestore.errors import InvalidArgument
 from cachestore.seal import SHORT, CorruptBlock, Header, checksums
+from cachestore.store.apart import apart, into_one
 from cachestore.store.base import Loaded, Provisional
+from cachestore.store.checks import NOTHING_TO_FILL
 from cachestore.store.reading import LAYOUT, SealedBlock, SealedReading
 from cachestore.store.received import Received
 
@@ -21,7 +24,7 @@ class LocalReading:
     """The verified blocks of one read in this process; follows `cachestore.store.base.Reading`."""
 
     sealed: SealedReading
-    into: Sequence[Buffer] | None = None
+    into: Sequence[Into] | None = None
     received: Mapping[int, Received] = field(default_factory=dict)
     """What the reader has of blocks that were not published yet, by number."""
     _used: set[int] = field(default_factory=set)
@@ -35,7 +38,7 @@ class LocalReading:
     def __iter__(self) -> Iterator[Loaded]:
         for sealed in self.sealed:
             try:
-                block = self._decoded(sealed)
+                loaded = apart(Loaded(self._decoded(sealed), sealed.tier), self.into, sealed.number)
                 sealed.check()
             except CorruptBlock as corrupt:
                 if corrupt.reason == LAYOUT:
@@ -46,14 +49,19 @@ class LocalReading:
             if self.sealed.holding.over:
                 return
             self._used.add(sealed.number)
-            yield Loaded(block, sealed.tier)
+            yield loaded
+
+    def fill(self) -> int:
+        if self.into is None:
+            raise InvalidArgument(NOTHING_TO_FILL)
+        return sum(1 for _ in self)
 
     def planes(self) -> Iterator[Provisional]:
         """Nothing: this reading began with what is published."""
         return iter(())
 
     def _decoded(self, sealed: SealedBlock) -> Block:
-        into = None if self.into is None else self.into[sealed.number]
+        into = into_one(self.into, sealed.number)
         received = self.received.get(sealed.number)
         block = received.block(sealed.header, into) if received is not None else None
         return block or decoded(sealed.header, sealed.payload, self.sealed.part, into, own=sealed.own)

@@ -6,8 +6,10 @@ from typing import Self
 
 from cachestore.block import Buffer, Part
 from cachestore.deadline import Deadline
+from cachestore.errors import InvalidArgument
 from cachestore.seal import CorruptBlock
 from cachestore.store.base import Loaded, Provisional
+from cachestore.store.checks import NOTHING_TO_FILL
 from cachestore.store.local_reading import LocalReading
 from cachestore.store.provisional import Began, Ended, Following, Wrote, sight
 from cachestore.store.received import Received
@@ -50,6 +52,11 @@ class ProvisionalReading:
             self._reading = self._begin(self._received)
         if self._reading is not None:
             yield from self._reading
+
+    def fill(self) -> int:
+        if self._into is None:
+            raise InvalidArgument(NOTHING_TO_FILL)
+        return sum(1 for _ in self)
 
     def close(self) -> None:
         """Settles every block if the ordinary reading began, and ends. Closing twice is allowed."""

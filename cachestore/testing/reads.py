@@ -89,6 +89,50 @@ class ReadTests(StoreSuite):
                 assert not tensor[number + 1].any()
         assert number == 2
 
+    @pytest.mark.parametrize("name", ["raw", "lz4"])
+    @pytest.mark.parametrize("part", [WHOLE, Part(halves=frozenset({Half.V}))])
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_memory_is_filled_up_to_the_first_block_that_is_not_there(
+        self, store: Store, apart: bool, part: Part, name: str
+    ) -> None:
+        keys, blocks = self.blocks(5)
+        with store.put(keys.fingerprint, plans_of(blocks), codec=create(name)) as put:
+            for number in (0, 1, 2, 4):
+                for plane, data in enumerate(blocks[number].data):
+                    put.write(number, plane, data)
+            put.commit()
+        wanted = [[data for id, data in zip(b.planes, b.data, strict=True) if part.holds(*id[:3])] for b in blocks]
+        planes = [[np.zeros_like(data) for data in each] for each in wanted]
+        whole = [np.zeros(sum(data.nbytes for data in each), dtype=np.uint8) for each in wanted]
+        with store.read(keys, part=part, into=planes if apart else whole) as reading:
+            assert reading.fill() == 3
+        for number in range(3):
+            found = planes[number] if apart else [whole[number]]
+            assert np.array_equal(np.concatenate(found), np.concatenate(wanted[number]))
+        figures = store.stats()
+        assert total(figures, "read_hits") == 3 and total(figures, "read_misses") == 2
+        with store.read(keys, part=part, into=planes) as reading:
+            for number, (block, _) in enumerate(reading):
+                assert same(block, blocks[number], part)
+                assert all(map(np.shares_memory, block.data, planes[number]))
+        assert number == 2
+
+    def test_memory_for_planes_of_another_size_stays_unfilled(self, store: Store) -> None:
+        keys, blocks = self.stored(store, 2)
+        right = [[np.zeros_like(data) for data in block.data] for block in blocks]
+        for wrong in (right[1][:-1], [*right[1][:-1], right[1][-1][1:]]):
+            with store.read(keys, into=[right[0], wrong]) as reading:
+                assert reading.fill() == 1
+        with store.read(keys) as reading, pytest.raises(InvalidArgument, match="into"):
+            reading.fill()
+        for into in ([right[0], [*right[1][:-1], right[1][-1][::2]]], [right[0]]):
+            with pytest.raises(InvalidArgument, match="into"):
+                store.read(keys, into=into)
+        with pytest.raises(InvalidArgument, match="into"):
+            store.read(keys, into=right, provisional=True)
+        # to others it is what they want
+        assert len(self.read(store, keys)) == 2
+
     def test_memory_that_a_block_does_not_fit_is_refused(self, store: Store) -> None:
         keys, blocks = self.stored(store, 2)
         size = sum(data.nbytes for data in blocks[0].data)

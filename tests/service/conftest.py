@@ -26,7 +26,8 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.pages.node_pages import NodePages
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
-from cachestore.service.shared.client import Mapped, SharedSession
+from cachestore.service.shared.client import SharedSession
+from cachestore.service.shared.mapped import Mapped
 from cachestore.store.tiered import TieredStore
 from cachestore.tiers.cpu import Cpu
 from tests.service.bulk_lines import BULK, Raw

@@ -25,7 +25,8 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.service.shared import messages as session_socket
-from cachestore.service.shared.client import Lost, Mapped, SharedSession
+from cachestore.service.shared.client import Lost, SharedSession
+from cachestore.service.shared.mapped import Mapped
 from cachestore.service.shared.messages import receive_with_descriptors, send
 from cachestore.service.shared.place import session_place
 from cachestore.store.base import PutStatus, put_blocks

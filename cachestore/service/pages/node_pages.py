@@ -19,7 +19,7 @@ from cachestore.service.pages.transport import Pages
 from cachestore.service.remote_reading import RemoteReading
 from cachestore.service.shared.client import Lost
 from cachestore.store.base import TIMEOUT, Lookup, Purpose
-from cachestore.store.checks import check_into
+from cachestore.store.checks import check_into, in_one
 from cachestore.tiers.gpu_memory import memory_of
 from cachestore.tiers.gpu_tier import GpuTier
 from cachestore.wire import session_pb2, store_pb2
@@ -126,6 +126,7 @@ class NodePages:
         Without `into` planes from pages stay on the device; `cachestore.service.pages.on_device` has them there.
         """
         check_into(into, len(chain))
+        in_one(into)
         self._opened()
         assert self._transport is not None
         ways = [self._transport, *self._store.transports]

@@ -1,21 +1,16 @@
 """The client's side of one shared-memory session: a request at a time, and the slabs that it was told of."""
 
-import mmap
 import os
 import socket
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import NamedTuple
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
-from cachestore.block import Buffer
 from cachestore.errors import DeadlineExceeded, Unavailable
 from cachestore.service import status
+from cachestore.service.shared.mapped import Mapped, Places
 from cachestore.service.shared.messages import Garbled, receive_with_descriptors, send
-from cachestore.tiers.paging import Paging
-from cachestore.tiers.slab import WORD_BYTES
 from cachestore.wire import session_pb2 as wire
 
 PATIENCE = 1.5
@@ -30,38 +25,6 @@ ALIVE_SECONDS = 1.0
 
 class Lost(Exception):
     """The session is over; whatever it had open is given up."""
-
-
-class Mapped:
-    """A slab in this process's address space, for as long as anything refers to it."""
-
-    def __init__(self, descriptor: int, nbytes: int, *, writable: bool) -> None:
-        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        memory = mmap.mmap(descriptor, nbytes, prot=access)
-        # the store's huge pages, if it has any, are mapped as such only where that is asked for
-        Paging().advise(memory)
-        self.bytes: Buffer = np.frombuffer(memory, dtype=np.uint8)
-        self.words = self.bytes.view(np.uint64)
-
-
-class Place(NamedTuple):
-    """Where one block lies."""
-
-    slab: Mapped
-    offset: int
-    nbytes: int
-    generation: int
-
-    @property
-    def bytes(self) -> Buffer:
-        """Its memory, generation word excluded."""
-        start = self.offset + WORD_BYTES
-        return self.slab.bytes[start : start + self.nbytes]
-
-    @property
-    def current(self) -> bool:
-        """Whether what was copied from it before this was asked is its block."""
-        return int(self.slab.words[self.offset // 8]) == self.generation
 
 
 class SharedSession:
@@ -150,15 +113,14 @@ class SharedSession:
             raise status.named(answer.failure.reason, answer.failure.text)
         return answer
 
-    def places(self, message: wire.Places) -> list[Place]:
+    def places(self, message: wire.Places) -> Places:
         """The places that an answer names. Lost if they are none."""
+        columns = message.offsets, message.sizes, message.generations
         try:
-            slabs = [self._slabs[number] for number in message.slabs]
-            places = list(map(Place, slabs, message.offsets, message.sizes, message.generations))
-        except KeyError:
-            self.close()
-            raise Lost from None
-        if any(offset + WORD_BYTES + nbytes > slab.bytes.nbytes or offset % 8 for slab, offset, nbytes, _ in places):
+            places = Places(list(map(self._slabs.__getitem__, message.slabs)), *columns)
+        except (KeyError, OverflowError):
+            places = None
+        if places is None or any(len(column) != len(places) for column in columns) or not places.sound:
             self.close()
             raise Lost
         return places

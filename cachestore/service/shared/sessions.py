@@ -11,7 +11,8 @@ from weakref import WeakValueDictionary
 from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError, DeadlineExceeded, Unavailable
 from cachestore.service.connection import Connection
-from cachestore.service.shared.client import ALIVE_SECONDS, Lost, Mapped, SharedSession
+from cachestore.service.shared.client import ALIVE_SECONDS, Lost, SharedSession
+from cachestore.service.shared.mapped import Mapped
 from cachestore.wire import store_pb2 as wire
 
 MOST_IDLE = 16

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Sequence
 
-from cachestore.block import Buffer
+from cachestore.block import Buffer, Into
 from cachestore.deadline import Deadline
 from cachestore.seal import ENCRYPTED, CorruptBlock, Header
-from cachestore.service.shared.client import Place
+from cachestore.service.shared.filling import filled
+from cachestore.service.shared.mapped import Places
 from cachestore.service.transport import Asked, Broken
 from cachestore.store.base import Loaded
 from cachestore.store.local_reading import decoded
@@ -24,7 +25,7 @@ class SharedSource:
         granted: wire.Granted,
         asked_at: float,
         first: int,
-        places: Sequence[Place],
+        places: Places,
         deadline: Deadline,
     ) -> None:
         self._asked = asked
@@ -61,6 +62,15 @@ class SharedSource:
         if time.monotonic() >= self._ends:
             raise Broken  # unless somebody renewed the lease, which the store knows
         return Loaded(block, self._tier)
+
+    def fill(self, number: int, into: Sequence[Into]) -> int:
+        place, came = number - self._first, 0
+        while place + came < min(len(self._places), self._leased - self._first) and self._deadline.remaining():
+            further = filled(self._places[place + came :], self._asked, self._namespace, number + came, into[came:])
+            if not further or time.monotonic() >= self._ends:
+                break
+            came += further
+        return came
 
     def close(self) -> None:
         """Nothing: the places are forgotten with the source."""
