@@ -52,14 +52,25 @@ class Rank:
     def __init__(self, address: str, seed: int, groups: range, what: str = "commit") -> None:
         command = [sys.executable, str(RANK), what, address, str(seed), str(groups.start), str(groups.stop)]
         self.popen = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": ":".join(sys.path)}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"PYTHONPATH": ":".join(sys.path)},
         )
 
     def says(self) -> Any:
         """What it prints next."""
         assert self.popen.stdout is not None
         line = self.popen.stdout.readline().strip()
-        return line if line == "ready" else json.loads(line)
+        return line if line.isalpha() else json.loads(line)
+
+    def goes_on(self) -> "Rank":
+        """Says a line to it."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write("\n")
+        self.popen.stdin.flush()
+        return self
 
     def kill(self) -> None:
         if self.popen.returncode is None:
@@ -111,6 +122,35 @@ def test_ranks_write_and_ranks_read(
 
     with ThreadPoolExecutor(readers) as threads:
         assert list(threads.map(read, ranks(readers))) == [[True] * 4] * readers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("writers", "readers"), [(4, 2), (2, 4)])
+def test_ranks_that_wait_read_what_others_write_at_the_same_time(
+    server: CacheStoreServer,
+    remote: RemoteStore,
+    start: Callable[..., Rank],
+    eventually: Callable[[Callable[[], object]], None],
+    writers: int,
+    readers: int,
+) -> None:
+    seed = next(SEEDS)
+    keys, _ = random_prompt(EIGHT, 4, seed)
+    writing = [start(server.address, seed, groups, "hold") for groups in ranks(writers)]
+    reading = [start(server.address, seed, groups, "read") for groups in ranks(readers)]
+    assert [rank.says() for rank in (*writing, *reading)] == ["ready"] * (writers + readers)
+    assert [rank.goes_on().says() for rank in writing] == ["reserved"] * writers
+    puts = server.calls.used
+    for rank in reading:
+        rank.goes_on()
+    # all of them wait in the store before anybody writes
+    eventually(lambda: server.calls.used == puts + readers)
+    for rank in writing:
+        rank.goes_on()
+    answers = [status for rank in writing for status in rank.says()]
+    assert answers.count("stored") == 4 and set(answers) <= {"stored", "in_progress"}
+    assert [rank.says() for rank in reading] == [[True] * 4] * readers
+    assert remote.lookup(keys).ready == 4 and total(remote.stats(), "put_stored") == 4
 
 
 def test_a_rank_that_is_killed_fails_the_blocks_for_all(
