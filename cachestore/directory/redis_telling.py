@@ -44,14 +44,16 @@ class Telling:
     _all_at: float = math.inf
     """When it says all again."""
     _said_at: float = 0.0
+    _no_room: bool = False
+    """Whether a server took no change of an entry lately; it needs memory even to take somebody out."""
 
     def __post_init__(self) -> None:
         self.pending = Pending(self.settings.backlog)
 
     @property
     def busy(self) -> bool:
-        """Whether there is more to tell."""
-        return self._rest is not None or len(self.pending) > 0
+        """Whether there is more to tell, and somebody who would take it."""
+        return self._rest is not None or (len(self.pending) > 0 and not self._no_room)
 
     def begin(self, held: Held) -> None:
         """The node holds this, and says all of it."""
@@ -83,6 +85,7 @@ class Telling:
 
     def go_on(self, own: bytes | None, until: float) -> None:
         """Tells what waits, for about as long; `own` is this node's incarnation, None while it may say nothing."""
+        self._no_room = False
         if own is not None:
             self._repeat()
         while changes := self.pending.take(BATCH, own):
@@ -92,9 +95,16 @@ class Telling:
             again = {
                 name: changes[name] for name, outcome in zip(names, outcomes, strict=True) if outcome is Outcome.AGAIN
             }
-            self.pending.put_back(again, own)
+            # who is in an entry by mistake stays there for whoever looks, until it is told
+            refused = {
+                name: Change(None, changes[name].remove)
+                for name, outcome in zip(names, outcomes, strict=True)
+                if outcome is Outcome.REFUSED and changes[name].remove
+            }
+            self.pending.put_back({**again, **refused}, own)
+            self._no_room |= bool(refused)
             self._count(changes, outcomes, own)
-            if again or time.monotonic() > until:
+            if again or refused or time.monotonic() > until:
                 break
 
     def _repeat(self) -> None:
@@ -118,6 +128,8 @@ class Telling:
     def _count(self, changes: Mapping[bytes, Change], outcomes: Sequence[Outcome], own: bytes | None) -> None:
         happened = Counter[str]()
         for change, outcome in zip(changes.values(), outcomes, strict=True):
+            if outcome is Outcome.REFUSED and change.add is None:
+                continue
             if outcome is not Outcome.DONE:
                 happened[outcome.value] += 1
             elif change.add is not None:

@@ -245,6 +245,33 @@ def test_a_directory_without_memory_left_serves_on_and_counts(
         became(lambda: found(node.directory, *KEYS[:3]) == [{"one"}] * 3)
 
 
+def test_who_is_taken_out_while_there_is_no_memory_left_is_out_as_soon_as_there_is(
+    on: Any, redis_server: Callable[..., RedisServer]
+) -> None:
+    server = redis_server()
+    with on(Server(server.url)) as part:
+        one, other, reader = Node(part(), "one"), Node(part(), "other"), Node(part(), "reader")
+        acquainted(one, other, reader)
+        for node in (one, other):
+            node.put(A, *KEYS[:3])
+        assert found(reader.directory, *KEYS[:3]) == [{"one", "other"}] * 3
+        with server.client() as client:
+            client.config_set("maxmemory", 1)
+            one.drop(A, KEYS[0])
+            reader.directory.wrong(A, [KEYS[1]], one.life.incarnation)
+            for _ in range(3):
+                assert stepped(one.directory) and stepped(reader.directory)
+                # what one has seen itself it goes by, whatever the entry says
+                assert found(reader.directory, *KEYS[:2]) == [{"one", "other"}, {"other"}]
+            waiting = [total(node.directory.figures(), "directory_pending") for node in (one, reader)]
+            # nor is it tried again and again
+            assert waiting == [1, 1] and one.directory.every == one.directory.settings.heartbeat / 2
+            client.config_set("maxmemory", 64 << 20)
+        became(lambda: stepped(one.directory) and found(other.directory, KEYS[0]) == [{"other"}])
+        became(lambda: stepped(reader.directory) and total(reader.directory.figures(), "directory_pending") == 0)
+        assert found(other.directory, *KEYS[1:3]) == [{"other"}, {"one", "other"}]
+
+
 OTHER = """
 import sys
 from cachestore.directory.redis import Redis
