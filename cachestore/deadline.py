@@ -5,8 +5,10 @@ cannot add them up past its bound.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import TIMEOUT_MAX
+from threading import TIMEOUT_MAX, Condition, Lock
 from typing import Self
 
 from cachestore.errors import DeadlineExceeded, InvalidArgument
@@ -33,3 +35,14 @@ class Deadline:
         """Raises DeadlineExceeded, saying what was being done, once the time is over."""
         if time.monotonic() >= self.at:
             raise DeadlineExceeded(f"the deadline passed while {doing}")
+
+
+@contextmanager
+def held_until(lock: "Lock | Condition", deadline: Deadline) -> Iterator[bool]:
+    """Holds `lock` inside the context, and says so; False, without it, if others kept it until the deadline."""
+    held = lock.acquire(timeout=deadline.remaining())
+    try:
+        yield held
+    finally:
+        if held:
+            lock.release()

@@ -2,12 +2,14 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from cachestore.codecs import CODECS
-from cachestore.deadline import Deadline
+from cachestore.deadline import Deadline, held_until
 from cachestore.errors import ConfigError, DeadlineExceeded, InvalidArgument
 from cachestore.metrics import Counters, Figure, total
 from cachestore.mover import Mover
@@ -30,6 +32,25 @@ def test_a_deadline_is_a_point_in_time() -> None:
 def test_a_deadline_that_never_comes_is_refused(seconds: float) -> None:
     with pytest.raises(InvalidArgument, match="timeout"):
         Deadline.after(seconds)
+
+
+@pytest.mark.parametrize("make", [threading.Lock, threading.Condition])
+def test_a_lock_is_waited_for_until_the_deadline(make: Callable[[], Any]) -> None:
+    lock = make()
+    with ThreadPoolExecutor(1) as other:
+
+        def tried(seconds: float) -> bool:
+            with held_until(lock, Deadline.after(seconds)) as held:
+                return held
+
+        with held_until(lock, Deadline.after(SOON)) as held:
+            assert held
+            assert not other.submit(tried, 0.05).result(SOON)
+            waiting = other.submit(tried, SOON)
+        assert waiting.result(SOON)
+        with pytest.raises(KeyError), held_until(lock, Deadline.after(SOON)):
+            raise KeyError
+        assert other.submit(tried, 0.05).result(SOON), "what was raised inside left it held"
 
 
 def test_counters_lose_nothing_between_threads() -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock
 
 from cachestore.config import Seconds
-from cachestore.deadline import Deadline
+from cachestore.deadline import Deadline, held_until
 from cachestore.directory.base import NOWHERE, Held, Life, Where, check_names, idle
 from cachestore.directory.redis_entries import entry_name, fold
 from cachestore.directory.redis_lookup import Lookup
@@ -194,11 +194,10 @@ class RedisDirectory:
 
     def drop(self, node: str, deadline: Deadline) -> None:
         found = [life.incarnation for life in self._member.lives.all() if life.node == node]
-        if found and self._stepping.acquire(timeout=deadline.remaining()):
-            try:
-                self._member.drop(found)
-            finally:
-                self._stepping.release()
+        if found:
+            with held_until(self._stepping, deadline) as held:
+                if held:
+                    self._member.drop(found)
 
     def lives(self) -> tuple[Life, ...]:
         return self._member.lives.all()

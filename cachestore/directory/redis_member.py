@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
-from cachestore.deadline import Deadline
+from cachestore.deadline import Deadline, held_until
 from cachestore.directory.base import INCARNATION_BYTES, Life, idle
 from cachestore.directory.redis_entries import HEADS, LIVES
 from cachestore.directory.redis_lives import Lives, Note, Roll, bury, call_roll, clock
@@ -62,9 +62,9 @@ class Member:
 
         One that does not has lost what it was told, also by those who did not tell it again yet.
         """
-        if not self._calling.acquire(timeout=deadline.remaining()):
-            return False
-        try:
+        with held_until(self._calling, deadline) as held:
+            if not held:
+                return False
             life, rolls, known = self.life, self._rolls(deadline), 0
             for node, name in rolls.items():
                 roll = self.servers.on(node, min(deadline.at, self._soon()), call_roll, name, None)
@@ -74,8 +74,6 @@ class Member:
                 self.lives.learn(name, roll, lost=not found and name in self.told)
                 known += found
             return 0 < len(rolls) == known
-        finally:
-            self._calling.release()
 
     def drop(self, incarnations: list[bytes]) -> None:
         """Lets all servers forget these lives, and believes in them no more."""

@@ -14,7 +14,7 @@ from itertools import takewhile
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from cachestore.deadline import Deadline
+from cachestore.deadline import Deadline, held_until
 from cachestore.index import Name
 from cachestore.seal import CorruptBlock
 from cachestore.store.inspection import for_others, opened
@@ -98,12 +98,10 @@ def look(
 def make_way(tiered: TieredStore, tier: ColdTier, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> None:
     """Removes unreadable copies of blocks that are about to be put there: a durable one would keep its place."""
     unreadable = tiered.unreadable
-    if not unreadable.among(tier.name, namespace, keys) or not unreadable.way.acquire(timeout=deadline.remaining()):
+    if not unreadable.among(tier.name, namespace, keys):
         return
     # one at a time: a second deletion would hit what was put since the first
-    try:
-        noted = unreadable.among(tier.name, namespace, keys)
+    with held_until(unreadable.way, deadline) as held:
+        noted = unreadable.among(tier.name, namespace, keys) if held else []
         if noted and tier.delete_many(namespace, noted, deadline, why="replaced") is not None:
             unreadable.forget(tier.name, namespace, noted)
-    finally:
-        unreadable.way.release()

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cachestore.block import Buffer
-from cachestore.deadline import Deadline
+from cachestore.deadline import Deadline, held_until
 from cachestore.seal import CorruptBlock
 from cachestore.tiers.base import ColdTier, Departed, Departure, Found
 from cachestore.tiers.disk_cached import Cached
@@ -167,20 +167,18 @@ class DiskWork:
         except (*_MISSING, CorruptBlock):
             return self._read_again(call, entry, gone)
         except OSError as error:
-            unreadable = error.errno == errno.EIO and not entry.durable
-            if unreadable and self.leaving.changes.acquire(timeout=self.patience):
+            if error.errno == errno.EIO and not entry.durable:
                 # so that nobody asks for it again
-                try:
-                    self.leaving.lost(entry, gone)
-                finally:
-                    self.leaving.changes.release()
+                with held_until(self.leaving.changes, Deadline.after(self.patience)) as held:
+                    if held:
+                        self.leaving.lost(entry, gone)
             raise
 
     def _read_again(self, call: Call, entry: DiskEntry, gone: list[Departure]) -> Found:
         """What was found did not fit the index: unless it was just changing, the file is wrong."""
-        if not self.leaving.changes.acquire(timeout=self.patience):
-            return None
-        try:
+        with held_until(self.leaving.changes, Deadline.after(self.patience)) as held:
+            if not held:
+                return None
             now = self.index.entries(entry.namespace).get(entry.key)
             if now is None:
                 return None
@@ -191,8 +189,6 @@ class DiskWork:
                 return None
             except CorruptBlock as corrupt:
                 return corrupt
-        finally:
-            self.leaving.changes.release()
 
     def _bytes(self, call: Call, entry: DiskEntry) -> Found:
         buffer = self.memory.take(entry.nbytes)

@@ -11,7 +11,7 @@ import numpy as np
 
 from cachestore.block import Buffer, Half, PlaneId
 from cachestore.codecs.base import RAW
-from cachestore.deadline import Deadline
+from cachestore.deadline import Deadline, held_until
 from cachestore.hashing import namespace_id
 from cachestore.plane_table import Stored, table_of
 from cachestore.seal import CorruptBlock, Header, aligned, checksum
@@ -62,14 +62,12 @@ def kept_in_memory(store: TieredStore, deadline: Deadline) -> bool:
     """The same of the store's memory. Nothing makes way for it: memory that is full of blocks keeps them."""
     block = new_canary().block
     changed = store.index.changed
-    if not changed.acquire(timeout=deadline.remaining()):
-        return False
-    try:
+    with held_until(changed, deadline) as held:
+        if not held:
+            return False
         slot = store.memory.take(_ID, block.nbytes)
         if slot is None:
             return store.memory.usage().used > 0
-    finally:
-        changed.release()
     try:
         slot.bytes[:] = block
         return _same(slot.bytes.copy(), block)

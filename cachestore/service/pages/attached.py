@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from weakref import WeakValueDictionary
 
-from cachestore.deadline import Deadline
+from cachestore.deadline import Deadline, held_until
 from cachestore.errors import DeadlineExceeded
 from cachestore.service.connection import Connection
 from cachestore.service.pages.session import PageSession
@@ -29,7 +29,7 @@ class Attached:
 
     def take(self, deadline: Deadline) -> PageSession:
         """The session as it is, or a new one; it stays others' too."""
-        with held_until(self._lock, deadline):
+        with in_turn(self._lock, deadline):
             if self._session is None or not self._session.usable:
                 self._end()
                 self._session = begun(self.connection, self.memory, True, deadline, lambda path: WeakValueDictionary())
@@ -46,7 +46,7 @@ class Attached:
         descriptors: Sequence[int] = (),
     ) -> session_pb2.SessionAnswer:
         """What the store answers in this session; Lost if it is over."""
-        with held_until(self._lock, deadline):
+        with in_turn(self._lock, deadline):
             return session.ask(request, max(deadline.remaining(), 1e-3), descriptors)
 
     def close(self) -> None:
@@ -61,11 +61,9 @@ class Attached:
 
 
 @contextmanager
-def held_until(lock: Lock, deadline: Deadline) -> Iterator[None]:
+def in_turn(lock: Lock, deadline: Deadline) -> Iterator[None]:
     """Holds `lock` inside the context; DeadlineExceeded if others keep it for too long."""
-    if not lock.acquire(timeout=deadline.remaining()):
-        raise DeadlineExceeded("other requests of this session took all the time there was")
-    try:
+    with held_until(lock, deadline) as held:
+        if not held:
+            raise DeadlineExceeded("other requests of this session took all the time there was")
         yield
-    finally:
-        lock.release()

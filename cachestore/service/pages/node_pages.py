@@ -11,7 +11,7 @@ from cachestore.errors import Unavailable
 from cachestore.hashing import Chain
 from cachestore.service import convert
 from cachestore.service.client import RemoteStore
-from cachestore.service.pages.attached import Attached, held_until
+from cachestore.service.pages.attached import Attached, in_turn
 from cachestore.service.pages.registering import Registration
 from cachestore.service.pages.session import PageSession
 from cachestore.service.pages.sessions import LentSessions, Sessions
@@ -89,7 +89,7 @@ class NodePages:
         deadline = Deadline.after(timeout)
         if self._tier is None:
             return 0
-        with held_until(self._syncing, deadline):
+        with in_turn(self._syncing, deadline):
             session = self._opened().take(deadline)
             if self._registration is None:
                 self._registration = Registration(self._tier, session.namespace)
