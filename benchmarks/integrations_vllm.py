@@ -30,7 +30,8 @@ from cachestore.integrations.opaque import OpaquePages
 from cachestore.service.client import RemoteStore
 from cachestore.store.base import BlockPlan
 from tests.integrations.vllm import test_tier as tier
-from tests.integrations.vllm.engine import Engine, answer
+from tests.integrations.vllm.engine import Engine
+from tests.integrations.vllm.workers import Workers, answer
 
 PROMPT = 16_000
 SLOT = 2 << 20
@@ -47,15 +48,15 @@ CALLS = (
 """What vLLM's scheduler calls."""
 
 
-class Idle(Engine):
+class Idle(Workers):
     """Computes nothing: for what vLLM and the connector cost beside the model."""
 
-    def _forward(self, output: Any) -> dict[str, list[int]]:
+    def forward(self, output: Any) -> dict[str, list[int]]:
         self.computed += sum(output.num_scheduled_tokens.values())
         return {name: [1] for name in output.num_scheduled_tokens}
 
 
-class Counting(Engine):
+class Counting(Workers):
     """Counts wrong bytes and goes on."""
 
     wrong_reads = 0
@@ -70,7 +71,7 @@ class Counting(Engine):
 
 def match_ms(address: str, folder: Path, rounds: int) -> float:
     """The first `get_num_new_matched_tokens` of a request whose whole prompt is stored, hashing included."""
-    engine = Idle(folder / "small", address, pages=64)
+    engine = Engine(folder / "small", address, pages=64, work=Idle)
     connector, tokens = engine.scheduler.connector, random.Random(1).choices(range(1, 4000), k=PROMPT)
     scheduling, took = connector._scheduling, []
     spec = scheduling.spec
@@ -138,14 +139,14 @@ def connector_operations(address: str, folder: Path, operations: int) -> tuple[f
     """
     choose, took = random.Random(3), list[float]()
     engines = [
-        Counting(folder / "small", address, pages=40),
-        Counting(folder / "small", address, pages=24, layout="LBHNC", extra={"mirror": False}),
+        Engine(folder / "small", address, pages=40, work=Counting),
+        Engine(folder / "small", address, pages=24, layout="LBHNC", extra={"mirror": False}, work=Counting),
     ]
     for engine in engines:
         for name in CALLS:
             setattr(engine.scheduler.connector, name, _timed(getattr(engine.scheduler.connector, name), took))
     families = [choose.choices(range(1, 4000), k=400) for _ in range(8)]
-    asked: list[tuple[Counting, str, list[int], int]] = []
+    asked: list[tuple[Engine, str, list[int], int]] = []
     with RemoteStore(address) as store:
         for number in range(operations):
             engine = choose.choice(engines)
@@ -174,7 +175,7 @@ def connector_operations(address: str, folder: Path, operations: int) -> tuple[f
     progress(f"connector: {len(asked)} answers, {loaded} blocks loaded")
     for engine in engines:
         engine.close()
-    return float(np.percentile(took, 99)) * 1e3, wrong + sum(engine.wrong_reads for engine in engines)
+    return float(np.percentile(took, 99)) * 1e3, wrong + sum(engine.workers.wrong_reads for engine in engines)
 
 
 def _timed(call: Callable[..., Any], took: list[float]) -> Callable[..., Any]:

@@ -23,7 +23,8 @@ import torch
 from integrations_store import progress, row, served
 from integrations_vllm import Idle
 
-from tests.integrations.vllm.engine import PAGE_TOKENS, Shape
+from tests.integrations.vllm.engine import Engine
+from tests.integrations.vllm.model import PAGE_TOKENS, Shape
 
 SHAPE = Shape(layers=32, kv_heads=8, head_dim=128)
 LOADED = 2048
@@ -39,11 +40,11 @@ class Timed:
     def __init__(self, name: str, folder: Path, address: str, **settings: Any) -> None:
         self.name = name
         pages = LOADED // PAGE_TOKENS + 16
-        self.engine = Idle(folder / name, address, shape=SHAPE, pages=pages, budget=4096, **settings)
+        self.engine = Engine(folder / name, address, shape=SHAPE, pages=pages, budget=4096, work=Idle, **settings)
         for attempt in range(1, ATTEMPTS + 1):
             # another prompt each time: one that is looked for too early is stored as it lies in the pages then
             self.tokens = random.Random(attempt).choices(range(1, 4000), k=LOADED + PAGE_TOKENS)
-            for cache in self.engine.caches[0].values():
+            for cache in self.engine.workers.caches[0].values():
                 cache.view(torch.int16).random_(-9999, 9999)
             self._run("cold")
             # what is saved lies in the pages that the request had
@@ -55,7 +56,7 @@ class Timed:
 
     def load(self) -> float | None:
         """Seconds from `add_request` until all of it is loaded and compared; None if some of it was not there."""
-        for cache in self.engine.caches[0].values():
+        for cache in self.engine.workers.caches[0].values():
             cache.zero_()
         seconds, computed = self._run("warm")
         if computed > PAGE_TOKENS:
@@ -79,12 +80,12 @@ class Timed:
             engine.step()
             time.sleep(0.0005)
         seconds, computed = time.perf_counter() - begun, engine.computed - before
-        self.pages = engine.held[name].pages[: LOADED // PAGE_TOKENS]
+        self.pages = engine.workers.held[name].pages[: LOADED // PAGE_TOKENS]
         engine.run(PATIENCE)
         return seconds, computed
 
     def _content(self, pages: list[int]) -> list[torch.Tensor]:
-        return [cache[pages].view(torch.int16).clone() for cache in self.engine.caches[0].values()]
+        return [cache[pages].view(torch.int16).clone() for cache in self.engine.workers.caches[0].values()]
 
 
 @contextmanager

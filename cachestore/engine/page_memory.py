@@ -4,6 +4,7 @@ So the bytes of a page are the planes of a block one behind the other: a store r
 takes them straight out of them. Within a page, K or V of one slot lie as `[kv_heads, block_tokens, head_dim]`.
 """
 
+import mmap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from importlib.util import find_spec
 from itertools import accumulate
 from math import gcd
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cachestore.block import ITEM_BYTES, BlockSpec, Buffer, Half
 from cachestore.errors import InvalidArgument
+from cachestore.tiers.paging import Paging
 from cachestore_kernels.method import Method
 
 
@@ -30,7 +33,7 @@ class Place:
 
 
 class PageMemory:
-    """`pages` pages for the KV of `spec`, zeroed.
+    """`pages` pages for the KV of `spec`, zeroed; of host memory those that are used become resident.
 
     `in_place` says whether a store's read fills pages where they are, as it can in host memory.
 
@@ -61,7 +64,7 @@ class PageMemory:
                 self._places.append((Place(heads, key_dim, first, rows[0]), values))
             first += heads * sum(rows)
         self.page_rows = first
-        self._flat = torch.zeros(pages, first * self.row, dtype=self.dtype, device=device)
+        self._flat = _zeroed(pages, first * self.row, self.dtype, device)
         self._rows = self._flat.view(pages * first, self.row)
         self._heads = [tuple(map(self._view, places)) for places in self._places]
         planes = spec.planes()
@@ -135,3 +138,14 @@ class PageMemory:
         start = place.first * self.row
         part = self._flat[:, start : start + place.heads * place.rows * self.row]
         return part.view(self.pages, place.heads, self.block_tokens, place.dim)
+
+
+def _zeroed(rows: int, numbers: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`[rows, numbers]` of zeros."""
+    nbytes = rows * numbers * dtype.itemsize
+    if device.type != "cpu" or not nbytes:
+        return torch.zeros(rows, numbers, dtype=dtype, device=device)
+    # torch would write the zeros
+    memory = mmap.mmap(-1, nbytes)
+    Paging().advise(memory)
+    return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8)).view(dtype).view(rows, numbers)

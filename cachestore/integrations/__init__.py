@@ -2,8 +2,8 @@
 
 transformers                          a cache that `generate` takes, loaded from the store and saved into it
 vllm_connector, vllm_tier             vLLM: KV by tokens, canonical; or bytes behind its own CPU tier, opaque
-vllm_scheduling, vllm_transfer        the connector's two halves; vllm_work is what they tell each other, vllm_underway
-                                      what a worker is just moving
+vllm_scheduling, vllm_transfer        the connector's two halves; vllm_work is what they tell each other, vllm_loading
+                                      and vllm_saving what a worker is just moving
 vllm_layout, vllm_naming              which pages and which models of vLLM's are known; vllm_settings, vllm_stats
 vllm_shards, vllm_events              the heads of a tensor-parallel rank; what routers are told of saved blocks
 sglang                                SGLang: pages of its host memory behind its hierarchical cache, opaque

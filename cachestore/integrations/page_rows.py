@@ -1,13 +1,18 @@
 """Pages and blocks in host memory as rows: a row is K or V of one head and token.
 
-numpy copies a row at once, where torch goes by its numbers, and by an index a good deal slower still. Both come as
-`[pages, kv_heads, page_tokens, halves]`: one array if K and V are equally wide, else one for each.
+numpy copies a row at once, where torch goes by its numbers, and by an index a good deal slower still. An engine's pages
+come as `[pages, kv_heads, page_tokens, halves]`, blocks as `[blocks, pages of a block, kv_heads, page_tokens, halves]`:
+one array if K and V are equally wide, else one for each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,7 +22,50 @@ from cachestore.engine.page_memory import PageMemory
 Rows = NDArray[np.void]
 
 
-def engine_rows(cache: Tensor, slot: Slot) -> tuple[Rows, ...]:
+class Pair(NamedTuple):
+    """An engine's pages and blocks, of K and V or of one of them."""
+
+    pages: Rows
+    blocks: Rows
+
+
+class Run(NamedTuple):
+    """Slots that lie at equal distances on both sides: their pairs have an axis for them in front. No pairs where torch
+    copies."""
+
+    slots: range
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(eq=False)
+class Beside:
+    """The pages of an engine's `caches`, `per_block` for a block, and the blocks in `memory`."""
+
+    caches: Sequence[Tensor]
+    memory: PageMemory
+    per_block: int
+    slots: list[tuple[Pair, ...]] = field(init=False)
+    """By slot; none where rows are not in one piece in host memory, and torch copies them."""
+    runs: list[Run] = field(init=False)
+    """The same, with as many slots at once as can be: a copy of a few pages is soon over, and each waits for the
+    interpreter lock behind it."""
+
+    def __post_init__(self) -> None:
+        self.slots = []
+        for number, (cache, slot) in enumerate(zip(self.caches, self.memory.spec.slots, strict=True)):
+            pages = _engine_rows(cache, slot)
+            blocks = _memory_rows(self.memory, number, self.per_block) if pages else ()
+            self.slots.append(tuple(map(Pair, pages, blocks)))
+        self.runs = [Run(run, _stacked(self.slots, run)) for run in _alike(self.slots)]
+
+
+def copy_pages(target: Rows, targets: Iterable[int], source: Rows, sources: Iterable[int]) -> None:
+    """Copies these pages of `source` to those of `target`."""
+    for there, here in zip(targets, sources, strict=True):
+        np.copyto(target[..., there, :, :, :], source[..., here, :, :, :])
+
+
+def _engine_rows(cache: Tensor, slot: Slot) -> tuple[Rows, ...]:
     """An engine's pages of one slot, in place; none if they are on a device or a row is not in one piece."""
     if cache.device.type != "cpu" or cache.stride(-1) != 1:
         return ()
@@ -27,23 +75,58 @@ def engine_rows(cache: Tensor, slot: Slot) -> tuple[Rows, ...]:
     return tuple(_rows(half, dim) for half, dim in halves if dim)
 
 
-def block_rows(memory: PageMemory, slot: int, block: int, per_block: int) -> list[Rows]:
-    """One slot of a block in `memory`, in place, cut into the `per_block` pages of an engine."""
+def _memory_rows(memory: PageMemory, slot: int, per_block: int) -> tuple[Rows, ...]:
+    """One slot of all blocks in `memory`, in place, cut into the `per_block` pages of an engine."""
     heads, found = memory.spec.slots[slot].kv_heads, []
     for place in memory.heads(slot):
         if place.shape[-1]:
-            rows = _rows(place[block], place.shape[-1])[..., 0]
-            found.append(rows.reshape(-1, heads, per_block, rows.shape[1] // per_block).transpose(2, 1, 3, 0))
-    return found
-
-
-def copy_pages(target: Rows, targets: Sequence[int], source: Rows, sources: Sequence[int]) -> None:
-    """Copies these pages of `source` to those of `target`."""
-    for there, here in zip(targets, sources, strict=True):
-        np.copyto(target[there], source[here])
+            rows = _rows(place, place.shape[-1])[..., 0]
+            cut = rows.reshape(len(rows), -1, heads, per_block, rows.shape[-1] // per_block)
+            found.append(cut.transpose(0, 3, 2, 4, 1))
+    return tuple(found)
 
 
 def _rows(numbers: Tensor, dim: int) -> Rows:
     """The last axis as rows of `dim` numbers."""
     rows: Rows = numbers.view(torch.uint8).numpy().view(np.dtype((np.void, dim * numbers.element_size())))
     return rows
+
+
+def _alike(slots: Sequence[tuple[Pair, ...]]) -> list[range]:
+    """All slots, in runs of those that lie at equal distances."""
+    found: list[range] = []
+    step: tuple[int, ...] | None = None
+    for number, pairs in enumerate(slots):
+        further = _distances(slots[number - 1], pairs) if found else None
+        if further is None or (len(found[-1]) > 1 and further != step):
+            found.append(range(number, number + 1))
+        else:
+            found[-1] = range(found[-1].start, number + 1)
+        step = further
+    return found
+
+
+def _distances(here: tuple[Pair, ...], there: tuple[Pair, ...]) -> tuple[int, ...] | None:
+    """Bytes from each array of one slot to that of another; None if they are not alike."""
+    if len(here) != len(there):
+        return None
+    arrays = list(zip(chain.from_iterable(here), chain.from_iterable(there), strict=True))
+    if any(_form(one) != _form(other) for one, other in arrays):
+        return None
+    return tuple(other.ctypes.data - one.ctypes.data for one, other in arrays)
+
+
+def _form(rows: Rows) -> tuple[object, ...]:
+    return rows.dtype, rows.shape, rows.strides
+
+
+def _stacked(slots: Sequence[tuple[Pair, ...]], run: range) -> tuple[Pair, ...]:
+    """The pairs of these slots as one, in place."""
+    first = slots[run.start]
+    steps = iter(_distances(first, slots[run.start + 1]) or () if len(run) > 1 else [0] * (2 * len(first)))
+    return tuple(Pair(*(_layers(rows, len(run), next(steps)) for rows in pair)) for pair in first)
+
+
+def _layers(rows: Rows, count: int, step: int) -> Rows:
+    """So many arrays like this one, `step` bytes apart."""
+    return as_strided(rows, (count, *rows.shape), (step, *rows.strides))

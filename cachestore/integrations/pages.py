@@ -4,7 +4,7 @@ A layer's cache is `[pages, kv_heads, page_tokens, key_dim + value_dim]`, in any
 pages long, never a part of one.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from cachestore.block import BlockSpec, Half
 from cachestore.engine.page_memory import PageMemory
 from cachestore.errors import ConfigError, Mismatch
-from cachestore.integrations.page_rows import Rows, block_rows, copy_pages, engine_rows
+from cachestore.integrations.page_rows import Beside, copy_pages
 
 Write = Callable[[int, int, Tensor, Tensor], None]
 """How an engine writes K and V of a page's tokens, each `[tokens, kv_heads, dim]`: slot, page, K, V."""
@@ -54,9 +54,9 @@ class EnginePages:
 
     def take(self, slot: int, pages: Sequence[int], memory: PageMemory, block: int) -> None:
         """Copies one slot of a block out of the engine's pages into page `block` of `memory`."""
-        if self._rows[slot]:
-            for held, rows in self._beside(slot, memory, block):
-                copy_pages(rows, range(len(pages)), held, pages)
+        if pairs := self._beside(memory).slots[slot]:
+            for held, blocks in pairs:
+                copy_pages(blocks[block], range(len(pages)), held, pages)
             return
         found = self.caches[slot][self._index(slot, pages)]
         for half, content in self._contents(slot):
@@ -65,23 +65,32 @@ class EnginePages:
 
     def give(self, slot: int, pages: Sequence[int], memory: PageMemory, block: int, skip: int = 0) -> None:
         """Copies one slot of a block from page `block` of `memory` into the engine's pages, not the first `skip`."""
-        if self._rows[slot]:
-            for held, rows in self._beside(slot, memory, block):
-                copy_pages(held, pages[skip:], rows, range(skip, len(pages)))
+        if pairs := self._beside(memory).slots[slot]:
+            for held, blocks in pairs:
+                copy_pages(held, pages[skip:], blocks[block], range(skip, len(pages)))
             return
         cache, index = self.caches[slot], self._index(slot, pages[skip:])
         for half, content in self._contents(slot):
             found = self._canonical(slot, half, memory, block)[:, skip:].transpose(0, 1)
             cache[index, :, :, content] = found.to(cache.device, non_blocking=True)
 
-    @cached_property
-    def _rows(self) -> list[tuple[Rows, ...]]:
-        """By slot, the engine's pages as rows; none where torch copies them."""
-        return [engine_rows(cache, slot) for cache, slot in zip(self.caches, self.spec.slots, strict=True)]
+    def give_all(self, pages: Sequence[int], memory: PageMemory, block: int, skip: int = 0) -> None:
+        """Copies all slots of a block from page `block` of `memory` into the engine's pages, as `give` does one."""
+        for slots, pairs in self._beside(memory).runs:
+            for held, blocks in pairs:
+                copy_pages(held, pages[skip:], blocks[:, block], range(skip, len(pages)))
+            for slot in () if pairs else slots:
+                self.give(slot, pages, memory, block, skip)
 
-    def _beside(self, slot: int, memory: PageMemory, block: int) -> Iterable[tuple[Rows, Rows]]:
-        """The engine's pages of a slot, and a block's."""
-        return zip(self._rows[slot], block_rows(memory, slot, block, self.per_block), strict=True)
+    def _beside(self, memory: PageMemory) -> Beside:
+        """The engine's pages and those of `memory`, which is remembered."""
+        if memory not in self._known:
+            self._known[memory] = Beside(self.caches, memory, self.per_block)
+        return self._known[memory]
+
+    @cached_property
+    def _known(self) -> dict[PageMemory, Beside]:
+        return {}
 
     def _contents(self, slot: int) -> tuple[tuple[Half, slice], ...]:
         """Where K and V are in the content of the engine's pages."""

@@ -45,10 +45,6 @@ class Tracked:
     limit: int | None = None
     promised: int = 0
 
-    def tokens(self) -> list[int]:
-        found: list[int] = self.request.all_token_ids[:]
-        return found
-
 
 @dataclass(eq=False)
 class Scheduling:
@@ -98,7 +94,7 @@ class Scheduling:
         keys = self._keys(tracked)
         if keys is None:
             return (None, False) if tracked.naming is not None else (0, False)
-        ready = self._ready(tracked, keys.grow(tracked.tokens()))
+        ready = self._ready(tracked, keys.grow(tracked.request.all_token_ids))
         if ready is None:
             return None, False
         size = self.spec.block_tokens
@@ -133,7 +129,7 @@ class Scheduling:
 
     def work(self, output: Any) -> Work:
         """What the workers are to do in this step."""
-        work = Work(self._pending)
+        work = Work(not output.total_num_scheduled_tokens, self._pending)
         self._pending = []
         if self.saves:
             cached = output.scheduled_cached_reqs
@@ -237,7 +233,7 @@ class Scheduling:
         end = min(computed, known) // size
         if end <= tracked.held or self._keys(tracked) is None or tracked.keys is None:
             return
-        chain, per_block = tracked.keys.grow(tracked.tokens()), size // self.page_tokens
+        chain, per_block = tracked.keys.grow(tracked.request.all_token_ids), size // self.page_tokens
         pages = state.get_block_ids(tracked.request.request_id)[0]
         first = tracked.held
         handed_on = (tracked.request.kv_transfer_params or {}).get("do_remote_decode")

@@ -14,8 +14,9 @@ class ConnectorSettings:
     tokens, 0 for 64. `mirror` keeps a copy of the store's index in the scheduler, so that it need not ask. `timeout`
     bounds one load or save, `lookup_timeout` one question, `handoff_wait` how long a decoding engine waits for blocks
     that a prefilling one is still writing, `handoff_lease` how long nothing evicts what a prefilling engine handed on.
-    `staging` is host memory for blocks on their way, of a worker; what has no
-    room there is not saved. `layerwise` saves while the model computes, which excludes full CUDA graphs.
+    `idle_wait` bounds how long a step that computes nothing waits for loads. `staging` is host memory for blocks on
+    their way, of a worker; what has no room there is not saved. Each of `threads` loads one request at a time, and as
+    many save. `layerwise` saves while the model computes, which excludes full CUDA graphs.
     """
 
     address: str = ""
@@ -26,6 +27,7 @@ class ConnectorSettings:
     lookup_timeout: Seconds = 0.5
     handoff_wait: Seconds = 2.0
     handoff_lease: Seconds = 30.0
+    idle_wait: Seconds = 0.01
     staging: Bytes = 256 << 20
     threads: int = 2
     layerwise: bool = False

@@ -32,8 +32,9 @@ class Save:
 
 @dataclass
 class Work(KVConnectorMetadata):
-    """What is to be done in one step."""
+    """What is to be done in one step; `idle` says that it computes nothing."""
 
+    idle: bool = False
     loads: list[Load] = field(default_factory=list)
     saves: list[Save] = field(default_factory=list)
 

@@ -2,12 +2,14 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from cachestore.block import BlockSpec, Half, Slot
 from cachestore.engine.page_memory import PageMemory
 from cachestore.errors import ConfigError, Mismatch
+from cachestore.integrations.page_rows import Beside
 from cachestore.integrations.pages import EnginePages, prove
 
 PAGE = 4
@@ -39,6 +41,28 @@ def test_blocks_hold_what_pages_held(order: tuple[int, ...]) -> None:
         for page in range(7):
             expected = pages.caches[slot][page] if page in held[1:] else torch.zeros(())
             assert (other.caches[slot][page] == expected).all()
+
+
+def test_slots_that_lie_alike_are_copied_at_once() -> None:
+    slots = (*[Slot(2, 8, 8)] * 3, Slot(2, 8, 4), *[Slot(2, 4, 8)] * 2, *[Slot(2, 8, 8)] * 4)
+    spec = BlockSpec("model", "one", "float16", slots, 1, block_tokens=12)
+    whole = torch.zeros(len(slots), 7, 2, PAGE, 16, dtype=torch.float16)
+    found = [cache[..., : slot.key_dim + slot.value_dim] for cache, slot in zip(whole, slots, strict=True)]
+    # one that lies elsewhere, and one that torch has to copy
+    found[6], found[8] = torch.zeros_like(found[6]), found[8].transpose(2, 3).contiguous().transpose(2, 3)
+    memory = PageMemory(spec, 2, torch.device("cpu"))
+    memory.buffer(1)[:] = np.random.default_rng(1).integers(0, 256, PageMemory.page_bytes(spec), dtype=np.uint8)
+    pages = EnginePages(spec, found, PAGE)
+    runs = [run.slots for run in Beside(found, memory, pages.per_block).runs]
+    assert runs == [range(3), range(3, 4), range(4, 6), range(6, 8), range(8, 9), range(9, 10)]
+    for skip in range(3):
+        expected = EnginePages(spec, [torch.zeros_like(cache) for cache in found], PAGE)
+        for slot, cache in enumerate(found):
+            cache.zero_()
+            expected.give(slot, [5, 1, 3], memory, 1, skip)
+        pages.give_all([5, 1, 3], memory, 1, skip)
+        for cache, other in zip(found, expected.caches, strict=True):
+            assert cache.any() and torch.equal(cache.view(torch.int16), other.view(torch.int16))
 
 
 def test_the_proof_finds_what_the_shape_does_not() -> None:

@@ -2,7 +2,9 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +19,35 @@ from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 from vllm.v1.request import Request
 
 from cachestore.errors import ConfigError, Mismatch, Unavailable
-from cachestore.hashing import Chain, chain
+from cachestore.hashing import Chain
 from cachestore.integrations import vllm_layout
 from cachestore.integrations.vllm_layout import LAYOUTS
 from cachestore.integrations.vllm_scheduling import HANDOFF
-from cachestore.store.base import Lookup
+from cachestore.store.base import Loaded, Lookup
 from tests.integrations.conftest import Served
-from tests.integrations.vllm.engine import Engine, Shape, answer
+from tests.integrations.vllm.engine import Engine
+from tests.integrations.vllm.model import Shape
+from tests.integrations.vllm.workers import answer
 
 pytestmark = pytest.mark.slow
 
 Make = Callable[..., Engine]
 
 
-class Failing:
-    """A store that answers reads of these blocks only."""
+class Breaking:
+    """A store whose reads break off behind so many blocks."""
 
-    def __init__(self, store: Any, keys: Sequence[bytes]) -> None:
-        self._store, self._keys = store, keys
+    def __init__(self, store: Any, blocks: int) -> None:
+        self._store, self._blocks = store, blocks
 
-    def read(self, chain: Chain, **more: Any) -> Any:
-        if not set(chain.keys) <= set(self._keys):
-            raise Unavailable("nobody is there")
-        return self._store.read(chain, **more)
+    @contextmanager
+    def read(self, chain: Chain, **more: Any) -> Iterator[Iterator[Loaded]]:
+        with self._store.read(chain, **more) as reading:
+            yield self._some(reading)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+    def _some(self, reading: Any) -> Iterator[Loaded]:
+        yield from islice(reading, self._blocks)
+        raise Unavailable("nobody is there any more")
 
 
 @pytest.fixture
@@ -95,6 +100,18 @@ def test_every_layout_that_is_known_carries_the_same_bytes(engine: Make, layout:
     asked(one, "a", shared)
     one.settle()
     assert asked(engine(layout=layout, extra={"mirror": False}), "a", shared) == 203 - 192
+
+
+def test_an_engine_with_nothing_else_to_do_waits_for_what_it_loads(engine: Make) -> None:
+    one, shared = engine(pages=100), prompt(1300)
+    asked(one, "a", shared, new=1)
+    one.settle()
+    two = engine(pages=100, extra={"idle_wait": "5s"})
+    assert two.scheduler.connector._scheduling._mirror.settle(5.0)
+    assert asked(two, "a", shared, new=1) == 1300 - 20 * 64
+    assert two.stats["loaded_blocks"] == 20
+    # one that loads, one that computes the rest, and one that tells workers of the end
+    assert two.steps == 3
 
 
 def test_what_is_in_vllms_own_cache_is_not_written_over(engine: Make) -> None:
@@ -259,9 +276,8 @@ def test_a_block_that_one_rank_did_not_get_is_computed_by_all(engine: Make, serv
     one.settle()
     two = engine(ranks=2)
     assert two.scheduler.connector._scheduling._mirror.settle(5.0)
-    transfer = two.workers[1]._transfer
-    # two threads load two blocks each
-    transfer.store = Failing(transfer.store, chain(transfer.spec, shared[:128]).keys)
+    loads = two.workers.connectors[1]._transfer.loads
+    loads.store = Breaking(loads.store, 2)
     assert asked(two, "b", shared) == 303 - 128
     assert two.stats["load_failures"] == 1 and two.stats["lost_blocks"] == 2
 
