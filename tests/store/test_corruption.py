@@ -9,22 +9,17 @@ import pytest
 import xxhash
 
 from cachestore.block import WHOLE, Block, Half, Part
-from cachestore.hashing import Chain, chain
+from cachestore.hashing import Chain
 from cachestore.index import Name
 from cachestore.metrics import total
 from cachestore.seal import Header
 from cachestore.store.base import Loaded, Verdict, put_blocks
 from cachestore.store.local import LocalStore
 from cachestore.store.tiered import TieredStore
-from cachestore.testing import random_blocks, random_prompt, random_tokens, same, small_spec
+from cachestore.testing import random_prompt, same
+from tests.store.small_blocks import SPEC, blocks_of
 
-SPEC = small_spec()
 Opener = Callable[..., TieredStore]
-
-
-def blocks_of(count: int, seed: int = 1) -> tuple[Chain, list[Block]]:
-    tokens = random_tokens(count * SPEC.block_tokens, seed)
-    return chain(SPEC, tokens), random_blocks(SPEC, tokens, seed)
 
 
 def read(store: LocalStore, keys: Chain, part: Part = WHOLE) -> list[Loaded]:

@@ -9,27 +9,14 @@ import pytest
 
 from cachestore.block import Block
 from cachestore.errors import TooLarge
-from cachestore.hashing import Chain, chain
+from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.store.base import BlockPlan, PutStatus, Store, put_blocks
 from cachestore.store.tiered import TieredStore
-from cachestore.testing import plans_of, random_blocks, random_tokens, same, small_spec, write_blocks
-
-SPEC = small_spec()
-BLOCK = 2560
-"""What one block of SPEC takes in memory with its header and generation word, rounded up to whole units."""
+from cachestore.testing import plans_of, same, small_spec, write_blocks
+from tests.store.small_blocks import BLOCK, blocks_of, read
 
 Opener = Callable[..., TieredStore]
-
-
-def blocks_of(count: int, seed: int = 1) -> tuple[Chain, list[Block]]:
-    tokens = random_tokens(count * SPEC.block_tokens, seed)
-    return chain(SPEC, tokens), random_blocks(SPEC, tokens, seed)
-
-
-def read(store: Store, keys: Chain) -> list[Block]:
-    with store.read(keys) as reading:
-        return [block for block, _ in reading]
 
 
 def ready(store: Store, keys: Chain) -> list[bool]:

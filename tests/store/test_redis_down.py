@@ -8,26 +8,14 @@ import pytest
 
 from cachestore.block import Block
 from cachestore.errors import Unavailable
-from cachestore.hashing import Chain, chain
 from cachestore.metrics import total
-from cachestore.store.base import Store, put_blocks
+from cachestore.store.base import put_blocks
 from cachestore.store.tiered import TieredStore
-from cachestore.testing import random_blocks, random_tokens, same, small_spec
+from cachestore.testing import same
+from tests.store.small_blocks import BLOCK, blocks_of, read
 
-SPEC = small_spec()
-BLOCK = 2560
 Opener = Callable[..., TieredStore]
 Ends = Callable[[Any], None]
-
-
-def blocks_of(count: int, seed: int = 1) -> tuple[Chain, list[Block]]:
-    tokens = random_tokens(count * SPEC.block_tokens, seed)
-    return chain(SPEC, tokens), random_blocks(SPEC, tokens, seed)
-
-
-def read(store: Store, keys: Chain) -> list[Block]:
-    with store.read(keys) as reading:
-        return [block for block, _ in reading]
 
 
 SECONDS = 0.25
