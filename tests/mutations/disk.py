@@ -4,7 +4,7 @@ from tests.mutations.mutation import Mutation
 
 _FILES = "cachestore/tiers/disk_files.py"
 _DISK_PUT = "cachestore/tiers/disk_put.py"
-_LOST = "tests/store/test_lost_durable_blocks.py"
+_SPOILED = "tests/store/test_spoiled_durable_blocks.py"
 
 DISK = (
     Mutation(
@@ -105,14 +105,14 @@ DISK = (
         "cachestore/tiers/disk_work.py",
         '                    elif not (why == "corrupt" and entry.durable) and self.leaving.drop(entry, why, []):\n',
         "                    elif self.leaving.drop(entry, why, []):\n",
-        (f"{_LOST}::test_a_block_whose_repair_never_began_counts_after_the_restart",),
+        (f"{_SPOILED}::test_a_block_whose_repair_never_began_counts_after_the_restart",),
     ),
     Mutation(
         "corrupt durable file removed at the start",
         "cachestore/tiers/disk_scan.py",
         "                if durable:\n",
         "                if False:\n",
-        (f"{_LOST}::test_a_durable_block_that_was_cut_while_nobody_looked_counts_at_the_start",),
+        (f"{_SPOILED}::test_a_durable_block_that_was_cut_while_nobody_looked_counts_at_the_start",),
     ),
     Mutation(
         "leased blocks evicted around for one that they leave no room for",

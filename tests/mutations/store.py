@@ -78,7 +78,7 @@ STORE = (
         "cachestore/store/leases.py",
         "        return holding if holding is not None and holding.namespace == namespace else None\n",
         "        return holding\n",
-        ("tests/store/test_leases_and_reads.py::test_a_lease_is_for_its_own_chain_and_namespace",),
+        ("tests/store/test_leases.py::test_a_lease_is_for_its_own_chain_and_namespace",),
     ),
     Mutation(
         "lookup goes on behind a gap",
@@ -108,7 +108,7 @@ STORE = (
         "entries[key].pinned)",
         (
             "tests/store/test_eviction_and_caps.py::test_a_block_is_refused_when_nothing_may_leave",
-            "tests/store/test_leases_and_reads.py::test_reading_goes_on_while_everything_around_is_evicted",
+            "tests/store/test_reads.py::test_reading_goes_on_while_everything_around_is_evicted",
         ),
     ),
     Mutation(
@@ -124,7 +124,7 @@ STORE = (
         "        if not entry.users:\n            self._taken_back(entry)\n        self.changed.notify_all()\n",
         "        self._taken_back(entry)\n        self.changed.notify_all()\n",
         (
-            "tests/store/test_leases_and_reads.py::test_leased_blocks_outlive_their_deletion_and_then_give_their_room_back",
+            "tests/store/test_leases.py::test_leased_blocks_outlive_their_deletion_and_then_give_their_room_back",
         ),
     ),
     Mutation(
@@ -167,7 +167,7 @@ STORE = (
         _PROMOTION,
         "                    held.entry = entry\n",
         "                    index.leave(entry)\n",
-        ("tests/store/test_movements.py::test_nothing_is_fetched_ahead_for_which_memory_has_no_room",),
+        ("tests/store/test_cold_reads.py::test_nothing_is_fetched_ahead_for_which_memory_has_no_room",),
     ),
     Mutation(
         "block evicted without a copy below",
@@ -182,7 +182,7 @@ STORE = (
         "tiered.index.get(name) is not None or tiered.removals(name.namespace) != as_of:",
         "tiered.index.get(name) is not None:",
         (
-            "tests/store/test_leases_and_reads.py::test_a_block_read_from_redis_and_deleted_before_it_is_promoted_stays_away",
+            "tests/store/test_deleted_blocks.py::test_a_block_read_from_redis_and_deleted_before_it_is_promoted_stays_away",
         ),
     ),
     Mutation(
@@ -192,7 +192,7 @@ STORE = (
         "sound = True",
         (
             "tests/store/test_corruption.py::test_a_spoiled_copy_is_never_promoted_nor_demoted_as_good",
-            "tests/store/test_leases_and_reads.py::test_a_reader_may_write_into_what_it_read_while_that_is_promoted",
+            "tests/store/test_reads.py::test_a_reader_may_write_into_what_it_read_while_that_is_promoted",
         ),
     ),
     Mutation(
@@ -201,7 +201,7 @@ STORE = (
         "    if stale:\n        keys = [",
         "    if False:\n        keys = [",
         (
-            "tests/store/test_leases_and_reads.py::test_a_copy_that_is_on_its_way_when_its_block_is_deleted_is_taken_back",
+            "tests/store/test_deleted_blocks.py::test_a_copy_that_is_on_its_way_when_its_block_is_deleted_is_taken_back",
         ),
     ),
     Mutation(
