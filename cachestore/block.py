@@ -161,6 +161,11 @@ class OpaqueSpec:
         return (PlaneId(0, Half.OPAQUE, 0, ITEM_BYTES.get(self.dtype, 1), nbytes),)
 
 
+def pieces(data: Into) -> Sequence[Buffer]:
+    """The buffers in which a block is: one, or one for each plane."""
+    return (data,) if isinstance(data, np.ndarray) else data
+
+
 def covered(planes: Sequence[PlaneId], first: int, nbytes: int) -> range:
     """The planes from `first` on that so many bytes are exactly; empty if they end inside one or beyond the last."""
     last, left = first, nbytes

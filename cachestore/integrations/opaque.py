@@ -54,8 +54,6 @@ class OpaquePages:
         plans = [BlockPlan(key, 1, planes) for key in chain.keys]
         deadline = Deadline.after(self.timeout)
         with self.store.put(chain.fingerprint, plans, timeout=deadline.remaining()) as put:
-            for answer, page in zip(put.answers, pages, strict=True):
-                if answer.status is PutStatus.WANTED:
-                    put.write(answer.block, 0, page)
+            put.write_whole(dict(enumerate(pages)))
             put.commit()
             return [answer.status in HELD for answer in put.answers]

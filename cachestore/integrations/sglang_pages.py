@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from cachestore.block import Buffer, OpaqueSpec, PlaneId
 from cachestore.hashing import opaque_chain
 from cachestore.integrations.opaque import HELD
-from cachestore.store.base import BlockPlan, PutStatus, Store
+from cachestore.store.base import BlockPlan, Store
 
 MOST_KEYS = 4096
 """Keys in one question to the store: an engine may ask for a whole prompt, and its pages may be single tokens."""
@@ -73,9 +73,7 @@ class RunPages:
         chain = opaque_chain(self.spec, keys)
         plans = [BlockPlan(key, 1, self.planes) for key in chain.keys]
         with self.store.put(chain.fingerprint, plans, timeout=self.timeout) as put:
-            for answer, page in zip(put.answers, pages, strict=True):
-                if answer.status is PutStatus.WANTED:
-                    for plane, run in enumerate(page):
-                        put.write(answer.block, plane, run)
+            # SGLang gives a page in one piece where it copied it
+            put.write_whole({number: page[0] if len(page) == 1 else page for number, page in enumerate(pages)})
             put.commit()
             return [answer.status in HELD for answer in put.answers]

@@ -1,15 +1,15 @@
 """The client's side of a put: what is checked here and remembered, whichever way the planes travel."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
-from cachestore.block import Buffer, PlaneId
-from cachestore.codecs.base import Codec, Encoded
+from cachestore.block import Buffer, Into, PlaneId, pieces
+from cachestore.codecs.base import RAW, Codec, Encoded
 from cachestore.errors import Aborted, InvalidArgument
 from cachestore.service import convert, convert_put
-from cachestore.service.transport import Sink
+from cachestore.service.transport import Lays, Sink
 from cachestore.store.base import Durability, Lease, PutAnswer, PutStatus
-from cachestore.store.checks import check_blocks, check_encoded, check_kept, check_write, is_flat, unmet
+from cachestore.store.checks import check_blocks, check_encoded, check_kept, check_whole, check_write, is_flat, unmet
 
 
 class RemotePut:
@@ -43,6 +43,22 @@ class RemotePut:
             chosen = self._runs[run] = check_write(planes, block, plane, data)
         self._once(block, chosen)
         sink.write(block, chosen, data)
+
+    def write_whole(self, blocks: Mapping[int, Into]) -> None:
+        sink = self._open()
+        check_whole(self._plans, blocks)
+        wanted = {block: data for block, data in blocks.items() if self._answers[block].status is PutStatus.WANTED}
+        before = next((block for block in wanted if self._written.get(block)), None)
+        if before is not None:
+            raise InvalidArgument(f"one of the planes of block {before} was written before")
+        if self._codec.id == RAW and isinstance(sink, Lays):
+            for block in wanted:
+                self._written[block] = set(range(len(self._plans[block].planes)))
+            sink.lay(wanted)
+            return
+        for block, data in wanted.items():
+            for plane, piece in enumerate(pieces(data)):
+                self.write(block, plane, piece)
 
     def write_encoded(self, block: int, plane: int, *encoded: Encoded) -> None:
         planes, sink = self._planes(block, plane), self._open()

@@ -4,7 +4,7 @@ A transport is asked whether it can serve a read or a put; what it does not take
 one serves, under the same lease. The gRPC stream is always there and always the last.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from cachestore.block import Buffer, Into, Part
@@ -78,6 +78,14 @@ class Sink(Protocol):
 
     def abort(self) -> None:
         """Gives up what is not committed. Aborting twice is allowed."""
+
+
+@runtime_checkable
+class Lays(Protocol):
+    """A sink that takes many blocks at once."""
+
+    def lay(self, blocks: Mapping[int, Into]) -> None:
+        """Raw wanted blocks by number, of which no plane came before, whole; they may be reused on return."""
 
 
 class Followed(Protocol):

@@ -1,15 +1,15 @@
 """What a store in this process and one over gRPC check alike of what they are given."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cachestore.block import Buffer, Into, PlaneId, covered
+from cachestore.block import Buffer, Into, PlaneId, covered, pieces
 from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW, Encoded
 from cachestore.errors import DurabilityUnmet, InvalidArgument
 from cachestore.hashing import KEY_BYTES
-from cachestore.store.base import Lease, PutAnswer, PutStatus
+from cachestore.store.base import BlockPlan, Lease, PutAnswer, PutStatus
 
 _BYTE = np.dtype(np.uint8)
 _FILLABLE = 0x0401
@@ -27,7 +27,7 @@ def check_into(into: Sequence[Into] | None, blocks: int) -> None:
     if len(into) != blocks:
         raise InvalidArgument(f"into must hold one buffer for each of the {blocks} keys, got {len(into)}")
     for index, given in enumerate(into):
-        for buffer in (given,) if isinstance(given, np.ndarray) else given:
+        for buffer in pieces(given):
             # flags as one number: to ask for each by name takes longer than all the rest
             if buffer.ndim != 1 or buffer.dtype != _BYTE or buffer.flags.num & _FILLABLE != _FILLABLE:
                 raise InvalidArgument(
@@ -67,6 +67,21 @@ def check_write(planes: Sequence[PlaneId], block: int, first: int, data: Buffer)
             f"the planes right behind it; got {data.dtype} of shape {data.shape}"
         )
     return chosen
+
+
+def check_whole(plans: Sequence[BlockPlan], blocks: Mapping[int, Into]) -> None:
+    """InvalidArgument unless these are all planes of blocks that are planned."""
+    check_blocks(list(blocks), len(plans))
+    # by identity: the blocks of a put share their planes
+    known = {id(plan.planes): plan.planes for plan in plans}
+    sizes = {key: [plane.raw_bytes for plane in planes] for key, planes in known.items()}
+    for block, given in blocks.items():
+        wanted = sizes[id(plans[block].planes)]
+        got = [piece.nbytes for piece in pieces(given)]
+        if got != ([sum(wanted)] if isinstance(given, np.ndarray) else wanted) or not all(map(is_flat, pieces(given))):
+            raise InvalidArgument(
+                f"block {block} wants {sum(wanted)} bytes in one piece, or a piece for each plane; got {got} bytes"
+            )
 
 
 def check_encoded(planes: Sequence[PlaneId], block: int, first: int, encoded: Sequence[Encoded]) -> range:

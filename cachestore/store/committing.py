@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
 from cachestore.index import Entry
-from cachestore.store import copying
+from cachestore.store import copying, together
 from cachestore.store.base import PutStatus
 from cachestore.store.durability import secure
 from cachestore.store.laying import OpenBlock
@@ -20,6 +20,9 @@ from cachestore.store.reserving import Reserved
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
+
+AT_ONCE = 64
+"""Blocks that are published under one hold of the locks, which everybody waits for."""
 
 
 @dataclass(eq=False)
@@ -48,7 +51,7 @@ class Committing:
                 if open_block is None or not open_block.whole:
                     continue
                 if self.durable or self.tiered.staged(open_block.entry.slot):
-                    self._seal(open_block)
+                    self._seal([open_block])
                     open_block.entry.ends = math.inf if self.ttl is None else time.monotonic() + self.ttl
                     entries.append(open_block.entry)
             with self.tiered.index.changed:
@@ -66,57 +69,57 @@ class Committing:
 
     def publish(self, chosen: Sequence[int]) -> list[Entry]:
         """Makes blocks visible that are whole, and counts them; the others fail. Which of them are there now."""
-        published: list[Entry] = []
-        stored: Counter[str] = Counter()
+        published: dict[int, Entry] = {}
         try:
-            for number in chosen:
-                entry = self._publish(number)
-                if entry is not None:
-                    published.append(entry)
-                    stored[self.blocks.answers[number].tier] += 1
+            for start in range(0, len(chosen), AT_ONCE):
+                self._publish(chosen[start : start + AT_ONCE], published)
         finally:
             with self.tiered.index.changed:
                 counters = self.tiered.counters(self.blocks.namespace)
                 counters.add("put_open", -len(published))
-                for tier, count in stored.items():
+                for tier, count in Counter(self.blocks.answers[number].tier for number in published).items():
                     counters.add("put_stored", count, tier=tier)
-        return published
+        return list(published.values())
 
-    def _publish(self, number: int) -> Entry | None:
-        """Seals a wanted block and makes it visible; None if it is not wanted, not whole, or was aborted meanwhile."""
+    def _publish(self, numbers: Sequence[int], published: dict[int, Entry]) -> None:
+        """Seals wanted blocks and adds them to those that are visible; the others fail, or were aborted meanwhile."""
         with self.writing:
-            open_block = self.blocks.open.get(number)
-            if open_block is None:
-                return None
-            if not open_block.whole:
-                self.blocks.drop(number, PutStatus.FAILED)
-                return None
-            entry = open_block.entry
-            self._seal(open_block)
+            opened = {number: self.blocks.open[number] for number in numbers if number in self.blocks.open}
+            whole = {number: block for number, block in opened.items() if block.whole}
+            unmet = dict.fromkeys(opened.keys() - whole.keys(), PutStatus.FAILED)
+            self._seal(list(whole.values()))
             with self.tiered.index.changed:
-                staged = self.tiered.staged(entry.slot)
-                # somebody may have removed the copies just now
-                unmet = PutStatus.FAILED if self.durable and not entry.durable else None
-                if unmet is None and staged and not entry.cold:
-                    unmet = PutStatus.NOT_KEPT
-                if unmet is None:
-                    if staged:
-                        self.tiered.index.remove(entry)
-                    elif not entry.ready:
-                        # a tier that is other nodes had to let these read it before
-                        self.tiered.publish(entry, self.ttl)
-                    self.blocks.stored(number, min(entry.cold) if entry.cold else self.tiered.memory.name)
-            if unmet is not None:
-                self.blocks.drop(number, unmet)
-                return None
-            return entry
+                for number, block in whole.items():
+                    failed = self._unmet(block.entry)
+                    if failed is not None:
+                        unmet[number] = failed
+                        continue
+                    self._show(number, block.entry)
+                    published[number] = block.entry
+            for number, status in unmet.items():
+                self.blocks.drop(number, status)
 
-    def _seal(self, open_block: OpenBlock) -> None:
-        if open_block.sealed:
-            return
+    def _unmet(self, entry: Entry) -> PutStatus | None:
+        """What becomes of a sealed block that lacks what it needs: somebody may have removed its copies just now."""
+        if self.durable and not entry.durable:
+            return PutStatus.FAILED
+        return PutStatus.NOT_KEPT if self.tiered.staged(entry.slot) and not entry.cold else None
+
+    def _show(self, number: int, entry: Entry) -> None:
+        if self.tiered.staged(entry.slot):
+            self.tiered.index.remove(entry)
+        elif not entry.ready:
+            # a tier that is other nodes had to let these read it before
+            self.tiered.publish(entry, self.ttl)
+        self.blocks.stored(number, min(entry.cold) if entry.cold else self.tiered.memory.name)
+
+    def _seal(self, blocks: Sequence[OpenBlock]) -> None:
+        fresh = [block for block in blocks if not block.sealed]
         expires = 0 if self.ttl is None else round((time.time() + self.ttl) * 1000)
-        sequence = self.tiered.next_sequence()
-        open_block.seal(self.tiered.incarnation, sequence, durable=self.durable, expires=expires)
+        numbers = iter(self.tiered.next_sequence, None)
+        together.seal(fresh, self.tiered.incarnation, numbers, durable=self.durable, expires=expires)
         with self.tiered.index.changed:
-            # before any tier sees it: what lies behind the last plane is no part of the block
-            self.tiered.shrink(open_block.entry.slot, open_block.nbytes)
+            for block in fresh:
+                # before any tier sees it: what lies behind the last plane is no part of the block
+                if block.entry.slot.nbytes != block.nbytes:
+                    self.tiered.shrink(block.entry.slot, block.nbytes)

@@ -53,6 +53,7 @@ class Layout:
         self.start = header_bytes(len(planes))
         self.nbytes = self.start + sum(aligned(plane.raw_bytes) for plane in planes)
         self.table = table_of(planes)
+        self.unseen = np.zeros(len(planes), dtype=bool)
         self._runs: dict[tuple[int, int], Run] = {}
         self._of: dict[range, Run] = {}
         self._parts: dict[range, LayoutPart] = {}
@@ -200,7 +201,7 @@ class OpenBlock(Laying):
         self.plan = plan
         self.failed = False
         self.sealed = False
-        self.seen = np.zeros(len(layout.planes), dtype=bool)
+        self.seen = layout.unseen
         self._last_write: NDArray[np.uint64] | None = None
         self._looked_at = 0
 
@@ -214,6 +215,11 @@ class OpenBlock(Laying):
         """Bytes of its slot that are taken."""
         return self.layout.start + self.end
 
+    @property
+    def laid(self) -> bool:
+        """Whether a writer elsewhere has laid any of its planes."""
+        return self._last_write is not None and self._last_write[0] > 0
+
     def lend(self) -> None:
         """From now on a writer elsewhere may lay planes; what the slot says of an earlier block is forgotten first."""
         self._last_write = last_write(self.entry.slot.bytes, self.layout.start)
@@ -223,10 +229,13 @@ class OpenBlock(Laying):
         """All planes were laid by a writer elsewhere, who left their table at the front of the slot."""
         table, writes = read_table(self.entry.slot.bytes, self.layout.table)
         end = payload_end(table, self.layout.table, self._payload.nbytes)
-        laid = self._last_write is not None and self._last_write[0] > 0 and writes.all()
-        if not laid or not end:
+        if not self.laid or not writes.all() or not end:
             self.failed = True
             return
+        self.take_over(table, end)
+
+    def take_over(self, table: NDArray[np.void], end: int) -> None:
+        """Its planes are stored as `table` says, up to `end`, which was found to be sound."""
         self._table, self.end, self.written = table, end, set(range(len(table)))
 
     def look(self) -> list[tuple[int, range]]:
@@ -240,6 +249,7 @@ class OpenBlock(Laying):
         blank = self.layout.table
         table, writes = read_table(self.entry.slot.bytes, blank)
         found: list[tuple[int, range]] = []
+        self.seen = self.seen.copy()
         for planes in _alike(np.where(self.seen, 0, writes)):
             place = slice(planes.start, planes.stop)
             if not payload_end(table[place], blank[place], self._payload.nbytes):
@@ -261,8 +271,9 @@ class OpenBlock(Laying):
         stored = [slice(at, at + size) for at, size in places]
         self.failed |= checksums(self._payload, stored) != self._table["stored_checksum"].tolist()
 
-    def seal(self, writer: bytes, sequence: int, *, durable: bool, expires: int) -> None:
-        """Puts the header in front of a whole block; `expires` in milliseconds since 1970, 0 for never."""
+    def seal(self, writer: bytes, sequence: int, *, durable: bool, expires: int) -> bytes:
+        """Puts the header in front of a whole block, and gives it too; `expires` in milliseconds since 1970, 0 for
+        never."""
         table = self.table()
         entry, plan = self.entry, self.plan
         flags = (SHORT if plan.short else 0) | (OPAQUE if plan.planes[0].half is Half.OPAQUE else 0)
@@ -275,6 +286,7 @@ class OpenBlock(Laying):
         packed = header.pack()
         np.copyto(entry.slot.bytes[: len(packed)], np.frombuffer(packed, dtype=np.uint8))
         self.sealed = True
+        return packed
 
 
 def _alike(numbers: NDArray[np.uint64]) -> list[range]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cachestore.block import Buffer
+from cachestore.block import Buffer, Into, pieces
 from cachestore.codecs.base import RAW, Codec, Encoded
 from cachestore.codecs.planes import encode_plane, holds
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, DeadlineExceeded, InvalidArgument, Overloaded
 from cachestore.hashing import Chain
 from cachestore.index import Entry
-from cachestore.store import copying
+from cachestore.store import copying, together
 from cachestore.store.arriving import Arrival, unsound
 from cachestore.store.base import BlockPlan, Durability, Lease, PutAnswer, PutStatus
-from cachestore.store.checks import check_blocks, check_encoded, check_kept
+from cachestore.store.checks import check_blocks, check_encoded, check_kept, check_whole
 from cachestore.store.committing import Committing
 from cachestore.store.joint import own_plans
 from cachestore.store.laying import OpenBlock
@@ -107,6 +107,16 @@ class LocalPut:
             self._append(open_block, number, encoded)
             self._tell(open_block, range(number, number + 1))
 
+    def write_whole(self, blocks: Mapping[int, Into]) -> None:
+        check_whole(self.plans, blocks)
+        for block in blocks:
+            open_block = self._blocks.open.get(block)
+            if open_block is not None and open_block.written:
+                raise InvalidArgument(f"one of the planes of block {block} was written before")
+        for block, data in blocks.items():
+            for plane, piece in enumerate(pieces(data)):
+                self.write(block, plane, piece)
+
     def write_encoded(self, block: int, plane: int, *encoded: Encoded) -> None:
         open_block = self._writable(block, plane)
         if open_block is None:
@@ -170,19 +180,19 @@ class LocalPut:
             self._blocks.journal.look = self._look
             return {number: open_block.entry for number, open_block in self._blocks.open.items()}
 
-    def adopt(self, block: int) -> None:
-        """A wanted block was laid into its slot by a writer elsewhere, who is done with it.
+    def adopt(self, blocks: Sequence[int]) -> None:
+        """Wanted blocks were laid into their slots by a writer elsewhere, who is done with them.
 
-        Its plane table stands at the front of the slot; one that does not hold fails the block.
+        The plane table of each stands at the front of its slot; one that does not hold fails the block.
         """
-        open_block = self._writable(block, 0)
-        if open_block is None:
-            return
+        laid = {block: open_block for block in blocks if (open_block := self._writable(block, 0)) is not None}
         with self._writing:
             self._check_open()
-            open_block.adopt()
-        if self.tiered.sealed and not open_block.failed:
-            self._take_over(block, open_block)
+            together.adopt(list(laid.values()))
+        if self.tiered.sealed:
+            for block, open_block in laid.items():
+                if not open_block.failed:
+                    self._take_over(block, open_block)
 
     def _take_over(self, number: int, open_block: OpenBlock) -> None:
         """Copies a block out of its writer's memory and verifies it where the writer cannot reach it."""

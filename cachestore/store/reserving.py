@@ -64,11 +64,14 @@ class Reserved:
                     "its header; lower engine.block_tokens, or let the store have more memory"
                 )
         self._hold()
-        elsewhere = self._elsewhere()
+        missing = self._missing()
+        elsewhere = self._elsewhere(missing)
+        nowhere = set(missing) - elsewhere.keys()
         upgraded = self._upgraded(self.chain.keys, elsewhere, ttl) if durable else None
         try:
             for number, plan in enumerate(self.plans):
-                known = self._known(number, plan, elsewhere)
+                # what is nowhere is looked for only once there is memory for it
+                known = None if plan.key in nowhere else self._known(number, plan, elsewhere)
                 answer = known or self._reserve(number, plan)
                 if upgraded is not None and answer.status is PutStatus.ALREADY_EXISTS:
                     if plan.key not in upgraded:
@@ -171,11 +174,14 @@ class Reserved:
                 self.tiered.index.use(entry)
                 self._held.append(entry)
 
-    def _elsewhere(self) -> dict[bytes, str]:
-        """The keys that only a cold tier has, and which."""
+    def _missing(self) -> list[bytes]:
+        """The keys of which memory has no block, nor one that is being written."""
         index = self.tiered.index
         with index.changed:
-            missing = [plan.key for plan in self.plans if index.get(Name(self.namespace, plan.key)) is None]
+            return [plan.key for plan in self.plans if index.get(Name(self.namespace, plan.key)) is None]
+
+    def _elsewhere(self, missing: Sequence[bytes]) -> dict[bytes, str]:
+        """Those of these keys that a cold tier has, and which."""
         found: dict[bytes, str] = {}
         for tier in self.tiered.cold:
             for key, there in zip(missing, tier.present(self.namespace, missing, self.deadline), strict=True):

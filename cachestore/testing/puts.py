@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cachestore.block import Into
 from cachestore.codecs import create
 from cachestore.errors import CacheStoreError, InvalidArgument
 from cachestore.metrics import total
@@ -58,6 +59,33 @@ class PutTests(CodedPutTests):
             put.commit()
             assert [answer.status for answer in put.answers] == [PutStatus.STORED, PutStatus.FAILED]
         assert store.lookup(keys) == Lookup(1, store.lookup(keys).runs, 0)
+
+    @pytest.mark.parametrize("name", ["raw", "lz4"])
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_many_blocks_are_written_whole_at_once(self, store: Store, apart: bool, name: str) -> None:
+        keys, blocks = self.blocks(4)
+        put_blocks(store, keys.fingerprint, blocks[1:2])
+        data: dict[int, Into] = {n: list(b.data) if apart else np.concatenate(b.data) for n, b in enumerate(blocks)}
+        with store.put(keys.fingerprint, plans_of(blocks), codec=create(name)) as put:
+            put.write(3, 2, blocks[3].data[2])
+            with pytest.raises(InvalidArgument, match="written before"):
+                put.write_whole(data)
+            del data[3]
+            put.write_whole(data)
+            with pytest.raises(InvalidArgument, match="written before"):
+                put.write(0, 0, blocks[0].data[0])
+            planes = list(blocks[3].data)
+            for wrong in (planes[0], planes[1:], [*planes[:-1], planes[-1][:-1]], [*planes[:-1], planes[-1][::2]]):
+                with pytest.raises(InvalidArgument, match="block 3 wants"):
+                    put.write_whole({3: wrong})
+            with pytest.raises(InvalidArgument, match="blocks must"):
+                put.write_whole({4: planes})
+            for plane in (0, 1, *range(3, len(blocks[3].planes))):
+                put.write(3, plane, blocks[3].data[plane])
+            put.commit()
+            there, stored = PutStatus.ALREADY_EXISTS, PutStatus.STORED
+            assert [answer.status for answer in put.answers] == [stored, there, stored, stored]
+        assert all(map(same, (block for block, _ in self.read(store, keys)), blocks))
 
     def test_a_block_has_one_writer_at_a_time(self, store: Store) -> None:
         keys, blocks = self.blocks(2)

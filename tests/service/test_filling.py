@@ -9,12 +9,14 @@ from cachestore.block import Block, Buffer, OpaqueSpec, PlaneId
 from cachestore.hashing import Chain, opaque_chain
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
+from cachestore.service.server import CacheStoreServer
 from cachestore.service.shared import filling
 from cachestore.service.shared import source as shared_source
 from cachestore.service.shared.filling import AT_ONCE
 from cachestore.store.base import put_blocks
 from cachestore.store.tiered import TieredStore
-from cachestore.testing import check_sums, random_planes
+from cachestore.testing import check_sums, plans_of, random_planes
+from tests.service.sessions import SOON
 
 SPEC = OpaqueSpec("engine", "1", "m", "r", "bfloat16", "pages", 0, 1, "sha256")
 MANY = 2 * AT_ONCE + 5
@@ -34,6 +36,20 @@ def room(blocks: list[Block]) -> list[list[Buffer]]:
 
 def came(blocks: list[Block], into: list[list[Buffer]], count: int) -> bool:
     return all(all(map(np.array_equal, block.data, given)) for block, given in zip(blocks[:count], into, strict=False))
+
+
+def test_whole_blocks_are_seen_before_their_commit(shared: RemoteStore, server: CacheStoreServer) -> None:
+    keys, blocks = pages(MANY)
+    with shared.put(keys.fingerprint, plans_of(blocks)) as put, RemoteStore(server.address) as reader:
+        put.write_whole({number: block.data for number, block in enumerate(blocks)})
+        with reader.read(keys, wait=SOON, provisional=True) as reading:
+            planes = reading.planes()
+            for number, block in enumerate(blocks):
+                for plane, data in enumerate(block.data):
+                    came = next(planes)
+                    assert (came.block, came.plane) == (number, plane) and np.array_equal(came.data, data)
+            put.commit()
+            assert len(list(reading)) == MANY
 
 
 @pytest.fixture

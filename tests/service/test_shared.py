@@ -19,10 +19,10 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.service.shared import client as shared_session
+from cachestore.service.shared import lent
 from cachestore.service.shared import messages as session_socket
 from cachestore.service.shared import server as session_server
 from cachestore.service.shared import sessions as shared_sessions
-from cachestore.service.shared import sink as shared_sink
 from cachestore.service.transports import ALL
 from cachestore.store.base import Store, put_blocks
 from cachestore.store.compose import compose
@@ -95,7 +95,7 @@ def test_a_put_that_fails_with_its_client_leaves_nothing_of_it_to_the_next(
 
     with monkeypatch.context() as patch:
         # by then the store has lent memory for it
-        patch.setattr(shared_sink, "layout_of", full)
+        patch.setattr(lent, "layout_of", full)
         with pytest.raises(MemoryError):
             put_blocks(shared, keys.fingerprint, blocks)
     put_blocks(shared, keys.fingerprint, blocks)

@@ -158,8 +158,7 @@ def test_what_a_writer_elsewhere_lays_is_provisional(theirs: LocalStore, *, lies
             changed[:] = first.payload[: changed.nbytes] = 7
             row = first.table[4:5]
             row["stored_checksum"] = row["raw_checksum"] = checksum(changed)
-        put.adopt(0)
-        put.adopt(1)
+        put.adopt([0, 1])
         put.commit()
         assert [right(plane, blocks) for plane in planes] == [True]
         assert [same(found, block) for (found, _), block in zip(reading, blocks, strict=True)] == [True] * 2
@@ -197,8 +196,8 @@ def test_a_table_elsewhere_that_is_not_sound_shows_nothing(theirs: LocalStore, f
         planes = reading.planes()
         came = [next(planes) for _ in range(8)]
         assert [plane[:2] for plane in came] == [(1, plane) for plane in range(8)]
-        put.adopt(0)
-        put.adopt(1)
+        put.adopt([0])
+        put.adopt([1])
         put.commit()
         assert list(planes) == [] and list(reading) == []
     assert [answer.status for answer in put.answers] == [PutStatus.FAILED, PutStatus.STORED]

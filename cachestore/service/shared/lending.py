@@ -49,8 +49,7 @@ class SessionPut:
             if not self.lent:
                 lease = self._lease(blocks, ttl)
             else:
-                for number in blocks:
-                    self._put.adopt(number)
+                self._put.adopt(blocks)
                 lease = carried.commit(self._put, blocks, ttl, "shared")
         finally:
             self._take_back(blocks)

@@ -1,10 +1,10 @@
 """Where the planes of one put go on this node: into the store's own memory, with the code of a put in its process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from threading import RLock
 
-from cachestore.block import Buffer
+from cachestore.block import Buffer, Into
 from cachestore.codecs.base import RAW, Codec, Encoded
 from cachestore.codecs.planes import encode_plane, holds
 from cachestore.deadline import Deadline
@@ -12,10 +12,9 @@ from cachestore.errors import Aborted, CacheStoreError, Unavailable
 from cachestore.service import convert_put
 from cachestore.service.convert_put import Reservation
 from cachestore.service.shared.client import Lost, SharedSession
+from cachestore.service.shared.lent import Lent
 from cachestore.service.shared.sessions import SharedSessions
-from cachestore.store.adopting import Front
 from cachestore.store.base import PutAnswer
-from cachestore.store.laying import Laying, Layout, layout_of
 from cachestore.wire import session_pb2, store_pb2
 
 ABORT_SECONDS = 1.0
@@ -48,17 +47,13 @@ class SharedSink:
         self._deadline = deadline
         self._id = reserved.write.put
         self._answers = convert_put.answers(reserved.write.answers)
-        layouts: dict[int, Layout] = {}
-        self._open: dict[int, tuple[Laying, Front]] = {}
+        numbers, places = reserved.places.blocks, session.places(reserved.places)
+        if len(numbers) != len(places):
+            raise Lost
+        self._open = Lent(numbers, places, [reservation.plans[number].planes for number in numbers])
         self._writes = count(1)
-        for number, place in zip(reserved.places.blocks, session.places(reserved.places), strict=True):
-            planes = reservation.plans[number].planes
-            # by identity: the blocks of a put share their planes, and comparing those costs more than all the rest
-            layout = layouts.get(id(planes)) or layouts.setdefault(id(planes), layout_of(planes))
-            slot = place.bytes
-            self._open[number] = Laying(layout, slot[layout.start :]), Front(slot, layout.start)
         # what the store has not answered a commit of: it counts as being written until it hears of it
-        self._lent = set(self._open)
+        self._lent = self._open.numbers
         # an abort gives the memory to others, so it waits for what is being written
         self._writing = RLock()
 
@@ -70,9 +65,10 @@ class SharedSink:
         self._deadline.check("writing")
         with self._writing:
             self._opened()
-            if block not in self._open:
+            lent = self._open.one(block)
+            if lent is None:
                 return
-            laying, front = self._open[block]
+            laying, front = lent
             if self._codec.id == RAW:
                 laying.append_run(laying.layout.run(block, planes.start, data), data)
                 front.laid(planes, laying.table(), next(self._writes))
@@ -88,19 +84,25 @@ class SharedSink:
         self._deadline.check("writing")
         with self._writing:
             self._opened()
-            if block not in self._open:
+            lent = self._open.one(block)
+            if lent is None:
                 return
-            laying, front = self._open[block]
+            laying, front = lent
             for number, each in enumerate(encoded, plane):
                 # the store would not look: what is not numbered as laid fails its block there
                 if holds(each, laying.append(number, each)):
                     front.laid(range(number, number + 1), laying.table(), next(self._writes))
 
+    def lay(self, blocks: Mapping[int, Into]) -> None:
+        self._deadline.check("writing")
+        with self._writing:
+            self._opened()
+            self._open.lay(blocks, self._writes)
+
     def commit(self, blocks: Sequence[int], lease_ms: int) -> store_pb2.WriteResponse:
         with self._writing:
-            for block in blocks:
-                # also where it is refused: the memory may be another block's by then
-                self._open.pop(block, None)
+            # also where it is refused: the memory may be another block's by then
+            self._open.give(blocks)
             commit = session_pb2.SharedCommit(put=self._id, blocks=blocks, lease_ms=lease_ms)
             answer = self._asked(session_pb2.SessionRequest(commit=commit)).write
             self._lent.difference_update(blocks)
@@ -119,7 +121,7 @@ class SharedSink:
                 # the end of the session gives up what it could not be told of
                 session.close()
             self._session = None
-            self._open.clear()
+            self._open.give(list(self._open.numbers))
             self._sessions.give(session, writer=True)
 
     def _asked(self, request: session_pb2.SessionRequest) -> session_pb2.SessionAnswer:
