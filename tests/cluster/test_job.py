@@ -50,7 +50,8 @@ def test_jobs_bring_stores_up_and_down_from_their_working_directory(
     head = (
         "start", "--head", f"--port={control}", "--node-ip-address=127.0.0.1", "--include-dashboard=true",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-        f"--dashboard-agent-listen-port={agent}", "--num-cpus=2", "--object-store-memory=80000000", f"--temp-dir={ray.folder / 'ray'}",
+        f"--dashboard-agent-listen-port={agent}", "--num-cpus=2", "--object-store-memory=80000000",
+        f"--temp-dir={ray.folder / 'ray'}",
     )  # fmt: skip
     said(ray.start(RAY, *head, **token))
 
