@@ -4,9 +4,10 @@
 
 Three nodes on this machine. `cluster.hit3` and `cluster.lookups` play the conversation trace (DIR, $CACHESTORE_DATA
 unless given, has it) through three plain processes, and one with the memory of all, since Ray adds nothing to where
-blocks lie; a prompt's worker is chosen as the gateway does it, by queues in the simulator's virtual time. Recovery and
-`cluster.head_down` run on a real Ray of three nodes with a store on each. `--simulate` adds what needs a thousand nodes
-(`cluster_sim.py`, ten minutes), `--soak` what `python -m tests.soak --nodes 3 --json` wrote to FILE.
+blocks lie; a prompt's worker is chosen as the gateway does it, by queues in the simulator's virtual time.
+`cluster.peer_read` (`cluster_peers.py`, two plain processes) says what it is worth to read from another node. Recovery
+and `cluster.head_down` run on a real Ray of three nodes with a store on each. `--simulate` adds what needs a thousand
+nodes (`cluster_sim.py`, ten minutes), `--soak` what `python -m tests.soak --nodes 3 --json` wrote to FILE.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cluster_hits
+import cluster_peers
 import cluster_recovery
 import directory
 from report import Report, add_rows, check_rows
@@ -47,6 +49,11 @@ def measure_directory(report: Report, options: Options) -> None:
         directory.measure_lookup(report, port, 30 if options.quick else 300)
     with server() as port:
         directory.measure_telling(report, port, 10_000 if options.quick else 100_000)
+
+
+def measure_peers(report: Report, options: Options) -> None:
+    """Rows `cluster.peer_read`: what a node reads of another, beside its own, Redis' and what it computes instead."""
+    cluster_peers.measure(report, options.quick)
 
 
 def measure_simulated(report: Report, options: Options) -> None:
@@ -86,6 +93,7 @@ def measure_soak(report: Report, options: Options) -> None:
 ROWS: dict[Callable[[Report, Options], None], tuple[str, ...]] = {
     cluster_hits.measure: ("cluster.hit3", "cluster.lookups"),
     measure_directory: ("cluster.lookup_ms", "cluster.directory_bytes"),
+    measure_peers: ("cluster.peer_read",),
     cluster_recovery.measure: ("cluster.recovery_s", "cluster.recovery_hits_s"),
     cluster_recovery.measure_head: ("cluster.head_down",),
     measure_simulated: SIMULATED,

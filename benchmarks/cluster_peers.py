@@ -99,17 +99,12 @@ def until_found(store: RemoteStore, prompts: list[Prompt]) -> None:
         time.sleep(0.05)
 
 
-def main() -> None:
-    """Measures, and prints the rows."""
-    parser = ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--quick", action="store_true", help="two rounds, and a model that computes little")
-    options = parser.parse_args()
-    report = Report("What another node has")
+def measure(report: Report, quick: bool) -> None:
+    """Rows `cluster.peer_read`; `quick` takes two rounds, and a model that computes little."""
     spec = spec_of(BLOCK_BYTES // 64)
     shared, cold = ([Prompt.random(spec, BLOCKS, PROMPTS * set + at) for at in range(PROMPTS)] for set in range(2))
-    clock, tokens = Clock(), TOKENS // 8 if options.quick else TOKENS
-    compute, computed = computing(TINY if options.quick else LARGE, tokens)
+    clock, tokens = Clock(), TOKENS // 8 if quick else TOKENS
+    compute, computed = computing(TINY if quick else LARGE, tokens)
     instead = Prompt.random(computed, tokens // computed.block_tokens, 2 * PROMPTS)
     with server() as redis, node("a", redis, 0) as holder, node("b", redis, 0) as other:
         for each in cold:
@@ -120,7 +115,7 @@ def main() -> None:
             each.put(holder)
         until_found(other, [*shared, instead])
         assert all(each.comes_back(other) for each in (*shared, *cold, instead))
-        for turn in range(1 + (2 if options.quick else 12)):
+        for turn in range(1 + (2 if quick else 12)):
             for index, here in enumerate(shared):
                 clock.time("own", lambda each=shared[index - 2]: each.read(holder))
                 clock.time("peer", lambda each=here: each.read(other))
@@ -144,6 +139,16 @@ def main() -> None:
     for name in ("instead", "computing"):
         what = "peer" if name == "instead" else name
         report.add(f"cluster.peer_read.{what}_tokens", tokens / clock.median(name), "tokens/s")
+
+
+def main() -> None:
+    """The command line."""
+    parser = ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--quick", action="store_true", help="two rounds, and a model that computes little")
+    options = parser.parse_args()
+    report = Report("What another node has")
+    measure(report, options.quick)
     report.print(options.json)
 
 
