@@ -25,12 +25,8 @@ def blank(runs: tuple[int, ...], count: int) -> list[tuple[Buffer, ...]]:
     return [tuple(np.zeros(nbytes, dtype=np.uint8) for nbytes in runs) for _ in range(count)]
 
 
-@pytest.mark.parametrize("by_plane", [0, 1 << 30])
 @pytest.mark.parametrize("runs", [(4096,), (4096, 4096), (512, 256, 128)])
-def test_pages_come_back_up_to_the_first_gap(
-    runs: tuple[int, ...], by_plane: int, tiered: TieredStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sglang_pages, "BY_PLANE", by_plane)
+def test_pages_come_back_up_to_the_first_gap(runs: tuple[int, ...], tiered: TieredStore) -> None:
     held, given = pages(tiered, runs), random_runs(runs, 6)
     assert held.put(KEYS[:3], given[:3]) == [True] * 3
     # in one piece, the third again and one behind a gap
