@@ -11,10 +11,15 @@ from cachestore.engine.drawing import Drawn, draw
 from cachestore.engine.page_pool import Name
 from cachestore.engine.runner import Runner
 from cachestore.engine.stopping import Finish
-from cachestore.errors import CacheStoreError, InvalidArgument, TooLarge
+from cachestore.errors import CacheStoreError, InternalError, InvalidArgument, TooLarge
 from cachestore.metrics import Counters
 from cachestore.scheduling.compose import compose
 from cachestore.scheduling.predictor import PredictionErrors
+
+SPOILED = (
+    "the model computed no numbers for the next token of this sequence (its logits are NaN or infinite); others go on. "
+    "If it does so again its numbers are too large for engine.dtype: use float32, or bfloat16 in place of float16"
+)
 
 
 class BatchTurn:
@@ -22,7 +27,8 @@ class BatchTurn:
 
     `counters`, of requests that ended: requests_done by finish, requests_failed by reason; prompt_tokens =
     computed_tokens + reused_tokens over all tiers, for what of their prompts came to be here; after preemptions
-    recomputed_tokens and restored_tokens by tier; generated_tokens. Besides steps, step_tokens and preempted.
+    recomputed_tokens and restored_tokens by tier; generated_tokens. Besides steps, step_tokens and preempted, and
+    sequences_spoiled, which failed because the model computed no numbers.
     """
 
     def __init__(self, runner: Runner, settings: BatchSettings, counters: Counters, stores: BatchStore) -> None:
@@ -205,9 +211,21 @@ class BatchTurn:
             self._stores.fetching.computed(prompts, time.monotonic() - begun)
         for (live, _), first in zip(plan, before, strict=True):
             live.brought(first, live.sequence.computed, COMPUTED)
-            self._stores.put(live)
         for live, token in zip(ready, drawn, strict=True):
-            self._take(live, token)
+            if token is None:
+                self._spoiled(live)
+        for live, _ in plan:
+            if not live.ended:
+                self._stores.put(live)
+        for live, token in zip(ready, drawn, strict=True):
+            if token is not None:
+                self._take(live, token)
+
+    def _spoiled(self, live: BatchSequence) -> None:
+        """What was computed of it are no numbers: it alone ends, and nobody goes on from its pages."""
+        self._counters.add("sequences_spoiled")
+        self._runner.pool.unname(live.sequence.pages)
+        self.end(live, InternalError(SPOILED))
 
     def _take(self, live: BatchSequence, drawn: Drawn) -> None:
         """Its next token is known."""

@@ -42,12 +42,20 @@ def uniform(seed: int, choice: int, position: int) -> float:
     return (int.from_bytes(sha256(words).digest()[:8], "little") >> 11) / (1 << 53)
 
 
-def draw(logits: Tensor, draws: Sequence[Draw]) -> list[Drawn]:
-    """One token for each row of `logits`, [draws, vocabulary]; probabilities told are those before `sampling`."""
-    greedy: list[int] = logits.argmax(-1).tolist()
-    told: list[Drawn] = []
-    for row, (each, best) in enumerate(zip(draws, greedy, strict=True)):
-        token = best if each.sampling.temperature == 0.0 else _drawn(logits[row], each)
+def draw(logits: Tensor, draws: Sequence[Draw]) -> list[Drawn | None]:
+    """One token for each row of `logits`, [draws, vocabulary]; probabilities told are those before `sampling`.
+
+    None for a row with a NaN or whose greatest is infinite: nothing can be drawn from it.
+    """
+    best = logits.argmax(-1, keepdim=True)
+    # a NaN is greater than any number to torch
+    usable: list[bool] = logits.gather(-1, best).isfinite().flatten().tolist()
+    told: list[Drawn | None] = []
+    for row, (each, greedy) in enumerate(zip(draws, best.flatten().tolist(), strict=True)):
+        if not usable[row]:
+            told.append(None)
+            continue
+        token = greedy if each.sampling.temperature == 0.0 else _drawn(logits[row], each)
         told.append(Drawn(token) if each.logprobs is None else _told(logits[row], token, each.logprobs))
     return told
 

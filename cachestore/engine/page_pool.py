@@ -130,6 +130,13 @@ class PagePool:
             else:
                 self._free.append(page)
 
+    def unname(self, pages: Sequence[int]) -> None:
+        """Drops the names of these referenced pages: nobody finds them any more, and they are free once released."""
+        for page in pages:
+            name = self._names.pop(page, None)
+            if name is not None:
+                del self._named[name]
+
     def forget(self, namespace: bytes | None = None) -> int:
         """Drops the names of one namespace, or of all; how many. Referenced pages go when they are released."""
         gone = [name for name in self._named if namespace in (None, name[0])]
