@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := build/peers
 ENGINES := build/integrations
-TESTED := $(patsubst tests/integrations/%/install.sh,%,$(wildcard tests/integrations/*/install.sh))
+TESTED := $(patsubst tests/integrations/%/requirements.txt,%,$(wildcard tests/integrations/*/requirements.txt))
 
 .PHONY: demo test check soak mutations bench bench-peers integrations lint proto needle clean
 
@@ -68,8 +68,8 @@ integrations-%: $(ENGINES)/%/.installed
 
 # one engine's environment may be another's and more
 .PRECIOUS: $(ENGINES)/%/.installed
-$(ENGINES)/%/.installed: tests/integrations/%/install.sh $(wildcard tests/integrations/*/requirements.txt) constraints.txt
-	$< $(ENGINES)/$* $(PYTHON)
+$(ENGINES)/%/.installed: tests/integrations/install.sh $(wildcard tests/integrations/*/*.txt) constraints.txt
+	$< $* $(ENGINES)/$* $(PYTHON)
 	touch $@
 
 lint: $(STAMP)
