@@ -42,6 +42,10 @@ class Shape(NamedTuple):
 
 
 SMALL = Shape()
+PATIENT = {"timeout": "30s", "lookup_timeout": "30s"}
+"""For a machine that is busy: what a store answers late is a miss."""
+HASTY = {"timeout": "500ms", "lookup_timeout": "500ms"}
+"""For stores that are gone."""
 
 
 def content(label: bytes, shape: Shape) -> torch.Tensor:
@@ -91,12 +95,14 @@ def engine_config(address: str, shape: Shape, own: dict[str, Any], **settings: A
         "class_name": "CacheStoreAdapter",
         "address": address,
         "revision": "one",
+        **PATIENT,
         **own,
     }
     chosen: dict[str, Any] = {
         "chunk_size": shape.chunk_tokens,
         "local_cpu": False,
         "max_local_cpu_size": 0.0625,
+        "blocking_timeout_secs": 60,
         "pre_caching_hash_algorithm": "sha256_cbor",
         "remote_storage_plugins": ["cachestore"],
         "extra_config": {prefix + name: value for name, value in extra.items()},
@@ -147,6 +153,9 @@ class Engine:
     def chunks(self, tokens: Sequence[int]) -> list[torch.Tensor]:
         size = self.shape.chunk_tokens
         return [content(repr(list(tokens[:end])).encode(), self.shape) for end in range(size, len(tokens) + 1, size)]
+
+    def keys(self, tokens: Sequence[int]) -> list[Any]:
+        return [key for _, _, key in self.engine.token_database.process_tokens(tokens=list(tokens))]
 
     def begin_store(self, tokens: Sequence[int], **given: Any) -> int:
         """Hands the KV of a prompt to LMCache, which saves it by and by; how many chunks."""
@@ -200,7 +209,7 @@ class Server:
             "type": "plugin",
             "module_path": "cachestore.integrations.lmcache_l2",
             "class_name": "CacheStoreL2Adapter",
-            "adapter_params": {"address": address, "revision": "one", **(own or {})},
+            "adapter_params": {"address": address, "revision": "one", **PATIENT, **(own or {})},
         }
         if faults is not None:
             adapter = {"type": "fault_inject", "inner": adapter, **faults}

@@ -20,11 +20,13 @@ from lmcache.v1.health_monitor.checks.remote_backend_check import RemoteBackendH
 from lmcache.v1.metadata import LMCacheMetadata
 from lmcache.v1.storage_backend.connector import CreateConnector
 
+from cachestore.block import Buffer
+from cachestore.integrations.opaque import OpaquePages
 from cachestore.metrics import total
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from tests.integrations.conftest import Served
-from tests.integrations.lmcache.engine import Engine, Shape, engine_config, wait_until
+from tests.integrations.lmcache.engine import HASTY, Engine, Shape, WrongBytes, engine_config, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -144,7 +146,7 @@ def test_an_engine_whose_settings_are_refused_goes_on_without_the_store(engine: 
 
 
 def test_a_store_that_goes_away_is_a_miss_and_comes_back(engine: Make, served: Served) -> None:
-    one, tokens = engine(own={"timeout": "500ms"}), prompt(1, 4)
+    one, tokens = engine(own=HASTY), prompt(1, 4)
     one.store(tokens)
     port = int(served.address.rsplit(":", 1)[1])
     served.stop()
@@ -157,7 +159,7 @@ def test_a_store_that_goes_away_is_a_miss_and_comes_back(engine: Make, served: S
 
 
 def test_a_store_that_dies_in_the_midst_gives_no_wrong_bytes(engine: Make, served: Served) -> None:
-    engines = [engine(own={"timeout": "500ms"}) for _ in range(2)]
+    engines = [engine(own=HASTY) for _ in range(2)]
     for number in range(6):
         engines[0].store(prompt(number, 8))
     begun, over = Event(), Event()
@@ -191,13 +193,9 @@ def rooms(one: Engine) -> int:
     return len(given)
 
 
-def keys(one: Engine, tokens: Sequence[int]) -> list[Any]:
-    return [key for _, _, key in one.engine.token_database.process_tokens(tokens=list(tokens))]
-
-
 def get(one: Engine, tokens: Sequence[int]) -> Any:
     backend = one.backends["RemoteBackend-cachestore"]
-    return asyncio.run_coroutine_threadsafe(backend.connection.batched_get(keys(one, tokens)), backend.loop)
+    return asyncio.run_coroutine_threadsafe(backend.connection.batched_get(one.keys(tokens)), backend.loop)
 
 
 LARGE = Shape(layers=32, heads=8, head_dim=128)
@@ -242,7 +240,7 @@ def test_a_load_that_lmcache_gives_up_keeps_its_memory_until_it_ends(
 
 
 def test_the_health_check_of_lmcache_recovers_more_than_once(engine: Make, served: Served) -> None:
-    one = engine(own={"lookup_timeout": "500ms"})
+    one = engine(own=HASTY)
     one.engine.config.extra_config["waiting_time_for_recovery"] = 0.0
     check = RemoteBackendHealthCheck(one.backends["RemoteBackend-cachestore"])
     memory, metadata = one.backends["LocalCPUBackend"], one.engine.metadata
@@ -261,10 +259,10 @@ def test_the_health_check_of_lmcache_recovers_more_than_once(engine: Make, serve
 def test_what_is_removed_is_gone(engine: Make, served: Served) -> None:
     one, tokens = engine(), prompt(1, 3)
     one.store(tokens)
-    assert one.connector.remove_sync(keys(one, tokens)[2])
-    assert not one.connector.remove_sync(keys(one, tokens)[2])
+    assert one.connector.remove_sync(one.keys(tokens)[2])
+    assert not one.connector.remove_sync(one.keys(tokens)[2])
     assert one.load(tokens) == 2
-    assert one.connector.exists_sync(keys(one, tokens)[1])
+    assert one.connector.exists_sync(one.keys(tokens)[1])
     assert total(list(served.store.namespace("default").stats()), "put_stored") == 3
 
 
@@ -283,3 +281,18 @@ def test_no_wrong_bytes_in_many_operations_at_once(engine: Make) -> None:
 
     with ThreadPoolExecutor(3) as threads:
         assert sum(threads.map(work, range(3))) > 0
+
+
+def test_a_wrong_byte_would_be_seen(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = engine()
+    one.store(prompt(1, 3))
+    read = OpaquePages.read
+
+    def spoiled(pages: OpaquePages, keys: Sequence[bytes], into: Sequence[Buffer]) -> int:
+        came = read(pages, keys, into)
+        into[came - 1][-1] ^= 1
+        return came
+
+    monkeypatch.setattr(OpaquePages, "read", spoiled)
+    with pytest.raises(WrongBytes):
+        one.load(prompt(1, 3))

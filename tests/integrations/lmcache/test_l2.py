@@ -1,7 +1,7 @@
 """The storage of LMCache's server drives our adapter: what left its memory comes back byte for byte, or not at all."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
@@ -12,9 +12,11 @@ pytest.importorskip("lmcache", reason="LMCache is not installed here: make integ
 
 from lmcache.v1.distributed.api import ObjectKey
 
+from cachestore.block import Buffer
 from cachestore.errors import ConfigError
+from cachestore.integrations.opaque import OpaquePages
 from tests.integrations.conftest import Served
-from tests.integrations.lmcache.engine import Server, Shape
+from tests.integrations.lmcache.engine import HASTY, Server, Shape, WrongBytes
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +92,7 @@ def test_lmcaches_own_faults_give_a_shorter_prefix(server: Make) -> None:
 
 
 def test_a_store_that_goes_away_is_a_miss(server: Make, served: Served) -> None:
-    one = server(own={"timeout": "500ms"})
+    one = server(own=HASTY)
     wanted = one.keys(prompt(1, 4))
     one.store(wanted)
     served.stop()
@@ -102,7 +104,7 @@ def test_a_store_that_goes_away_is_a_miss(server: Make, served: Served) -> None:
 
 
 def test_a_store_that_dies_in_the_midst_gives_no_wrong_bytes(server: Make, served: Served) -> None:
-    one = server(own={"timeout": "500ms"})
+    one = server(own=HASTY)
     for number in range(6):
         one.store(one.keys(prompt(number, 8)))
     begun, over = Event(), Event()
@@ -142,3 +144,19 @@ def test_no_wrong_bytes_in_many_operations(server: Make) -> None:
         else:
             one.load(wanted)
             one.forget()
+
+
+def test_a_wrong_byte_would_be_seen(server: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = server()
+    wanted = one.keys(prompt(1, 3))
+    one.store(wanted)
+    read = OpaquePages.read
+
+    def spoiled(pages: OpaquePages, keys: Sequence[bytes], into: Sequence[Buffer]) -> int:
+        came = read(pages, keys, into)
+        into[came - 1][-1] ^= 1
+        return came
+
+    monkeypatch.setattr(OpaquePages, "read", spoiled)
+    with pytest.raises(WrongBytes):
+        one.load(wanted)
