@@ -9,6 +9,7 @@ pytest.importorskip("lmcache", reason="LMCache is not installed here: make integ
 
 from lmcache.utils import CacheEngineKey
 from lmcache.v1.distributed.api import ObjectKey
+from lmcache.v1.distributed.l2_adapters import plugin_l2_adapter
 from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface
 from lmcache.v1.health_monitor.checks.remote_backend_check import RemoteBackendHealthCheck
 from lmcache.v1.storage_backend.connector import ConnectorAdapter, ConnectorContext
@@ -36,7 +37,13 @@ def test_it_is_a_version_that_was_tried() -> None:
     ],
 )
 def test_methods_are_those_that_lmcache_calls(ours: type, theirs: type) -> None:
-    assert list(differences(ours, theirs)) == []
+    assert list(differences(ours, theirs, {"figures"})) == []
+
+
+def test_constructors_take_what_lmcache_gives() -> None:
+    assert list(inspect.signature(CacheStoreL2Adapter).parameters) == ["adapter_params", "l1_memory_desc"]
+    source = inspect.getsource(plugin_l2_adapter._create_plugin_adapter)
+    assert "adapter_cls(\n        config.adapter_params," in source and 'kwargs["l1_memory_desc"]' in source
 
 
 def test_what_is_called_of_lmcache_is_there() -> None:
