@@ -34,7 +34,7 @@ class _Lossless(Catalogue):
         if name in LOSSY.places:
             raise ConfigError(
                 f"{field or f'{self.folder}.name'} = {name!r} changes values, so it cannot be chosen here: put "
-                f"'quantisation={name}' into the spec's recipe, and one of {', '.join(self.names())} here"
+                f"'quantisation={name}' into the spec's recipe ([engine] recipe), one of {', '.join(self.names())} here"
             )
         return super().load(name, field)
 

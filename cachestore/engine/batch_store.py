@@ -4,10 +4,11 @@ All methods are for the loop's thread. Whatever a store cannot do costs computat
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
+from cachestore.codecs.base import Encoded
 from cachestore.deadline import Deadline
 from cachestore.engine.background import Background, Then
 from cachestore.engine.batch_request import ENGINE
@@ -103,7 +104,8 @@ class BatchStore:
         following: list[tuple[SlotPut, BatchSequence, int, int]] = []
         for live, count in plan:
             self._open(live)
-            if live.slot_put is not None:
+            # a block that is rounded is put when it is full
+            if live.slot_put is not None and self._runner.rounding is None:
                 computed = live.sequence.computed
                 first, end = computed // self._size, (computed + count) // self._size
                 end = min(end, len(live.slot_put.chain))
@@ -123,10 +125,13 @@ class BatchStore:
     def put(self, live: BatchSequence) -> None:
         """Puts the blocks that have become full."""
         first, end = live.stored, live.sequence.named
+        coded, live.sequence.coded = live.sequence.coded, {}
         if live.request.store is None or end <= first:
             return
         live.stored = end
         if live.slot_put is not None:
+            if self._runner.rounding is not None:
+                self._rounded(live.slot_put, live, range(first, min(end, len(live.slot_put.chain))), coded)
             live.slot_put.commit(first, min(end, len(live.slot_put.chain)))
             if end >= len(live.slot_put.chain):
                 self._end(live)
@@ -143,6 +148,7 @@ class BatchStore:
         job = MemoryPut(
             live.request.store, self._runner.memory, live.sequence.chain(), first, pages,
             Deadline.after(self._settings.put_timeout),
+            {number - first: planes for number, planes in coded.items()},
         )  # fmt: skip
         self._puts.run(job.run, partial(self._kept, live, pages, len(pages)))
 
@@ -186,13 +192,27 @@ class BatchStore:
         live.slot_put = put = SlotPut(request.store, keys, self._runner.memory, deadline, live.begin)
         live.puts += 1
         if first:
-            pages = sequence.pages[: min(first, whole)]
-            self._share(pages)
-            put.held += pages
-            put.whole(pages)
+            self._whole(put, dict(enumerate(sequence.pages[: min(first, whole)])))
+            put.commit(0, min(first, whole))
         self._waits.run(put.run, partial(self._followed, live, put, whole))
         if first >= whole:
             self._end(live)
+
+    def _whole(self, put: SlotPut, pages: dict[int, int]) -> None:
+        held = list(pages.values())
+        self._share(held)
+        put.held += held
+        put.whole(pages)
+
+    def _rounded(
+        self, put: SlotPut, live: BatchSequence, blocks: range, coded: Mapping[int, Sequence[Encoded]]
+    ) -> None:
+        """Blocks that became full, as the recipe stores them; what another rounded first, as it lies in its page."""
+        for number in blocks:
+            if number in coded:
+                put.coded(number, coded[number])
+            else:
+                self._whole(put, {number: live.sequence.pages[number]})
 
     def _end(self, live: BatchSequence) -> None:
         if live.slot_put is not None:

@@ -42,6 +42,7 @@ class BatchTurn:
         self._counters = counters
         self._stores = stores
         self._size = runner.spec.block_tokens
+        self._share = runner.most(0, settings.chunk_tokens)
         self._queue = scheduling.start(self._size)
         self._predictor = prediction.start()
 
@@ -49,7 +50,7 @@ class BatchTurn:
         """A new request."""
         self.waiting[live.number] = live
         live.guessed = live.predicted = self._predictor.predict(live.asked)
-        self._queue.add(live.demand(self._settings.chunk_tokens))
+        self._queue.add(live.demand(self._share))
 
     def turn(self) -> bool:
         """Does one step, if any sequence can go on now; whether it did."""
@@ -118,15 +119,14 @@ class BatchTurn:
         self._take(live, told)
         if live.number in self.waiting:
             self._queue.remove(live.number)
-            self._queue.add(live.demand(self._settings.chunk_tokens))
+            self._queue.add(live.demand(self._share))
 
     def _all(self) -> list[BatchSequence]:
         return [*self.waiting.values(), *self.running.values()]
 
     def _schedule(self) -> None:
         """Preempts and starts as the policy says."""
-        chunk = self._settings.chunk_tokens
-        running = [live.demand(chunk) for live in self.running.values()]
+        running = [live.demand(self._share) for live in self.running.values()]
         plan = self._queue.plan(running, self._runner.pool.pages, self._settings.max_batch)
         for live in [live for live in self._all() if live.number in plan.refuse]:
             self.end(live, TooLarge(f"{len(live.sequence.tokens)} tokens are more than the engine's pages hold"))
@@ -144,7 +144,7 @@ class BatchTurn:
         live.later = None
         self._stores.leave(live)
         self.waiting[live.number] = live
-        self._queue.add(live.demand(self._settings.chunk_tokens))
+        self._queue.add(live.demand(self._share))
 
     def _plan(self) -> list[Share]:
         """One token of each that decodes, and chunks of prompts, as far as there are pages.
@@ -188,6 +188,7 @@ class BatchTurn:
         count = min(pending, chunk)
         if live.later:
             count = min(count, live.later[0].first * self._size - computed)
+        count = self._runner.most(computed, count)
         whole = (computed + count) // self._size * self._size - computed
         return whole if whole > 0 and count < pending else count
 

@@ -12,6 +12,7 @@ from cachestore.engine.rotary import SHORT, longrope_switch
 from cachestore.engine.settings import EngineSettings
 from cachestore.engine.spec import spec_of
 from cachestore.errors import ConfigError, InvalidArgument, UnsupportedModel
+from cachestore.recipe import canonical
 
 
 def model_config(settings: EngineSettings) -> Any:
@@ -61,6 +62,7 @@ def _spec(settings: EngineSettings, config: Any, revision: str) -> BlockSpec:
             block_tokens=settings.block_tokens,
             head_groups=settings.head_groups,
             rotary_regime=SHORT if longrope_switch(text_config(config)) else "",
+            recipe=canonical(settings.recipe),
         )
     except InvalidArgument as error:
         raise ConfigError(f"[engine] does not fit the model: {error}") from error

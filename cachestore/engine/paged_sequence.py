@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cachestore.block import BlockSpec, Buffer
+from cachestore.codecs.base import Encoded
 from cachestore.engine.ragged import Row
 from cachestore.errors import InvalidArgument
 from cachestore.hashing import Chain, Extras, chain, extend
@@ -26,6 +27,8 @@ class PagedSequence:
     named: int = 0
     arriving: Sequence[Buffer] = ()
     """Where a store's read puts the blocks that pages are reserved for."""
+    coded: dict[int, list[Encoded]] = field(default_factory=dict)
+    """By number, the blocks that were computed since somebody took these, where a recipe rounds them: as stored."""
     _chain: Chain | None = None
 
     @property

@@ -18,6 +18,7 @@ from cachestore.engine.page_pool import PagePool
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.paged_sequence import PagedSequence, Plan
 from cachestore.engine.ragged import Batch
+from cachestore.engine.rounding import Rounding
 from cachestore.errors import ConfigError, InvalidArgument, TooLarge
 from cachestore.hashing import Extras
 
@@ -39,6 +40,7 @@ class Runner:
         self.spec = model.spec
         self.pool = PagePool(pages)
         self.memory = PageMemory(model.spec, pages, model.device)
+        self.rounding = Rounding.of(model.spec, self.memory)
 
     def start(
         self, tokens: Sequence[int], *, namespace: bytes = b"", extras: Extras | None = None, reuse: bool = True
@@ -78,19 +80,28 @@ class Runner:
         """Gives the sequence's pages back; its full blocks stay cached. Releasing twice is allowed."""
         pages, sequence.pages = sequence.pages, []
         sequence.computed = sequence.named = 0
+        sequence.coded = {}
         self.pool.release(pages)
 
     def wanted(self, plan: Plan) -> int:
         """How many pages a step with this plan takes from the pool."""
         return sum(sequence.wanted(count) + len(self._shared(sequence)) for sequence, count in plan)
 
+    def most(self, computed: int, count: int) -> int:
+        """How many of `count` tokens behind so many computed ones a step may take of one sequence."""
+        size = self.spec.block_tokens
+        return count if self.rounding is None else min(count, size - computed % size)
+
     def step(self, plan: Plan, on_slot: OnSlot | None = None) -> Stepped:
         """Computes so many tokens of each sequence in one run; `on_slot` is told of each slot that is done for all.
 
-        Overloaded if the pool has too few pages, TooLarge if a sequence is longer than the model takes; then nothing
-        has changed.
+        Overloaded if the pool has too few pages, TooLarge if a sequence is longer than the model takes, InvalidArgument
+        for more tokens of one than `most`; then nothing has changed. Of a block that a recipe rounds there are no
+        logits when it becomes full: they come with the step that asks for its last token again.
         """
         rows = [sequence.row(count) for sequence, count in plan]
+        if any(self.most(row.start, len(row.tokens)) < len(row.tokens) for row in rows):
+            raise InvalidArgument(f"plan: spec.recipe = {self.spec.recipe!r} takes no step beyond the end of a block")
         if not rows or len({id(sequence) for sequence, _ in plan}) != len(rows):
             raise InvalidArgument("plan: a step needs one sequence or more, and each of them once")
         longest = max(row.end for row in rows)
@@ -98,11 +109,16 @@ class Runner:
             raise TooLarge(f"plan: {longest} tokens are more than the model's {self.model.max_tokens}")
         self._make_room(plan)
         batch = Batch(rows, self.spec.block_tokens, self.memory.dtype, self.memory.device)
-        ended = [row.end == len(sequence.tokens) for row, (sequence, _) in zip(rows, plan, strict=True)]
+        ended = [
+            row.end == len(sequence.tokens) and not (row.write and self._rounds(row.end))
+            for row, (sequence, _) in zip(rows, plan, strict=True)
+        ]
         last = [at for at, end in zip(batch.last, ended, strict=True) if end]
         logits = self.model.forward(batch, self.memory, last, on_slot)
         for (sequence, _), row in zip(plan, rows, strict=True):
             sequence.computed = max(sequence.computed, row.end)
+        self._settle([sequence for sequence, _ in plan])
+        for sequence, _ in plan:
             self._name(sequence)
         return Stepped([sequence for (sequence, _), end in zip(plan, ended, strict=True) if end], logits)
 
@@ -163,6 +179,20 @@ class Runner:
         # of several that shared a page the last one keeps it
         self.pool.release(fresh)
 
+    def _rounds(self, computed: int) -> bool:
+        """Whether the last of so many tokens makes a block full that is rounded then."""
+        return self.rounding is not None and computed % self.spec.block_tokens == 0
+
+    def _settle(self, sequences: Sequence[PagedSequence]) -> None:
+        """Rounds the blocks that have become full, where the recipe says so."""
+        if self.rounding is None:
+            return
+        size = self.spec.block_tokens
+        full = [(each, number) for each in sequences for number in range(each.named, each.computed // size)]
+        coded = self.rounding.settle([each.pages[number] for each, number in full])
+        for (each, number), planes in zip(full, coded, strict=True):
+            each.coded[number] = planes
+
     def _name(self, sequence: PagedSequence) -> None:
         """Enters the blocks that have become full into the prefix index."""
         full = sequence.computed // self.spec.block_tokens
@@ -170,6 +200,9 @@ class Runner:
             keys = sequence.chain().keys
             for index in range(sequence.named, full):
                 page = self.pool.name(sequence.pages[index], sequence.namespace, keys[index])
+                if page != sequence.pages[index]:
+                    # the page that stays was rounded from what another computed
+                    sequence.coded.pop(index, None)
                 sequence.pages[index] = page
             sequence.named = full
 

@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from cachestore.errors import ConfigError
+from cachestore.errors import ConfigError, InvalidArgument
+from cachestore.recipe import canonical
 
 DTYPES = ("float32", "bfloat16", "float16")
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -18,6 +19,8 @@ class EngineSettings:
     `head_groups = 0` chooses the largest number up to 8 that divides the KV heads. `threads = 0` leaves the number of
     compute threads of the process alone. With `packed`, linear weights in 32-bit floats on a CPU are held a second time
     in the form in which batches are computed faster.
+    `recipe` rounds the KV of full blocks, in the engine's pages too, as `quantisation=int8` does. It is part of every
+    key: engines with another one, or none, share nothing. Empty: exact.
     """
 
     model: str
@@ -27,6 +30,7 @@ class EngineSettings:
     block_tokens: int = 64
     head_groups: int = 0
     adapter: str = ""
+    recipe: str = ""
     threads: int = 0
     packed: bool = True
 
@@ -42,5 +46,9 @@ class EngineSettings:
         for name in ("head_groups", "threads"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"engine.{name} must not be negative, got {getattr(self, name)}")
+        try:
+            canonical(self.recipe)
+        except InvalidArgument as error:
+            raise ConfigError(f"engine.{error}") from error
         if self.adapter:
             raise ConfigError("engine.adapter must be empty: the reference engine applies no adapters; merge it first")

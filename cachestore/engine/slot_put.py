@@ -1,10 +1,10 @@
 """An open put of a prompt's blocks that follows their computation slot by slot, for readers that wait for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from cachestore.codecs.lossy import codec_for
+from cachestore.codecs.base import Encoded
 from cachestore.deadline import Deadline
 from cachestore.engine.page_memory import PageMemory
 from cachestore.engine.page_writing import write_pages
@@ -31,13 +31,17 @@ class SlotPut:
 
     def write(self, slot: int, block: int, pages: Sequence[int]) -> None:
         """The KV of one slot of the blocks from `block` on lies in these pages, and stays as it is."""
-        self._todo.put(lambda put: write_pages(put, self.memory, range(slot, slot + 1), block, pages))
+        numbered = dict(enumerate(pages, block))
+        self._todo.put(lambda put: write_pages(put, self.memory, range(slot, slot + 1), numbered))
 
-    def whole(self, pages: Sequence[int]) -> None:
-        """The first blocks lie in these pages with all their slots."""
+    def whole(self, pages: Mapping[int, int]) -> None:
+        """These blocks lie in their pages with all their slots, and stay as they are."""
         slots = range(len(self.memory.spec.slots))
-        self._todo.put(lambda put: write_pages(put, self.memory, slots, 0, pages))
-        self.commit(0, len(pages))
+        self._todo.put(lambda put: write_pages(put, self.memory, slots, pages))
+
+    def coded(self, block: int, planes: Sequence[Encoded]) -> None:
+        """All planes of a block, as they are stored."""
+        self._todo.put(lambda put: put.write_encoded(block, 0, *planes))
 
     def commit(self, block: int, end: int) -> None:
         """Publishes the blocks `block` up to, not including, `end`: all their slots were written."""
@@ -60,7 +64,7 @@ class SlotPut:
         plans = [BlockPlan(key, spec.block_tokens, planes) for key in self.chain.keys]
         self.deadline.check("waiting for a thread to put blocks")
         timeout = max(self.deadline.remaining(), 1e-3)
-        with self.store.put(self.chain.fingerprint, plans, timeout=timeout, codec=codec_for(spec)) as put:
+        with self.store.put(self.chain.fingerprint, plans, timeout=timeout) as put:
             self.begun()
             for todo in iter(self._todo.get, None):
                 todo(put)

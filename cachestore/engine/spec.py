@@ -28,6 +28,7 @@ def spec_of(
     adapter_revision: str = "",
     weights: str = "",
     rotary_regime: str = "",
+    recipe: str = "",
 ) -> BlockSpec:
     """The spec of the model that `config`, any transformers configuration, describes.
 
@@ -48,4 +49,5 @@ def spec_of(
         rotary_regime=regime(text, rotary_regime),
         adapter=adapter,
         adapter_revision=adapter_revision,
+        recipe=recipe,
     )

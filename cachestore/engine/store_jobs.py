@@ -1,11 +1,11 @@
 """What the serving loop asks of a store, for threads that may wait: reading blocks into pages, putting pages."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cachestore.block import BlockSpec, Buffer
-from cachestore.codecs.lossy import codec_for
+from cachestore.codecs.base import Encoded
 from cachestore.deadline import Deadline
 from cachestore.engine.fetching import Fetching, Segment
 from cachestore.engine.page_memory import PageMemory
@@ -142,7 +142,10 @@ class PagePut:
 
 @dataclass(eq=False)
 class MemoryPut:
-    """Does the same with pages of the engine's memory, on whichever device that is."""
+    """Does the same with pages of the engine's memory, on whichever device that is.
+
+    `coded` are the planes of those that are stored otherwise than they lie there, by their number among the pages.
+    """
 
     store: Store
     memory: PageMemory
@@ -150,13 +153,17 @@ class MemoryPut:
     first: int
     pages: Sequence[int]
     deadline: Deadline
+    coded: Mapping[int, Sequence[Encoded]] = field(default_factory=dict)
 
     def run(self) -> list[PutStatus]:
         """What became of each block."""
         spec, keys = self.memory.spec, self.chain.keys[self.first : self.first + len(self.pages)]
         after = self.chain.keys[self.first - 1] if self.first else None
         with _opened(self.store, spec, self.chain.fingerprint, keys, after, self.deadline) as put:
-            write_pages(put, self.memory, range(len(spec.slots)), 0, self.pages)
+            for number, planes in self.coded.items():
+                put.write_encoded(number, 0, *planes)
+            left = {number: page for number, page in enumerate(self.pages) if number not in self.coded}
+            write_pages(put, self.memory, range(len(spec.slots)), left)
             put.commit()
             return [answer.status for answer in put.answers]
 
@@ -168,4 +175,4 @@ def _opened(
     planes = spec.planes()
     plans = [BlockPlan(key, spec.block_tokens, planes) for key in keys]
     timeout = max(deadline.remaining(), 1e-3)
-    return store.put(fingerprint, plans, after=after, timeout=timeout, codec=codec_for(spec))
+    return store.put(fingerprint, plans, after=after, timeout=timeout)

@@ -103,12 +103,13 @@ class Children:
 
 @dataclass
 class Cluster:
-    """One store with a Redis behind it, and workers on one model."""
+    """One store with a Redis behind it, and workers on one model; `engine_table` goes into their `[engine]`."""
 
     children: Children
     model: Path
     redis_url: str = ""
     tables: str = ""
+    engine_table: str = ""
     store_child: Child = field(init=False)
     store: RemoteStore = field(init=False)
 
@@ -128,7 +129,7 @@ class Cluster:
         """
         elsewhere = role == "decode" and "local_prefill_tokens" not in settings
         config = self._file(
-            f'[engine]\nmodel = "{self.model}"\nblock_tokens = {BLOCK}\nthreads = 1\n'
+            f'[engine]\nmodel = "{self.model}"\nblock_tokens = {BLOCK}\nthreads = 1\n{self.engine_table}\n'
             f"[batch]\n{batch or BATCH}\n"
             f"[{role}_worker]\n{f'local_prefill_tokens = {BLOCK - 1}' if elsewhere else ''}\n{settings}\n"
         )

@@ -125,6 +125,10 @@ class _Put:
         self.moody.mood()
         self.put.write(*arguments)
 
+    def write_encoded(self, *arguments: Any) -> None:
+        self.moody.mood()
+        self.put.write_encoded(*arguments)
+
     def commit(self, *arguments: Any) -> None:
         self.moody.mood()
         self.put.commit(*arguments)

@@ -1,0 +1,119 @@
+"""Workers that store less: without loss by a codec of their own, or rounded by the recipe of their engine."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from cachestore.block import BlockSpec
+from cachestore.engine.model import model_spec
+from cachestore.engine.page_memory import PageMemory
+from cachestore.engine.settings import EngineSettings
+from cachestore.hashing import chain
+from cachestore.metrics import total
+from decode_worker.client import DecodeClient
+from prefill_worker.client import PrefillClient
+from tests.e2e.cluster import BLOCK, ROOT, Children, Trio
+
+NEEDLE = ROOT / "examples" / "needle"
+MODEL = NEEDLE / "model"
+PATIENT = 'prefill_begin = "20s"\nsilence = "20s"\n'
+"""A machine that is busy must not make the decode worker prefill."""
+
+
+@cache
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(MODEL)
+
+
+def asked(name: str) -> list[tuple[list[int], str]]:
+    """The prompts about one of the documents that come with the model, and the right answers."""
+    text = (NEEDLE / "documents" / f"{name}.txt").read_text(encoding="utf-8")
+    questions = json.loads((NEEDLE / "documents" / f"{name}.json").read_text(encoding="utf-8"))
+    return [(tokenizer().encode(text + each["question"]), each["answer"]) for each in questions]
+
+
+def spec(recipe: str) -> BlockSpec:
+    return model_spec(EngineSettings(str(MODEL), block_tokens=BLOCK, recipe=recipe))
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Trio]]:
+    """A store, and workers with this recipe and codec."""
+    started = []
+
+    def make(recipe: str, codec: str) -> Trio:
+        trio = Trio(Children(tmp_path_factory.mktemp("needle")), MODEL, engine_table=f'recipe = "{recipe}"\n')
+        started.append(trio)
+        trio.start_store()
+        settings = f'codec = "{codec}"\n'
+        workers = [trio.start_worker("prefill", "p0", settings), trio.start_worker("decode", "d0", settings + PATIENT)]
+        trio.prefill_child, trio.decode_child = map(trio.children.told, workers)
+        trio.prefill, trio.decode = PrefillClient(trio.prefill_child.address), DecodeClient(trio.decode_child.address)
+        trio.prefill.open()
+        trio.decode.open()
+        trio.known("prefill", 1)
+        trio.known("decode", 1)
+        return trio
+
+    yield make
+    for trio in started:
+        trio.end()
+
+
+def answers(trio: Trio, name: str) -> list[str]:
+    """What the decode worker answers; all but the first question find the document in the store or in pages."""
+    made, shared = [], 0
+    for tokens, _ in asked(name):
+        answer, usage = trio.ask(tokens, 8)
+        made.append(tokenizer().decode(answer, skip_special_tokens=True))
+        if shared:
+            assert sum(usage.reuse.reused.values()) >= shared
+        else:
+            assert usage.prefilled_by == "p0" and usage.loaded_tokens == len(tokens) // BLOCK * BLOCK
+        shared = 900
+    return made
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("recipe", "codec", "share"),
+    [
+        ("", "entropy", 0.95),
+        ("quantisation=int8,group=64", "raw", 0.45),
+        pytest.param("quantisation=fp8,format=e4m3,group=64", "entropy", 0.45, marks=pytest.mark.slow),
+    ],
+)
+def test_the_needle_is_found(recipe: str, codec: str, share: float, start: Callable[[str, str], Trio]) -> None:
+    """Handed over by a prefill worker, read from the store, and found in pages."""
+    trio = start(recipe, codec)
+    assert answers(trio, "harbour") == [answer for _, answer in asked("harbour")]
+    trio.at_rest()
+    figures = trio.store.stats()
+    raw = total(figures, "tier_blocks", tier="cpu") * PageMemory.page_bytes(spec(recipe))
+    assert raw and total(figures, "tier_bytes", tier="cpu") < share * raw
+
+
+@pytest.mark.timeout(300)
+def test_workers_of_another_recipe_share_nothing(start: Callable[[str, str], Trio]) -> None:
+    """Neither handoffs nor blocks: what was rounded is under keys of its own."""
+    recipe = "quantisation=int8,group=64"
+    trio = start(recipe, "raw")
+    tokens, right = asked("island")[0]
+    assert trio.ask(tokens, 8)[1].prefilled_by == "p0"
+    trio.at_rest()
+    whole = len(tokens) // BLOCK
+    assert [trio.store.lookup(chain(spec(each), tokens)).ready for each in (recipe, "")] == [whole, 0]
+    trio.engine_table = ""
+    other = trio.children.told(trio.start_worker("decode", "d1"))
+    trio.known("decode", 2)
+    with DecodeClient(other.address) as exact:
+        answer = exact.generate(tokens, max_tokens=8, timeout=30)
+        assert tokenizer().decode(list(answer), skip_special_tokens=True) == right
+        assert answer.usage is not None and answer.usage.reuse.reused == {}
+        assert answer.usage.prefilled_by == "local" and answer.usage.reuse.computed == len(tokens)
+    trio.at_rest()
+    assert trio.store.lookup(chain(spec(""), tokens)).ready >= whole
