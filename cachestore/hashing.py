@@ -223,4 +223,6 @@ def opaque_chain(spec: OpaqueSpec, engine_keys: Sequence[bytes]) -> Chain:
         raise InvalidArgument("engine keys must not be empty")
     root = fingerprint(spec)
     head = _frame(_DOMAIN, b"kv-cachestore/opaque-key/1") + _frame(_ROOT, root)
-    return Chain(root, tuple(sha256(head + _frame(_ENGINE_KEY, key)).digest() for key in engine_keys))
+    # most engines have keys of one length
+    heads = {nbytes: head + _head(_ENGINE_KEY, nbytes) for nbytes in set(map(len, engine_keys))}
+    return Chain(root, tuple(sha256(heads[len(key)] + key).digest() for key in engine_keys))

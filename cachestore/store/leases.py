@@ -82,13 +82,13 @@ class Holding:
         """Ends open blocks' counts as `read_<outcome>` each; a settled one stays as it is."""
         if self.purpose is None:
             return
-        settled: Counter[tuple[str, str]] = Counter()
+        settled = list[tuple[str, str]]()
         for block, outcome in outcomes:
             if block.open:
                 block.open = False
-                settled[outcome, block.tier if outcome == "hits" else ""] += 1
+                settled.append((outcome, block.tier if outcome == "hits" else ""))
         # counted once for all that are alike: a read's blocks mostly are
-        for (outcome, tier), blocks in settled.items():
+        for (outcome, tier), blocks in Counter(settled).items():
             self.counters.add("read_open", -blocks, purpose=self.purpose)
             labels = {"tier": tier} if outcome == "hits" else {}
             self.counters.add(f"read_{outcome}", blocks, purpose=self.purpose, **labels)

@@ -14,13 +14,14 @@ REMEMBERED = 1 << 16
 class Popularity:
     """Reads by block, of the blocks read last. Callers hold the index's lock."""
 
-    _reads: OrderedDict[Name, int] = field(default_factory=OrderedDict)
+    _reads: OrderedDict[tuple[bytes, bytes], int] = field(default_factory=OrderedDict)
+    """By namespace and key, as a `Name` is, which takes longer to make."""
 
     def read(self, namespace: bytes, keys: Sequence[bytes]) -> list[int]:
         """Counts one more read of each of these blocks; how many there were of each."""
         counts = []
         for key in keys:
-            name = Name(namespace, key)
+            name = namespace, key
             counts.append(self._reads.pop(name, 0) + 1)
             self._reads[name] = counts[-1]
         while len(self._reads) > REMEMBERED:

@@ -27,11 +27,11 @@ def settle(tiered: TieredStore, holding: Holding, verdicts: Sequence[Verdict], d
     """
     if len(verdicts) > len(holding.blocks):
         raise InvalidArgument(f"{len(verdicts)} verdicts for a lease of {len(holding.blocks)} blocks")
-    for block, verdict in zip(holding.blocks, verdicts, strict=False):
+    corrupt = (block for block, verdict in zip(holding.blocks, verdicts, strict=False) if verdict is Verdict.CORRUPT)
+    for block in corrupt:
         if not deadline.remaining():
             break
-        if verdict is Verdict.CORRUPT:
-            _examine(tiered, holding, block, deadline)
+        _examine(tiered, holding, block, deadline)
     with tiered.index.changed:
         given = [*verdicts, *[Verdict.UNREAD] * (len(holding.blocks) - len(verdicts))]
         judged = list(zip(holding.blocks, given, strict=True))

@@ -15,6 +15,13 @@ PUTS = (
         ("tests/store/test_local_store.py::TestMemoryOnly::test_an_incomplete_block_fails_alone",),
     ),
     Mutation(
+        "table of a block taken as that of another that is alike",
+        "cachestore/store/together.py",
+        "            if holds and block.laid:\n",
+        "            if True:\n",
+        ("tests/store/test_provisional.py::test_a_table_that_is_not_sound_fails_its_block_alone",),
+    ),
+    Mutation(
         "plane taken whose checksum does not hold",
         _PUT,
         "            open_block.failed |= not holds(each, stored)\n",
@@ -47,8 +54,8 @@ PUTS = (
     Mutation(
         "durable acknowledged although no tier has it",
         _COMMITTING,
-        "PutStatus.FAILED if self.durable and not entry.durable else None\n",
-        "None\n",
+        "        if self.durable and not entry.durable:\n",
+        "        if False:\n",
         ("tests/store/test_durable_blocks.py::test_what_no_tier_could_keep_is_not_stored",),
     ),
     Mutation(

@@ -6,6 +6,34 @@ _AUTH, _BULK, _SHARED, _STREAM = (f"cachestore/service/{folder}" for folder in (
 
 WIRE = (
     Mutation(
+        "checksums of blocks copied at once not compared",
+        "cachestore/service/shared/filling.py",
+        "        if _copied(slab.bytes, start, packing, target) != meant:\n",
+        "        if _copied(slab.bytes, start, packing, target) is None:\n",
+        ("tests/service/test_filling.py::test_damage_ends_it_and_is_counted_once",),
+    ),
+    Mutation(
+        "checksums of headers looked at at once not compared",
+        "cachestore/service/shared/alike.py",
+        "    words = words[: _leading(words[:, -1] == digests)]\n",
+        "",
+        ("tests/service/test_filling.py::test_damage_ends_it_and_is_counted_once",),
+    ),
+    Mutation(
+        "keys of headers looked at at once not compared",
+        "cachestore/service/shared/alike.py",
+        "    alike &= (words[:, KEY.start // WORD : KEY.stop // WORD] == named).all(axis=1)\n",
+        "",
+        ("tests/service/test_filling.py::test_damage_ends_it_and_is_counted_once",),
+    ),
+    Mutation(
+        "generations of blocks copied at once not compared",
+        "cachestore/service/shared/filling.py",
+        "    return min(came, places.current)\n",
+        "    return came\n",
+        ("tests/service/test_filling.py::test_memory_that_is_used_again_meanwhile_is_a_miss",),
+    ),
+    Mutation(
         "checksums of what a reader was sent not compared",
         "cachestore/service/landing.py",
         "        if sums != header.raw_checksums(packing.chosen):\n",

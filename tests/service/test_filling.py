@@ -102,7 +102,7 @@ def test_damage_ends_it_and_is_counted_once(tiered: TieredStore, shared: RemoteS
         # a whole and sound block, but another one
         slots[at].bytes[:] = slots[at - 1].bytes
     else:
-        slots[at].bytes[{"header": 120, "first plane": header, "last plane": header + 3008 + RUN - 1}[where]] ^= 1
+        slots[at].bytes[{"header": 150, "first plane": header, "last plane": header + 3008 + RUN - 1}[where]] ^= 1
     into = room(blocks)
     with shared.read(keys, into=into) as reading:
         assert reading.fill() == at and came(blocks, into, at)

@@ -14,8 +14,8 @@ from cachestore.codecs.planes import encode_plane
 from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.plane_table import TABLE
-from cachestore.seal import checksum
-from cachestore.store.adopting import Front, read_table
+from cachestore.seal import Header, checksum
+from cachestore.store.adopting import Front, last_write, read_table
 from cachestore.store.base import PutStatus
 from cachestore.store.laying import Laying, Layout
 from cachestore.store.local import LocalStore
@@ -98,6 +98,7 @@ class Elsewhere:
 
     def __init__(self, slot: Buffer, block: Block) -> None:
         layout = Layout(block.planes)
+        self.slot, self.start = slot, layout.start
         self.payload = slot[layout.start :]
         self.table = slot[: layout.table.nbytes].view(TABLE)
         self._front = Front(slot, layout.start)
@@ -201,6 +202,37 @@ def test_a_table_elsewhere_that_is_not_sound_shows_nothing(theirs: LocalStore, f
         put.commit()
         assert list(planes) == [] and list(reading) == []
     assert [answer.status for answer in put.answers] == [PutStatus.FAILED, PutStatus.STORED]
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 4])
+@pytest.mark.parametrize(
+    "field", ["offset", "stored_bytes", "codec", "stored_checksum", "slot", "raw_bytes", "last write"]
+)
+def test_a_table_that_is_not_sound_fails_its_block_alone(theirs: LocalStore, field: str, wrong: int) -> None:
+    keys, blocks = random_prompt(small_spec(), 6)
+    with (
+        theirs.put(keys.fingerprint, plans_of(blocks), after=bytes(32), owner=b"writer") as put,
+        lent(put, blocks) as writers,
+    ):
+        for number, writer in enumerate(writers):
+            writer.lay(range(8), number + 1)
+        if field == "last write":
+            last_write(writers[wrong].slot, writers[wrong].start)[0] = 0
+        else:
+            writers[wrong].table[field][2] = {"raw_bytes": 0, "codec": 99}.get(
+                field, writers[wrong].table[field][2] + 1
+            )
+        put.adopt(range(6))
+        put.commit()
+    assert [answer.block for answer in put.answers if answer.status is PutStatus.FAILED] == [wrong]
+    rest = [number for number in range(6) if number != wrong]
+    others = Chain(keys.fingerprint, tuple(keys.keys[number] for number in rest))
+    there = theirs.tiered.index.ready(theirs.namespace, keys.fingerprint)
+    headers = [Header.parse(there[key].slot.bytes) for key in others.keys]
+    assert [header.parent for header in headers] == [keys.keys[n - 1][:16] if n else bytes(16) for n in rest]
+    assert len({header.sequence for header in headers}) == 5
+    with theirs.read(others) as loaded:
+        assert [same(block, blocks[number]) for number, (block, _) in zip(rest, loaded, strict=True)] == [True] * 5
 
 
 def test_a_plane_that_does_not_hold_is_not_shown(open_store: OpenStore) -> None:

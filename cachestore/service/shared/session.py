@@ -138,8 +138,11 @@ class Session:
 
     def _places(self, slots: Iterable[Slot]) -> wire.Places:
         chosen = list(slots)
+        # once for each slab: most blocks of a call lie in the same
+        known = {id(slot.slab): slot.slab for slot in chosen}
+        numbers = {same: self.slabs.number(slab) for same, slab in known.items()}
         return wire.Places(
-            slabs=[self.slabs.number(slot.slab) for slot in chosen],
+            slabs=[numbers[id(slot.slab)] for slot in chosen],
             offsets=[slot.offset for slot in chosen],
             sizes=[slot.nbytes for slot in chosen],
             generations=[slot.generation for slot in chosen],
