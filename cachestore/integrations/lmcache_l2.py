@@ -21,11 +21,11 @@ from lmcache.v1.distributed.internal_api import L2StoreResult
 from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface
 from lmcache.v1.platform import create_event_notifier
 
-from cachestore.config import build
 from cachestore.errors import ConfigError
 from cachestore.integrations.client import remote_store
 from cachestore.integrations.lmcache_chunks import Chunks, answers, chunk_bytes, chunk_spec, counted, flat
 from cachestore.integrations.lmcache_settings import LMCacheSettings
+from cachestore.integrations.settings import settings_from
 from cachestore.metrics import Counters
 
 _log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class CacheStoreL2Adapter(L2AdapterInterface):
 
     def __init__(self, adapter_params: dict[str, Any], l1_memory_desc: Any = None) -> None:
         super().__init__()
-        self._settings = build(LMCacheSettings, adapter_params, "adapter_params")
+        self._settings = settings_from(LMCacheSettings, adapter_params, "adapter_params")
         self._store = remote_store(self._settings.address)
         self._store.open()
         self._counters = Counters()

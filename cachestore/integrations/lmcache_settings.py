@@ -5,8 +5,9 @@ from typing import Any
 
 from lmcache.v1.token_database import ChunkedTokenDatabase
 
-from cachestore.config import Seconds, build
+from cachestore.config import Seconds
 from cachestore.errors import ConfigError
+from cachestore.integrations.settings import settings_from
 
 HASHES = {"sha256": "sha256", "sha256_cbor": "sha256_cbor", "sha256_cbor_64bit": "sha256_cbor"}
 """Values of `pre_caching_hash_algorithm` that do not collide between prompts, and what each is."""
@@ -37,7 +38,7 @@ def settings_of(config: Any, plugin: str) -> LMCacheSettings:
     own = {name.removeprefix(prefix): value for name, value in config.extra_config.items() if name.startswith(prefix)}
     # with a dot it is of another plug-in, whose name begins alike
     given = {name: value for name, value in own.items() if name not in _LOADING and "." not in name}
-    return build(LMCacheSettings, given, prefix.rstrip("."))
+    return settings_from(LMCacheSettings, given, prefix.rstrip("."))
 
 
 def hash_algorithm(config: Any) -> str:

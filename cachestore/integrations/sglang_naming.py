@@ -12,10 +12,11 @@ from sglang.srt.runtime_context import get_context
 from sglang.version import __version__
 
 from cachestore.block import OpaqueSpec
-from cachestore.config import Seconds, build
+from cachestore.config import Seconds
 from cachestore.errors import ConfigError, InvalidArgument
 from cachestore.integrations.named import model_name, revision
 from cachestore.integrations.opaque import layout_text
+from cachestore.integrations.settings import settings_from
 from cachestore.integrations.sglang_host import HostPages
 
 WHERE = "hicache-storage-backend-extra-config"
@@ -55,7 +56,7 @@ class HiCacheSettings:
 def settings_of(config: Any) -> HiCacheSettings:
     """Those of a HiCacheStorageConfig. ConfigError names what is unknown or wrong."""
     given = config.extra_config or {}
-    return build(HiCacheSettings, {key: given[key] for key in given if key not in ENGINE_KEYS}, WHERE)
+    return settings_from(HiCacheSettings, {key: given[key] for key in given if key not in ENGINE_KEYS}, WHERE)
 
 
 def engine_keys(keys: Sequence[str]) -> list[bytes]:

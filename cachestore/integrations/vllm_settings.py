@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from cachestore.config import Bytes, Seconds, build
+from cachestore.config import Bytes, Seconds
+from cachestore.integrations.settings import settings_from
 
 
 @dataclass(frozen=True)
@@ -35,4 +36,4 @@ class ConnectorSettings:
 
 def settings_of(config: Any) -> ConnectorSettings:
     """Those of a KVTransferConfig. ConfigError names what is unknown or wrong."""
-    return build(ConnectorSettings, config.kv_connector_extra_config or {}, "kv_connector_extra_config")
+    return settings_from(ConnectorSettings, config.kv_connector_extra_config or {}, "kv_connector_extra_config")

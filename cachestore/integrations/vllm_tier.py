@@ -26,11 +26,12 @@ from vllm.v1.kv_offload.tiering.async_lookup import AsyncLookupManager
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
 
 from cachestore.block import Buffer, OpaqueSpec
-from cachestore.config import Seconds, build
+from cachestore.config import Seconds
 from cachestore.errors import CacheStoreError, InvalidArgument
 from cachestore.integrations.client import remote_store
 from cachestore.integrations.named import model_name, revision
 from cachestore.integrations.opaque import OpaquePages, layout_text
+from cachestore.integrations.settings import settings_from
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class CacheStoreTier(SecondaryTierManager):
         **settings: Any,
     ) -> None:
         super().__init__(offloading_spec, primary_kv_view, tier_type, backpressure_detector)
-        chosen = build(TierSettings, settings, "secondary_tiers")
+        chosen = settings_from(TierSettings, settings, "secondary_tiers")
         self._slots = np.asarray(primary_kv_view).view(np.uint8)
         spec = opaque_spec(offloading_spec.config, self._slots.shape[1], chosen)
         self._store = remote_store(chosen.address)
