@@ -30,8 +30,8 @@ NEW = 12
 Directory = Callable[[str], Path]
 
 
-def opened(path: Path) -> PagedModel:
-    model = PagedModel(EngineSettings(str(path), block_tokens=SIZE))
+def opened(path: Path, recipe: str = "") -> PagedModel:
+    model = PagedModel(EngineSettings(str(path), block_tokens=SIZE, recipe=recipe))
     model.open()
     return model
 

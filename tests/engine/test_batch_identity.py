@@ -32,9 +32,12 @@ def remote(tiered: TieredStore) -> Iterator[RemoteStore]:
 
 
 @contextmanager
-def mixing(path: Path, tiered: TieredStore, remote: RemoteStore, new: int, pages: int) -> Iterator[Mixture]:
+def mixing(
+    path: Path, tiered: TieredStore, remote: RemoteStore, new: int, pages: int, recipe: str = ""
+) -> Iterator[Mixture]:
     """Two loops with few pages, one beside its store and one that calls it, and stores that fail now and then."""
-    models, scheduling = [opened(path), opened(path)], {"name": "mc_sf", "predictor": {"name": "exact"}}
+    models = [opened(path, recipe), opened(path, recipe)]
+    scheduling = {"name": "mc_sf", "predictor": {"name": "exact"}}
     stores = [Moody(tiered.namespace("default"), FAILING), Moody(remote, FAILING)]
     settings = {"pages": pages, "max_batch": 8, "scheduling": scheduling}
     with serving(models[0], **settings) as one, serving(models[1], **settings) as other:
@@ -76,7 +79,8 @@ def test_two_hundred_prompts(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_needle_is_found(tiered: TieredStore, remote: RemoteStore) -> None:
+@pytest.mark.parametrize("recipe", ["", "quantisation=int8,group=32", "quantisation=fp8,format=e4m3,group=32"])
+def test_the_needle_is_found(recipe: str, tiered: TieredStore, remote: RemoteStore) -> None:
     """All 48 questions about the documents that come with the model are answered right, however they are asked."""
     tokenizer = AutoTokenizer.from_pretrained(NEEDLE / "model")
     several, answers = [], []
@@ -85,6 +89,6 @@ def test_the_needle_is_found(tiered: TieredStore, remote: RemoteStore) -> None:
         for each in json.loads(path.read_text(encoding="utf-8")):
             several.append(tokenizer.encode(text + each["question"]))
             answers.append(each["answer"])
-    with mixing(NEEDLE / "model", tiered, remote, 20, 128) as mixture:
+    with mixing(NEEDLE / "model", tiered, remote, 20, 128, recipe) as mixture:
         made = [tokens[: tokens.index(tokenizer.eos_token_id)] for tokens in mixture.run(several)]
     assert [tokenizer.decode(tokens) for tokens in made] == answers

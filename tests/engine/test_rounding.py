@@ -29,7 +29,7 @@ from cachestore.metrics import total
 from cachestore.store.base import PutStatus, Store
 from cachestore.store.tiered import TieredStore
 from cachestore_kernels.method import Method
-from tests.engine.batches import SIZE, Directory, ended, figure, prompt, request, serving
+from tests.engine.batches import SIZE, Directory, ended, figure, opened, prompt, request, serving
 from tests.kernels.conftest import interpreting
 
 RECIPES = ["quantisation=int8,group=32", "quantisation=int4,group=32", "quantisation=fp8,format=e4m3,group=32"]
@@ -40,8 +40,7 @@ NEW = 20
     scope="module", params=[RECIPES[0], *(pytest.param(each, marks=pytest.mark.slow) for each in RECIPES[1:])]
 )
 def rounded(request: pytest.FixtureRequest, model_dir: Directory) -> Iterator[PagedModel]:
-    model = PagedModel(EngineSettings(str(model_dir("llama")), block_tokens=SIZE, recipe=request.param))
-    model.open()
+    model = opened(model_dir("llama"), request.param)
     yield model
     model.close()
 
