@@ -6,11 +6,13 @@ hardly ever. The staging of a load is a few blocks, used again while the process
 """
 
 import logging
+import time
 from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import cycle, islice, takewhile
 from threading import Condition
 
 import torch
@@ -31,6 +33,9 @@ _log = logging.getLogger(__name__)
 
 RING = 3
 """Blocks of staging of one load: one that is read, one that is copied, and one between them."""
+
+PAUSE = 0.005
+"""Seconds before promised blocks are asked for again that the store knows nothing of."""
 
 
 @dataclass(eq=False)
@@ -125,29 +130,40 @@ class Loads:
             self._changed.notify_all()
 
     def _read(self, loading: Loading) -> None:
-        """Reads the blocks, in one read; `loading` says how many came, also where this raises."""
-        load, deadline, copies = loading.load, loading.deadline, loading.copies
-        memory, chain = self._staging.memory, Chain(load.fingerprint, load.keys)
-        purpose = Purpose.HANDOFF if load.wait else Purpose.REUSE
-        blocks = self._staging.take(min(RING, len(chain)), deadline.remaining())
+        """Reads the blocks; `loading` says how many came, also where this raises."""
+        load, deadline = loading.load, loading.deadline
+        blocks = self._staging.take(min(RING, len(load.keys)), deadline.remaining())
+        until = time.monotonic() + load.wait
         try:
             deadline.check("waiting for staging")
-            buffers = [memory.buffer(block) for block in blocks]
-            into = [buffers[number % len(blocks)] for number in range(len(chain))]
-            timeout = max(deadline.remaining(), 1e-3)
-            with self.store.read(
-                chain, part=self.shard.part, into=into, wait=load.wait, purpose=purpose, timeout=timeout
-            ) as reading:
+            self._read_on(loading, blocks, load.wait)
+            while loading.came < len(load.keys) and (wait := until - time.monotonic()) > 0:
+                # promised, and the engine that saves it may not have told the store yet
+                time.sleep(PAUSE)
+                self._read_on(loading, blocks, wait)
+        finally:
+            self._staging.give(blocks)
+
+    def _read_on(self, loading: Loading, blocks: Sequence[int], wait: float) -> None:
+        """The same with those that did not come yet, in one read, through these blocks of staging."""
+        load, first, copies = loading.load, loading.came, loading.copies
+        chain = Chain(load.fingerprint, load.keys[first:])
+        purpose = Purpose.HANDOFF if load.wait else Purpose.REUSE
+        buffers = [self._staging.memory.buffer(block) for block in blocks]
+        into, part = list(islice(cycle(buffers), len(chain))), self.shard.part
+        timeout = max(loading.deadline.remaining(), 1e-3)
+        try:
+            with self.store.read(chain, part=part, into=into, wait=wait, purpose=purpose, timeout=timeout) as reading:
                 # block after block: buffers are filled in their turn
                 for number, _ in enumerate(reading):
-                    copies.append(self._copiers.submit(self._copy, load, number, blocks[number % len(blocks)]))
+                    block = blocks[number % len(blocks)]
+                    copies.append(self._copiers.submit(self._copy, load, first + number, block))
                     if len(copies) == len(blocks):
                         # the next block comes to where this one lies
                         loading.copied()
         finally:
             # whatever broke: they are at the staging
-            wait(copies)
-            self._staging.give(blocks)
+            wait_for(copies)
             for _ in takewhile(lambda copy: copy.exception() is None, list(copies)):
                 loading.copied()
         for copy in copies:

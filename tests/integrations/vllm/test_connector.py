@@ -50,6 +50,17 @@ class Breaking:
         raise Unavailable("nobody is there any more")
 
 
+class Late:
+    """A store that is told late of what is put."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def put(self, *given: Any, **more: Any) -> Any:
+        time.sleep(0.2)
+        return self._store.put(*given, **more)
+
+
 @pytest.fixture
 def engine(served: Served, tmp_path: Path) -> Iterator[Make]:
     made: list[Engine] = []
@@ -232,6 +243,12 @@ def test_one_engine_prefills_and_another_decodes(engine: Make) -> None:
     # it begins to load although the blocks may still be being written
     assert asked(second, "a", shared, params=params) == 303 - 256
     assert second.stats["loaded_blocks"] == 4
+    # nor if the store knows nothing of them yet
+    saves = first.workers.connectors[0]._transfer.saves
+    saves.store = Late(saves.store)
+    late = prompt(300, 3)
+    assert asked(first, "c", late, new=1, params={"do_remote_decode": True}) == 300
+    assert asked(second, "c", late, params=first.params["c"]) == 303 - 256
     # a producer that died before it wrote anything
     assert asked(second, "b", prompt(300, 2), params={**params, HANDOFF: 4}) == 303
 
