@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from integrations_store import ROOT, progress, row, served
 sys.path.insert(0, str(ROOT))
 
 from vllm.sampling_params import SamplingParams
+from vllm.v1.kv_offload.base import ReqContext
+from vllm.v1.kv_offload.tiering.base import TransferJob
 from vllm.v1.request import Request
 
 from cachestore.block import OpaqueSpec
 from cachestore.hashing import chain, opaque_chain
-from cachestore.integrations.opaque import OpaquePages
 from cachestore.service.client import RemoteStore
 from cachestore.store.base import BlockPlan
 from tests.integrations.vllm import test_tier as tier
@@ -34,7 +36,7 @@ from tests.integrations.vllm.engine import Engine
 from tests.integrations.vllm.workers import Workers, answer
 
 PROMPT = 16_000
-SLOT = 2 << 20
+SLOT, SLOTS = 2 << 20, 32
 CALLS = (
     "on_new_request",
     "get_num_new_matched_tokens",
@@ -96,38 +98,46 @@ def match_ms(address: str, folder: Path, rounds: int) -> float:
 
 
 def tier_ratio(address: str, rounds: int) -> float:
-    """Bytes a second of the tier's reads and writes of 2 MiB slots, beside those of the store's own client."""
-    spec = OpaqueSpec("vllm", "0", "model", "one", "bfloat16", "bench", 0, 1, "sha256")
-    slots = np.random.default_rng(1).integers(0, 256, (32, SLOT), dtype=np.uint8)
-    ratios = []
+    """Bytes a second of the tier's loads and stores of 2 MiB slots, beside those of the store's own client.
+
+    The tier is the one that vLLM made; each of its jobs is submitted, waited for and told as ended.
+    """
+    engine = tier.Engine(address, page=SLOT, slots=SLOTS)
+    spec, jobs = OpaqueSpec("vllm", "0", "model", "one", "bfloat16", "bench", 0, 1, "sha256"), count()
+    engine.slots[:] = np.random.default_rng(1).integers(0, 256, engine.slots.shape, dtype=np.uint8)
 
     def through_the_tier(store: RemoteStore, names: list[bytes]) -> None:
-        pages = OpaquePages(store, spec, SLOT)
-        pages.put(names, list(slots))
-        assert pages.read(names, list(slots)) == len(slots)
+        for submit in (engine.tier.submit_store, engine.tier.submit_load):
+            loads = submit == engine.tier.submit_load
+            submit(TransferJob(next(jobs), names, np.arange(SLOTS), loads, ReqContext("bench")))
+            engine.tier.drain_jobs()
+            (result,) = engine.tier.get_finished_jobs()
+            assert result.success
 
     def plainly(store: RemoteStore, names: list[bytes]) -> None:
         keys = opaque_chain(spec, names)
         plans = [BlockPlan(key, 1, spec.planes(SLOT)) for key in keys.keys]
         with store.put(keys.fingerprint, plans) as put:
-            for index, slot in enumerate(slots):
+            for index, slot in enumerate(engine.slots):
                 put.write(index, 0, slot)
             put.commit()
-        with store.read(keys, into=list(slots)) as reading:
-            assert sum(1 for _ in reading) == len(slots)
+        with store.read(keys, into=list(engine.slots)) as reading:
+            assert sum(1 for _ in reading) == SLOTS
 
     with RemoteStore(address) as store:
+        ratios = []
         # the first round maps the memory
         for number in range(rounds + 1):
             took = {}
             ways = (through_the_tier, plainly) if number % 2 else (plainly, through_the_tier)
             for way in ways:
-                names = [f"{way.__name__} {number} {index}".encode() for index in range(len(slots))]
+                names = tier.keys(f"{way.__name__} {number}", SLOTS)
                 begun = time.perf_counter()
                 way(store, names)
                 took[way] = time.perf_counter() - begun
             ratios.append(took[plainly] / took[through_the_tier])
             store.clear()
+    engine.close()
     return statistics.median(ratios[1:])
 
 

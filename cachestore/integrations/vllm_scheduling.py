@@ -5,6 +5,7 @@ thread while vLLM is told to ask again. Blocks are saved once they are full, tho
 """
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -44,6 +45,12 @@ class Tracked:
     held: int = 0
     limit: int | None = None
     promised: int = 0
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Those that it has so far; while that is the prompt alone, the list itself, which takes long to copy."""
+        tokens: Sequence[int] = self.request.prompt_token_ids
+        return self.request.all_token_ids if self.request.num_output_tokens else tokens
 
 
 @dataclass(eq=False)
@@ -94,7 +101,7 @@ class Scheduling:
         keys = self._keys(tracked)
         if keys is None:
             return (None, False) if tracked.naming is not None else (0, False)
-        ready = self._ready(tracked, keys.grow(tracked.request.all_token_ids))
+        ready = self._ready(tracked, keys.grow(tracked.tokens))
         if ready is None:
             return None, False
         size = self.spec.block_tokens
@@ -233,7 +240,7 @@ class Scheduling:
         end = min(computed, known) // size
         if end <= tracked.held or self._keys(tracked) is None or tracked.keys is None:
             return
-        chain, per_block = tracked.keys.grow(tracked.request.all_token_ids), size // self.page_tokens
+        chain, per_block = tracked.keys.grow(tracked.tokens), size // self.page_tokens
         pages = state.get_block_ids(tracked.request.request_id)[0]
         first = tracked.held
         handed_on = (tracked.request.kv_transfer_params or {}).get("do_remote_decode")

@@ -14,6 +14,8 @@ def test_keys_grow_as_if_all_tokens_had_come_at_once() -> None:
     assert keys.grow(TOKENS[:31]).keys == chain(SPEC, TOKENS[:16]).keys
     assert keys.grow(TOKENS).keys == chain(SPEC, TOKENS).keys
     assert len(keys.chain) == 4
+    # engines have sequences of their own
+    assert PromptKeys(SPEC).grow(tuple(TOKENS)).keys == keys.chain.keys
 
 
 def test_a_salt_parts_all_blocks_and_an_image_those_from_its_place_on() -> None:

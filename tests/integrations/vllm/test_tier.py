@@ -34,15 +34,15 @@ PAGE = 64 << 10
 SLOTS = 16
 
 
-def config(address: str, **own: Any) -> OffloadingConfig:
+def config(address: str, page: int = PAGE, slots: int = SLOTS, **own: Any) -> OffloadingConfig:
     tier = {"type": "CacheStoreTier", "module_path": "cachestore.integrations.vllm_tier", "address": address}
     return OffloadingConfig(
         groups=(OffloadingGroupConfig(tokens_per_block=16, layer_names=("l0",), group_id=0),),
-        worker_kv_bytes_per_block=PAGE,
+        worker_kv_bytes_per_block=page,
         enable_kv_cache_events=False,
         engine_id=uuid.uuid4().hex,
         extra_config={
-            "cpu_bytes_to_use": SLOTS * PAGE,
+            "cpu_bytes_to_use": slots * page,
             "secondary_tiers": [{**tier, "revision": "one", **own}],
         },
         model=OffloadingModelConfig("model", "bfloat16"),
