@@ -2,6 +2,10 @@
 
 import dataclasses
 import inspect
+import json
+import shlex
+from argparse import ArgumentParser
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +20,11 @@ from sglang.srt.mem_cache.hicache_storage import STORAGE_BATCH_SIZE, HiCacheStor
 from sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller import HybridCacheController
 from sglang.srt.mem_cache.pool_host import mha, mla
 from sglang.srt.mem_cache.storage.backend_factory import StorageBackendFactory
+from sglang.srt.server_args import ServerArgs
 
 from cachestore.integrations.sglang import CacheStoreBackend
 from cachestore.integrations.sglang_host import LAYOUTS
+from cachestore.integrations.sglang_naming import ENGINE_KEYS, HiCacheSettings
 from cachestore.integrations.sglang_pages import MOST_KEYS
 from tests.integrations.contracts import differences
 
@@ -55,6 +61,20 @@ def test_host_pools_have_what_pages_are_taken_by(kind: str) -> None:
     assert list(inspect.signature(pool.get_data_page).parameters) == ["self", "index", "flat"]
     assert list(inspect.signature(pool.set_from_flat_data_page).parameters) == ["self", "index", "data_page"]
     assert list(inspect.signature(pool.alloc).parameters) == ["self", "need_size"]
+
+
+@pytest.mark.parametrize("page", ["docs/integrations.md", "examples/integrations/sglang.sh"])
+def test_the_command_that_is_to_be_copied_is_understood(page: str) -> None:
+    text = (Path(__file__).parents[3] / page).read_text()
+    command = text.partition("sglang.launch_server")[2].partition("}'")[0].replace("\\\n", " ") + "}'"
+    parser = ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    given = parser.parse_args(shlex.split(command))
+    extra = json.loads(given.hicache_storage_backend_extra_config)
+    assert given.enable_hierarchical_cache and given.hicache_storage_backend == "dynamic"
+    assert (extra["module_path"], extra["class_name"]) == (CacheStoreBackend.__module__, CacheStoreBackend.__name__)
+    assert given.hicache_mem_layout in LAYOUTS["MHATokenToKVPoolHost"] and extra["interface_v1"] == 1
+    assert extra.keys() <= ENGINE_KEYS | {field.name for field in dataclasses.fields(HiCacheSettings)}
 
 
 def test_batches_fit_into_one_call() -> None:
