@@ -56,16 +56,17 @@ def _host(tables: str, name: str, ready: Connection) -> None:
 @contextmanager
 def node(name: str, redis: int, bulk_port: int) -> Iterator[RemoteStore]:
     """A node of its own, and a client of it."""
-    patient = {"connect_timeout": "2s", "timeout": "2s"}
+    # a machine that is busy must look neither like a Redis that hangs nor like a node that died
+    patient = {"connect_timeout": PATIENCE, "timeout": PATIENCE}
     url = f"redis://127.0.0.1:{redis}"
     tables: dict[str, Any] = {
         "tiers": [
             {"name": "cpu", "capacity": 2 * PROMPTS * BLOCKS * BLOCK_BYTES},
-            {"name": "redis", "url": url, "connect_timeout": "2s", "timeout": PATIENCE},
+            {"name": "redis", "url": url, **patient},
         ],
         "store": {"promote_after": NEVER, "prefetch": False},
         "codecs": {"name": "raw"},
-        "directory": {"name": "redis", **patient},
+        "directory": {"name": "redis", "ttl": 2 * PATIENCE, **patient},
         "peers": {"copy_after": NEVER, "timeout": PATIENCE},
         "service": {"bulk_port": bulk_port, "in_flight_bytes": "256MiB"},
     }
