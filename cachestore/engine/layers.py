@@ -83,7 +83,10 @@ def stored(config: Any) -> tuple[Slot | None, ...]:
     kinds = getattr(text, "layer_types", None) or [_kind(layer) for layer in layers]
     modes = getattr(text, "kv_sharing_modes", None) or [None] * count
     if getattr(text, "num_kv_shared_layers", 0) and not any(modes):
-        raise UnsupportedModel("num_kv_shared_layers is set but the configuration does not say which layers share KV")
+        raise UnsupportedModel(
+            "num_kv_shared_layers is set but the configuration does not say which layers share KV: transformers has "
+            "it say so from 5.23 on"
+        )
     return tuple(
         None if mode == "reuse" else _slot(layer, kind, index)
         for index, (layer, kind, mode) in enumerate(zip(layers, kinds, modes, strict=True))

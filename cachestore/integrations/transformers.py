@@ -35,8 +35,8 @@ from cachestore.store.base import Store
 
 _log = logging.getLogger(__name__)
 HOST = torch.device("cpu")
-OLDEST = "5.14"
-"""Of transformers: caches of older ones cannot keep what a window has passed."""
+OLDEST = (5, 18)
+"""Of transformers: caches of older ones cannot keep what a window has passed, or show it to the model."""
 
 
 class Row(NamedTuple):
@@ -58,8 +58,8 @@ class PrefixCache:
     def __init__(
         self, store: Store, model: Any, *, revision: str = "", block_tokens: int = 64, timeout: float = 10.0
     ) -> None:
-        if not hasattr(DynamicCache, "activate_past_recording"):
-            raise ConfigError(f"transformers {transformers.__version__}: its caches forget; use {OLDEST} or newer")
+        if tuple(map(int, transformers.__version__.split(".")[:2])) < OLDEST:
+            raise ConfigError(f"transformers {transformers.__version__}: its caches forget; use 5.18 or newer")
         self._store = store
         self._model = model
         self._timeout = timeout

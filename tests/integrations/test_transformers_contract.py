@@ -39,7 +39,10 @@ def test_layers_show_all_they_were_given_once_past_is_recorded(config: Any) -> N
     cache.activate_past_recording()
     heads, dim = config.num_key_value_heads, config.head_dim
     given = torch.arange(heads * 9 * dim, dtype=torch.float32).reshape(1, heads, 9, dim)
-    for columns in (given[:, :, :6], given[:, :, 6:]):
-        cache.update(columns, -columns, 0)
+    cache.update(given[:, :, :6], -given[:, :, :6], 0)
+    masked, _ = cache.get_mask_sizes(3, 0)
+    shown, _ = cache.update(given[:, :, 6:], -given[:, :, 6:], 0)
+    # and attention is shown as many as its mask has
+    assert torch.equal(shown, given[:, :, -masked:])
     assert cache.get_seq_length() == 9
     assert torch.equal(cache.layers[0].keys, given) and torch.equal(cache.layers[0].values, -given)
