@@ -5,7 +5,7 @@ come as `[pages, kv_heads, page_tokens, halves]`, blocks as `[blocks, pages of a
 one array if K and V are equally wide, else one for each.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -59,10 +59,15 @@ class Beside:
         self.runs = [Run(run, _stacked(self.slots, run)) for run in _alike(self.slots)]
 
 
-def copy_pages(target: Rows, targets: Iterable[int], source: Rows, sources: Iterable[int]) -> None:
-    """Copies these pages of `source` to those of `target`."""
-    for there, here in zip(targets, sources, strict=True):
-        np.copyto(target[..., there, :, :, :], source[..., here, :, :, :])
+def copy_pages(target: Rows, targets: Sequence[int], source: Rows, sources: Sequence[int]) -> None:
+    """Copies these pages of `source` to those of `target`; at once those that follow each other on both sides."""
+    first = 0
+    for number in range(1, len(targets) + 1):
+        if number < len(targets) and all(pages[number] == pages[number - 1] + 1 for pages in (targets, sources)):
+            continue
+        count, there, here = number - first, targets[first], sources[first]
+        np.copyto(target[..., there : there + count, :, :, :], source[..., here : here + count, :, :, :])
+        first = number
 
 
 def _engine_rows(cache: Tensor, slot: Slot) -> tuple[Rows, ...]:

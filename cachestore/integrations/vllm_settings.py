@@ -14,7 +14,7 @@ class ConnectorSettings:
     `revision` names the model's weights where neither its directory nor the hub says it; `block_tokens` a block's
     tokens, 0 for 64. `mirror` keeps a copy of the store's index in the scheduler, so that it need not ask. `timeout`
     bounds one load or save, `lookup_timeout` one question, `handoff_wait` how long a decoding engine waits for blocks
-    that a prefilling one is still writing, `handoff_lease` how long nothing evicts what a prefilling engine handed on.
+    that a prefilling one promised, `handoff_lease` how long nothing evicts what a prefilling engine handed on.
     `idle_wait` bounds how long a step that computes nothing waits for loads. `staging` is host memory for blocks on
     their way, of a worker; what has no room there is not saved. Each of `threads` loads one request at a time, and as
     many save. `layerwise` saves while the model computes, which excludes full CUDA graphs.

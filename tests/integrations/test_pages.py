@@ -55,12 +55,12 @@ def test_slots_that_lie_alike_are_copied_at_once() -> None:
     pages = EnginePages(spec, found, PAGE)
     runs = [run.slots for run in Beside(found, memory, pages.per_block).runs]
     assert runs == [range(3), range(3, 4), range(4, 6), range(6, 8), range(8, 9), range(9, 10)]
-    for skip in range(3):
+    for skip, held in itertools.product(range(3), ([5, 1, 3], [2, 3, 4], [1, 5, 6])):
         expected = EnginePages(spec, [torch.zeros_like(cache) for cache in found], PAGE)
         for slot, cache in enumerate(found):
             cache.zero_()
-            expected.give(slot, [5, 1, 3], memory, 1, skip)
-        pages.give_all([5, 1, 3], memory, 1, skip)
+            expected.give(slot, held, memory, 1, skip)
+        pages.give_all(held, memory, 1, skip)
         for cache, other in zip(found, expected.caches, strict=True):
             assert cache.any() and torch.equal(cache.view(torch.int16), other.view(torch.int16))
 
