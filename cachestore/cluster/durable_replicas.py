@@ -201,7 +201,7 @@ class DurableReplicas:
                 self.tiered.index.changed.notify_all()
 
     def _told(self, life: Life, own: Life, namespace: bytes, chain: Chain) -> bool:
-        shown = self.peers.settings.credentials.credentials().for_namespace(namespace)
+        shown = self.peers.settings.credentials.credentials().for_namespace(namespace, life.incarnation)
         try:
             with closing(Operating(life.address, shown)) as connection:
                 connection.open()

@@ -202,7 +202,7 @@ class HandingOver:
     def _connection(self, life: Life, namespace: bytes) -> Operating:
         at = life.incarnation, namespace
         if at not in self._connections:
-            shown = self.peers.settings.credentials.credentials().for_namespace(namespace)
+            shown = self.peers.settings.credentials.credentials().for_namespace(namespace, life.incarnation)
             self._connections[at] = self._opened.enter_context(closing(Operating(life.address, shown)))
             self._connections[at].open()
         return self._connections[at]

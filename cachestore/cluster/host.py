@@ -18,6 +18,7 @@ from cachestore.cluster.replicas import Replicas
 from cachestore.config import build
 from cachestore.directory.compose import SECTION as DIRECTORY
 from cachestore.directory.compose import compose as compose_directory
+from cachestore.service.auth.authority import anyone
 from cachestore.service.events.kv_events import KvEvents
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
@@ -82,8 +83,9 @@ class StoreHost:
                 # before anybody can ask: until this node has joined, nothing is gone from all of them
                 store.elsewhere = [peers]
             beside = peers.figures if peers is not None else list
+            is_life = peers.is_life if peers is not None else anyone
             self.operator = NodeOperator(store, self._tables, node, peers, ended=ended)
-            self._server = opened.enter_context(CacheStoreServer(store, settings, node, beside, self.operator))
+            self._server = opened.enter_context(CacheStoreServer(store, settings, node, beside, self.operator, is_life))
             self._address = self._server.address
             if peers is not None:
                 self._address = address_for_others(self._server.address, settings, machine)

@@ -39,7 +39,7 @@ class Peer:
     ways: Ways = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ways = Ways(self.life.address, self.credentials)
+        self.ways = Ways(self.life.address, self.life.incarnation, self.credentials)
 
     @contextmanager
     def reading(self, namespace: bytes, chain: Chain, deadline: Deadline) -> Iterator[PeerReading]:

@@ -31,9 +31,10 @@ class Way:
 
 @dataclass(eq=False)
 class Ways:
-    """Those to the node at `address`."""
+    """Those to the node of the life `incarnation` at `address`; whoever else answers there refuses."""
 
     address: str
+    incarnation: bytes
     credentials: Credentials
     _ways: OrderedDict[bytes, Way] = field(default_factory=OrderedDict)
     _closed: bool = False
@@ -69,7 +70,7 @@ class Ways:
         if self.address.startswith("unix:"):
             # whoever may write to the directory could have a token shown to any socket of this machine
             raise ConfigError(f"a node of the directory is reached by host and port, not at {self.address}")
-        connection = Connection(self.address, self.credentials.for_namespace(namespace))
+        connection = Connection(self.address, self.credentials.for_namespace(namespace, self.incarnation))
         connection.open()
         self._ways[namespace] = way = Way(connection, Lines(connection))
         return way

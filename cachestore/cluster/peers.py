@@ -93,6 +93,10 @@ class Peers:
         own = self.directory.life
         return [life for life in self.directory.lives() if own is None or life.incarnation != own.incarnation]
 
+    def is_life(self, incarnation: str) -> bool:
+        """Whether this node is that of a life, whose incarnation is given in hex, or was in this process."""
+        return any(incarnation == own.hex() for own in self.directory.lived)
+
     def members(self) -> list[Member]:
         """All nodes that are alive, this one too, as clients are told of them."""
         return [

@@ -12,6 +12,9 @@ from cachestore.metrics import Figure
 INCARNATION_BYTES = 8
 LONGEST_NAME = 255
 
+MOST_LIVED = 64
+"""Incarnations of its own that a process remembers."""
+
 Held: TypeAlias = Collection[tuple[bytes, bytes]]
 """What a node holds in memory now, as (namespace, key); it is iterated over now and then, from another thread."""
 
@@ -73,6 +76,10 @@ class Directory(Protocol):
     @property
     def life(self) -> Life | None:
         """This process's own life; None before `join` and after `leave`."""
+
+    @property
+    def lived(self) -> tuple[bytes, ...]:
+        """The incarnations that this process has, and had lately: others may not know yet that it has another one."""
 
     def open(self) -> None:
         """Acquires the directory. ConfigError or Unavailable, with the way out, if it cannot be used."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cachestore.config import Seconds
 from cachestore.deadline import Deadline
-from cachestore.directory.base import INCARNATION_BYTES, NOWHERE, Held, Life, Where, check_names, idle
+from cachestore.directory.base import INCARNATION_BYTES, MOST_LIVED, NOWHERE, Held, Life, Where, check_names, idle
 from cachestore.errors import ConfigError, InvalidArgument
 from cachestore.metrics import Counters, Figure
 
@@ -96,6 +96,7 @@ class MemoryDirectory:
     ttl: float = 10.0
     due: Event = field(default_factory=Event)
     life: Life | None = None
+    lived: tuple[bytes, ...] = ()
     healthy: bool = True
     _joined: tuple[Held, Callable[[], int]] = ((), idle)
     _counters: Counters = field(default_factory=Counters)
@@ -194,6 +195,7 @@ class MemoryDirectory:
     def _begin(self, node: str, address: str) -> None:
         held, queue = self._joined
         self.life = life = Life(node, address, secrets.token_bytes(INCARNATION_BYTES), queue())
+        self.lived = (*self.lived, life.incarnation)[-MOST_LIVED:]
         board = self.board
         with board.lock:
             if node in board.lives:

@@ -136,6 +136,10 @@ class RedisDirectory:
     def life(self) -> Life | None:
         return self._member.life
 
+    @property
+    def lived(self) -> tuple[bytes, ...]:
+        return self._member.lived
+
     def open(self) -> None:
         place = self.server.place
         assert place is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from threading import Lock
 
 from cachestore.deadline import Deadline, held_until
-from cachestore.directory.base import INCARNATION_BYTES, Life, idle
+from cachestore.directory.base import INCARNATION_BYTES, MOST_LIVED, Life, idle
 from cachestore.directory.redis_entries import HEADS, LIVES
 from cachestore.directory.redis_lives import Lives, Note, Roll, bury, call_roll, clock
 from cachestore.tiers.redis_node import Node
@@ -30,6 +30,7 @@ class Member:
     lives: Lives = field(default_factory=Lives)
     life: Life | None = None
     queue: Callable[[], int] = idle
+    lived: tuple[bytes, ...] = ()
     told: set[bytes] = field(default_factory=set)
     """The rolls in which this life was noted."""
     _born: int = 0
@@ -41,6 +42,7 @@ class Member:
     def begin(self, node: str, address: str) -> None:
         """From now on this is a life of this node, and no one knows of it yet."""
         self.life = Life(node, address, secrets.token_bytes(INCARNATION_BYTES), int(self.queue()))
+        self.lived = (*self.lived, self.life.incarnation)[-MOST_LIVED:]
         self.told, self._born = set(), 0
 
     def beat(self) -> bool:

@@ -12,7 +12,7 @@ from cachestore.errors import Unavailable
 from cachestore.metrics import Figure
 from cachestore.service import listening
 from cachestore.service.allocation import keep_freed_memory
-from cachestore.service.auth.authority import Authority
+from cachestore.service.auth.authority import Authority, anyone
 from cachestore.service.auth.exposure import Exposure
 from cachestore.service.auth.guard import Guard
 from cachestore.service.auth.shares import SharedBudget, shares
@@ -48,7 +48,8 @@ SPARE = 16
 class CacheStoreServer:
     """Serves an open `store` under `settings`; `node` is this node's name in answers. The store stays the caller's.
 
-    An admin is shown the figures of `beside`, too, and may call on the `operator`, if there is one.
+    An admin is shown the figures of `beside`, too, and may call on the `operator`, if there is one. Other nodes are
+    answered that mean a life which `is_life`, as `Authority` has it.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class CacheStoreServer:
         node: str = "local",
         beside: Callable[[], list[Figure]] = list,
         operator: Operator | None = None,
+        is_life: Callable[[str], bool] = anyone,
     ) -> None:
         self._store = store
         self._beside = beside
@@ -75,7 +77,7 @@ class CacheStoreServer:
         self.sessions = SessionServer(store, settings, self.calls, share, self.in_flight, self.drain)
         self.stalls = Stalls(settings.stall)
         watches = shares(WATCHES, callers, "watches of health")
-        self.guard = Guard(self.calls, settings.longest_call, Authority(settings), self.stalls, share, watches)
+        self.guard = Guard(self.calls, settings.longest_call, Authority(settings, is_life), self.stalls, share, watches)
         self.tls = ServerTls(settings)
         self.exposure = Exposure(settings)
         admission = Admission(store, settings, self.calls, share, self.drain)

@@ -117,7 +117,7 @@ def test_who_is_closed_reads_from_nobody_and_opens_nothing(nodes: Nodes) -> None
 
 def test_namespaces_make_room_for_each_other_but_for_those_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer_ways, "MOST_WAYS", 2)
-    ways = Ways("127.0.0.1:1", Credentials())
+    ways = Ways("127.0.0.1:1", bytes(8), Credentials())
     with ways.hold(b"a" * 32) as first:
         for name in (b"b", b"c", b"d"):
             with ways.hold(32 * name) as way:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from cachestore.errors import Unavailable
+from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
 from cachestore.store.base import Durability, put_blocks
 from cachestore.testing import plans_of, write_blocks
 from tests.cluster.conftest import eventually
-from tests.cluster.peer_nodes import BLOCKS, KEYS, PATIENT, RedisNodes, tables
+from tests.cluster.peer_nodes import BLOCKS, KEYS, PATIENT, RedisNodes, fake, tables
 from tests.faults.processes import StoreProcess
 from tests.redis_servers.server import RedisServer
 
@@ -72,6 +73,38 @@ def test_while_it_cannot_be_asked_who_lives_others_are_told_and_nobody_says_that
     assert [run.tier for store in (a, b) for run in store.lookup(KEYS).runs] == []
     nodes.redis.start()
     eventually(lambda: deleted(a))
+
+
+@pytest.mark.parametrize(
+    "remove", [lambda store: store.delete(KEYS), lambda store: store.clear()], ids=["delete", "clear"]
+)
+def test_a_node_that_finds_itself_at_the_address_of_another_does_not_say_that_it_is_gone(
+    nodes: RedisNodes, remove: Callable[[RemoteStore], int]
+) -> None:
+    # as two machines whose nodes both serve on loopback are: at one address, by what the directory says
+    a = nodes("a")
+    put_blocks(a, KEYS.fingerprint, BLOCKS)
+    with fake(nodes.redis, a.members("store")[1][0].address) as other:
+        other.step()
+        eventually(lambda: len(a.members("store")[1]) == 2)
+        with pytest.raises(Unavailable, match="tier peer could not be asked"):
+            remove(a)
+        assert total(a.stats(), "peer_failures", reason="mismatch") >= 1
+        assert a.lookup(KEYS).ready == 0
+    eventually(lambda: deleted(a))
+
+
+def test_a_node_that_the_directory_forgot_is_reached_by_the_life_that_others_know_of_it(nodes: RedisNodes) -> None:
+    a, b = nodes("a"), nodes("b")
+    for store in (a, b):
+        put_blocks(store, KEYS.fingerprint, BLOCKS)
+    eventually(lambda: len(a.members("store")[1]) == 2)
+    nodes.redis.kill()
+    nodes.redis.start()
+    # whichever of the two has joined again by now
+    eventually(lambda: deleted(a))
+    assert b.lookup(KEYS).ready == 0
+    assert total(a.stats(), "peer_failures", reason="mismatch") == 0
 
 
 def deleted(store: RemoteStore) -> bool:

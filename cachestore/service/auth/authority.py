@@ -1,15 +1,15 @@
 """Who makes a call, from what the caller shows: a token, a certificate, a tenant's token."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import grpc
 
-from cachestore.errors import PermissionDenied, Unauthenticated
-from cachestore.service.auth.credentials import AUTHORIZATION, PEER, TENANT
+from cachestore.errors import Mismatch, PermissionDenied, Unauthenticated
+from cachestore.service.auth.credentials import AUTHORIZATION, MEANT, PEER, TENANT
 from cachestore.service.auth.gateway import Gateway
 from cachestore.service.auth.identity import LOCAL, Identity, Role
 from cachestore.service.auth.tokens import digest_of
@@ -20,10 +20,19 @@ BEARER = "Bearer "
 NAMESPACE_ID = re.compile("[0-9a-f]{64}")
 
 
-class Authority:
-    """Knows the identities of `settings`. Without any everybody is `LOCAL`; with one, nobody is anonymous any more."""
+def anyone(incarnation: str) -> bool:
+    """Whether a store that joined no directory is the node of this life: nobody can mean another one."""
+    return True
 
-    def __init__(self, settings: ServiceSettings) -> None:
+
+class Authority:
+    """Knows the identities of `settings`. Without any everybody is `LOCAL`; with one, nobody is anonymous any more.
+
+    `is_life` says whether this store is, or was, the node of the life whose incarnation it is given, in hex.
+    """
+
+    def __init__(self, settings: ServiceSettings, is_life: Callable[[str], bool] = anyone) -> None:
+        self._is_life = is_life
         self._known = [(each.digest, each.certificate, each.identity()) for each in settings.identities]
         self._certificates = any(certificate for _, certificate, _ in self._known)
         self._gateway = Gateway(settings.gateway_key, settings.audience)
@@ -34,11 +43,19 @@ class Authority:
 
     def identify(self, context: "grpc.ServicerContext") -> Identity:
         """Who makes this call. Unauthenticated if nobody knows; PermissionDenied for a tenant's token of a caller
-        that is no delegate, and for a namespace named by one that is no peer."""
+        that is no delegate, and for a namespace named by one that is no peer; Mismatch for a peer that means another
+        node than this one."""
         shown = _shown(context.invocation_metadata() or ())
         identity = self._recognised(shown.get(AUTHORIZATION, ""), context) if self._known else LOCAL
         if PEER in shown:
-            return self._peer(identity, shown[PEER])
+            peer = self._peer(identity, shown[PEER])
+            if MEANT in shown and not self._is_life(shown[MEANT]):
+                raise Mismatch(
+                    "the store at this address is not the node that is meant: another one is reached here, as where "
+                    "service.host is 127.0.0.1 on several machines, or was started in its place; service.host and "
+                    "service.advertise say where others find a node"
+                )
+            return peer
         if TENANT not in shown:
             return identity
         if identity.role is not Role.delegate:
@@ -79,7 +96,7 @@ def _shown(metadata: Sequence[Any]) -> dict[str, str]:
     """The caller's tokens. Unauthenticated if it shows two of a kind: they could be read in either order."""
     shown: dict[str, str] = {}
     for name, value in metadata:
-        if name in (AUTHORIZATION, PEER, TENANT):
+        if name in (AUTHORIZATION, MEANT, PEER, TENANT):
             if name in shown or not isinstance(value, str):
                 raise Unauthenticated(f"the metadata {name} must be there once, as text")
             shown[name] = value

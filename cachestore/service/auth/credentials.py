@@ -19,6 +19,9 @@ SYSTEM = "system"
 PEER = "cachestore-peer"
 """The metadata in which another node says in whose namespace it acts: the namespace's id in hex."""
 
+MEANT = "cachestore-life"
+"""The metadata in which another node says whom it means: the incarnation of a life in the directory, in hex."""
+
 ENVIRONMENT = "CACHESTORE_"
 """Before the name of a field: the environment variable that sets it, as in CACHESTORE_TOKEN_FILE."""
 
@@ -33,7 +36,8 @@ class Credentials:
     connection is TLS and nothing less. `cert` and `key` are this client's own. The token is `token`, or what
     `token_file` holds, read for every call so that it can be changed. `server_name` is the name that the store's
     certificate must bear if it is not the one in the address. `tenant` is a delegate's: the token of whom it acts for.
-    `peer` is another node's: the id of the namespace in which it acts, in hex.
+    `peer` is another node's: the id of the namespace in which it acts, in hex; `meant` is the incarnation of the life
+    that it means to reach, in hex, and whoever is not that refuses.
     Relative paths are looked up in the working directory.
 
     A token is never sent without TLS off this machine, unless `insecure` says so.
@@ -47,6 +51,7 @@ class Credentials:
     server_name: str = ""
     tenant: str = field(default="", repr=False)
     peer: str = ""
+    meant: str = ""
     insecure: bool = False
 
     def __post_init__(self) -> None:
@@ -75,9 +80,9 @@ class Credentials:
         """The same for the tenant whose token the gateway signed."""
         return replace(self, tenant=token)
 
-    def for_namespace(self, namespace: bytes) -> "Credentials":
-        """The same of a node that acts in the namespace of this id."""
-        return replace(self, peer=namespace.hex())
+    def for_namespace(self, namespace: bytes, incarnation: bytes = b"") -> "Credentials":
+        """The same of a node that acts in the namespace of this id, and means the node of this life alone."""
+        return replace(self, peer=namespace.hex(), meant=incarnation.hex())
 
     @property
     def tls(self) -> bool:
@@ -92,6 +97,8 @@ class Credentials:
             token = read_private(self.token_file, name).decode("ascii", "replace").strip()
             check_token(token, name)
         acting: Metadata = ((PEER, self.peer),) if self.peer else ()
+        if self.meant:
+            acting = (*acting, (MEANT, self.meant))
         if not token and not self.tenant:
             return acting
         if not self.tls and not self.insecure and not stays_here(address):
