@@ -59,20 +59,35 @@ class HandingOver:
     _opened: ExitStack = field(default_factory=ExitStack)
 
     def all(self) -> None:
-        """Durable blocks, then hot ones, until none is left that was not tried and no put is open."""
+        """Durable blocks, then hot ones, until none is left that was not tried and no put is open.
+
+        New puts must be refused already. Those open at the deadline are ended, and what they had made durable is left.
+        """
         with self._opened:
             while True:
-                durable, unreadable = durable_blocks(self.tiered, self._tried, self.deadline)
-                self._tried.update(unreadable)
-                self.told.durable_left += len(durable) + len(unreadable)
+                # before the look: one that ends behind it may have made durable what was not seen
+                puts_open = self.tiered.puts_open
+                durable = self._durable()
                 self._all_of(durable, durable=True)
                 hot, self.told.cold = hot_blocks(self.tiered, self._tried)
                 needed = self._needed(hot)
                 self.told.hot_left += len(needed)
                 self._all_of(needed, durable=False)
-                if not self.deadline.remaining() or not (durable or hot or self.tiered.puts_open):
+                if not self.deadline.remaining():
+                    self.tiered.end_puts(self.tiered.refuses)
+                    self._tried.update(block.name for block in durable)
+                    self._durable()
+                    return
+                if not (durable or hot or puts_open):
                     return
                 time.sleep(PAUSE)
+
+    def _durable(self) -> list[Block]:
+        """Durable blocks that were not tried; they count as left, as do those that cannot be read."""
+        durable, unreadable = durable_blocks(self.tiered, self._tried, self.deadline)
+        self._tried.update(unreadable)
+        self.told.durable_left += len(durable) + len(unreadable)
+        return durable
 
     def some(self, nbytes: int) -> None:
         """Hot blocks of so many bytes; what others have got is no longer kept here."""

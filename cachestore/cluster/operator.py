@@ -126,7 +126,11 @@ class NodeOperator:
     ) -> list[bool]:
         if self.peers is None or self._state is not State.SERVING:
             raise Unavailable(f"{self.name} takes no blocks: it is {'alone' if self.peers is None else self._state}")
-        return take(self.tiered, self.peers, namespace, incarnation, chain, deadline, durable=durable)
+        there = take(self.tiered, self.peers, namespace, incarnation, chain, deadline, durable=durable)
+        if self._state is not State.SERVING:
+            # it may have been looked already for what this node has to hand over
+            raise Unavailable(f"{self.name} takes no blocks: it is {self._state}")
+        return there
 
     def give_up(self, namespace: bytes, incarnation: bytes, chain: Chain) -> None:
         give_up(self.tiered, namespace, incarnation, chain)
@@ -174,6 +178,8 @@ class NodeOperator:
             self.tiered.refuses, self._state, told.done = "", State.SERVING, True
             log.warning("[peers] %s stays: %s", self.name, told.why)
             return
+        # also of a node that is alone, or could hand over nothing: what it says from here on is kept by nobody
+        self.tiered.end_puts(self.tiered.refuses)
         self.leave()
         self._state, told.done = State.DRAINED, True
         log.info("[peers] %s has left: %s", self.name, told)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cachestore.block import WHOLE, Into, Part
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
-from cachestore.errors import CacheStoreError, InvalidArgument, LeaseExpired, Unavailable
+from cachestore.errors import CacheStoreError, InvalidArgument, LeaseExpired
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
 from cachestore.store import figures, pinning, removal
@@ -188,8 +188,7 @@ class LocalStore:
     ) -> LocalPut:
         """As the interface says; the blocks of an `owner`, who writes from outside, get memory that is its own."""
         try:
-            if self.tiered.refuses:
-                raise Unavailable(self.tiered.refuses)
+            self.tiered.check_puts()
             groups = check_groups(groups, plans, durability)
             if durability is Durability.DURABLE:
                 durable_tiers(self.tiered, self.namespace)

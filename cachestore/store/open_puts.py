@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cachestore.errors import CacheStoreError
+from cachestore.errors import CacheStoreError, Unavailable
 from cachestore.store.base import Durability
 from cachestore.store.promises import promise
 
@@ -35,12 +35,18 @@ class OpenPuts(Mapping[bytes, "LocalPut"]):
         return len(self._open)
 
     def begin(self, put: LocalPut) -> None:
-        """Reserves the blocks of a put, which is open then; one that fails leaves nothing and counts as refused."""
+        """Reserves the blocks of a put, which is open then; one that fails leaves nothing and counts as refused.
+
+        So does one during which the store began to refuse: whoever ends the open puts then has ended all there are.
+        """
         put.on_end = partial(self._ended, put, time.monotonic())
         try:
             if put.durability is Durability.DURABLE:
                 put.promised = promise(self.tiered, self.namespace, put.plans, put.deadline)
             put.reserve()
+            with self.tiered.index.changed:
+                self.tiered.check_puts()
+                self._open[put.id] = put
         except BaseException as error:
             answered = len(put.answers)
             put.abort()
@@ -48,7 +54,6 @@ class OpenPuts(Mapping[bytes, "LocalPut"]):
                 self.refused(len(put.plans) - answered, error.reason)
             raise
         self.keep_promise(put)
-        self._open[put.id] = put
 
     def refused(self, blocks: int, reason: str) -> None:
         """Counts blocks of a put that was refused before they were answered for."""
@@ -63,10 +68,12 @@ class OpenPuts(Mapping[bytes, "LocalPut"]):
             put = self._open.get(put_id)
         return put.give_up() if put is not None else 0
 
-    def abort_all(self) -> None:
-        """Gives up every put."""
-        for put in list(self._open.values()):
-            put.abort()
+    def abort_all(self, why: str = "") -> None:
+        """Gives up every put; with `why` its writer is told Unavailable for that, and may put elsewhere."""
+        with self.tiered.index.changed:
+            puts = list(self._open.values())
+        for put in puts:
+            put.give_up(Unavailable(why) if why else None)
 
     def expire(self) -> None:
         """Gives up the puts whose deadline has passed."""

@@ -17,7 +17,7 @@ from cachestore.block import Buffer, Into, pieces
 from cachestore.codecs.base import RAW, Codec, Encoded
 from cachestore.codecs.planes import encode_plane, holds
 from cachestore.deadline import Deadline
-from cachestore.errors import Aborted, DeadlineExceeded, InvalidArgument, Overloaded
+from cachestore.errors import Aborted, CacheStoreError, DeadlineExceeded, InvalidArgument, Overloaded
 from cachestore.hashing import Chain
 from cachestore.index import Entry
 from cachestore.store import copying, together
@@ -56,6 +56,8 @@ class LocalPut:
     _blocks: Reserved = field(init=False)
     _committing: Committing = field(init=False)
     _over: bool = False
+    _why: CacheStoreError | None = None
+    """What the writer is told of an end that was not its own."""
     _writing: Lock = field(default_factory=Lock)
     """Held while bytes go into a slot. An abort gives slots to others at once, so it waits for that."""
 
@@ -242,10 +244,11 @@ class LocalPut:
         """Gives up every block that is not committed."""
         self.give_up()
 
-    def give_up(self) -> int:
-        """Does the same and says how many blocks that were."""
+    def give_up(self, why: CacheStoreError | None = None) -> int:
+        """Does the same and says how many blocks that were; the writer is told `why` from then on."""
         with self._writing:
-            self._over = True
+            if not self._over:
+                self._over, self._why = True, why
             dropped = self._blocks.give_up()
         self.on_end()
         return dropped
@@ -275,7 +278,7 @@ class LocalPut:
         if self._over:
             if not self.deadline.remaining():
                 raise DeadlineExceeded("the put's deadline passed; nothing more of it is stored")
-            raise Aborted("the put was aborted")
+            raise self._why or Aborted("the put was aborted")
 
     def _append(self, open_block: OpenBlock, plane: int, encoded: Encoded) -> Buffer:
         with self._writing:

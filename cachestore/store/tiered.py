@@ -11,6 +11,7 @@ from itertools import count
 from cachestore.codecs.base import Codec
 from cachestore.deadline import Deadline
 from cachestore.ends import Ends
+from cachestore.errors import Unavailable
 from cachestore.eviction.base import Eviction
 from cachestore.hashing import namespace_id
 from cachestore.index import Entry, Index, Name
@@ -168,6 +169,18 @@ class TieredStore:
         """How many puts are open, of all namespaces."""
         with self.index.changed:
             return sum(store.puts_open for store in self._namespaces.values())
+
+    def check_puts(self) -> None:
+        """Unavailable, with the reason, while nothing may be put here."""
+        if self.refuses:
+            raise Unavailable(self.refuses)
+
+    def end_puts(self, why: str) -> None:
+        """Gives up the puts that are open, and has their writers told `why`. What is committed by then stays."""
+        with self.index.changed:
+            namespaces = list(self._namespaces.values())
+        for store in namespaces:
+            store.puts.abort_all(why)
 
     def counters(self, namespace: bytes) -> Counters:
         """The counters of one namespace."""

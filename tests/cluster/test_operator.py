@@ -22,6 +22,8 @@ from cachestore.service.client import RemoteStore
 from cachestore.service.operating import Operating
 from cachestore.service.operation import Moved, State
 from cachestore.store.base import Durability, put_blocks
+from cachestore.store.put import LocalPut
+from cachestore.store.tiered import TieredStore
 from cachestore.testing import random_prompt, small_spec
 from cachestore.testing.blocks import plans_of, same, write_blocks
 from tests.cluster.conftest import eventually
@@ -174,6 +176,75 @@ def test_a_node_stays_with_durable_blocks_that_nobody_takes(nodes: Callable[...,
     told = a.drained(force=True)
     assert told.state is State.DRAINED and told.durable_left == 6
     eventually(lambda: a.ended == ["a"])
+
+
+def test_what_is_made_durable_while_a_node_drains_is_handed_over(nodes: Callable[..., Node]) -> None:
+    a, b = nodes("a", disk=True), nodes("b", disk=True)
+    met(a, b)
+    with a.store.put(KEYS.fingerprint, plans_of(BLOCKS), durability=Durability.DURABLE) as put:
+        write_blocks(put, BLOCKS)
+        assert not a.operating.drain(20.0).done
+        put.commit()
+    told = over(a.operating.drain, a.operating.drain())
+    assert (told.state, told.durable_moved, told.durable_left) == (State.DRAINED, 6, 0)
+    assert b.store.lookup(KEYS).ready == 6
+
+
+@pytest.mark.parametrize("transport", ["stream", "bulk", "shared"])
+def test_a_put_that_is_open_when_a_node_leaves_is_acknowledged_nothing(
+    nodes: Callable[..., Node], transport: str
+) -> None:
+    a, b = nodes("a", disk=True), nodes("b", disk=True)
+    met(a, b)
+    with (
+        RemoteStore(a.address, transports=(transport,)) as store,
+        store.put(KEYS.fingerprint, plans_of(BLOCKS), durability=Durability.DURABLE) as put,
+    ):
+        assert [answer.status for answer in put.answers] == ["wanted"] * 6
+        told = a.drained(0.5)
+        assert (told.state, told.durable_left) == (State.DRAINED, 0)
+        with pytest.raises(Unavailable, match="a is draining and takes no puts; call another node"):
+            write_blocks(put, BLOCKS)
+            put.commit()
+    assert total(a.host.operator.tiered.namespace(DEFAULT_NAMESPACE).stats(), "put_aborted") == 6
+    a.host.operator.tiered.check()
+
+
+def test_what_is_committed_at_the_very_end_of_a_drain_counts_as_left(
+    nodes: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = nodes("a", disk=True), nodes("b", disk=True)
+    met(a, b)
+    end_puts = TieredStore.end_puts
+
+    def committing(tiered: TieredStore, why: str) -> None:
+        put.commit()
+        end_puts(tiered, why)
+
+    with a.store.put(KEYS.fingerprint, plans_of(BLOCKS), durability=Durability.DURABLE) as put:
+        write_blocks(put, BLOCKS)
+        monkeypatch.setattr(TieredStore, "end_puts", committing)
+        told = a.drained(0.5)
+    assert (told.state, told.durable_left) == (State.SERVING, 6) and not a.ended
+
+
+def test_a_put_that_is_still_being_reserved_when_a_node_leaves_is_refused(
+    nodes: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = nodes("a", disk=True), nodes("b", disk=True)
+    met(a, b)
+    reserve, told = LocalPut.reserve, []
+
+    def slowly(put: LocalPut) -> None:
+        reserve(put)
+        if not told:
+            told.append(a.drained())
+
+    monkeypatch.setattr(LocalPut, "reserve", slowly)
+    with pytest.raises(Unavailable, match="a is draining and takes no puts"):
+        put_durable(a.store)
+    assert (told[0].state, told[0].durable_left) == (State.DRAINED, 0)
+    a.host.operator.tiered.check()
 
 
 def test_alone_there_is_nobody_to_hand_over_to(nodes: Callable[..., Node]) -> None:
