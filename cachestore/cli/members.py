@@ -7,19 +7,24 @@ from dataclasses import dataclass
 
 from cachestore.cli.output import DEFAULT_ADDRESS
 from cachestore.cluster import supervisor
-from cachestore.errors import CacheStoreError, InvalidArgument, Unavailable
+from cachestore.errors import CacheStoreError, InvalidArgument
 from cachestore.service.operating import Operating
 from cachestore.service.operation import NodeFacts
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One node. `facts` is what it says of itself; None, and `why`, if it does not answer."""
+    """One node. `facts` is what it says of itself; None, and the `error`, if it does not answer."""
 
     name: str
     address: str
     facts: NodeFacts | None
-    why: str = ""
+    error: CacheStoreError | None = None
+
+    @property
+    def why(self) -> str:
+        """Why it does not answer; empty if it does."""
+        return str(self.error or "")
 
 
 @contextmanager
@@ -45,10 +50,9 @@ def seen(address: str | None, timeout: float, samples: int = 0) -> list[Seen]:
     first = entries(address)
     asked = _all([("", at) for at in first], timeout, samples)
     answered = [each.facts for each in asked if each.facts is not None]
-    if not answered:
-        with operating(first[0]) as operated:
-            operated.node(timeout=timeout)
-        raise Unavailable(f"no store answered at {', '.join(first)}")
+    for each in asked:
+        if not answered and each.error is not None:
+            raise each.error
     known = {facts.address: facts.node for facts in answered}
     others = {member.address: member.name for facts in answered for member in facts.nodes}
     rest = _all([(name, at) for at, name in others.items() if at not in known], timeout, samples)
@@ -73,7 +77,7 @@ def _all(places: Sequence[tuple[str, str]], timeout: float, samples: int) -> lis
             with operating(address) as operated:
                 facts = operated.node(samples, timeout=timeout)
         except CacheStoreError as error:
-            return Seen(name, address, None, str(error))
+            return Seen(name, address, None, error)
         return Seen(facts.node, facts.address or address, facts)
 
     with ThreadPoolExecutor(max(1, min(32, len(places)))) as asking:

@@ -80,5 +80,6 @@ def _said(shown: str, reason: str) -> CacheStoreError:
         return ConfigError(f"{shown} {_WHY[reason]}")
     place = shown.removeprefix("tiers.redis.url: ")
     return Unavailable(
-        f'tiers.redis.url: cannot reach {place} ({reason}); start that server, or write url = "embedded"'
+        f"tiers.redis.url: cannot reach {place} ({reason}); start that server; a node that shares nothing with others "
+        'can write url = "embedded"'
     )
