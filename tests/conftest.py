@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,30 @@ pytest_plugins = [f"tests.redis_servers.{name}" for name in ("server", "cluster"
 
 LONG = ("cluster", "e2e", "gateway", "workers", "faults", "cli", "store")
 """Folders of few tests that take long, since they start processes or go through long histories: the longest first."""
+
+TOGETHER = {
+    f"tests/{folder}/{file}.py": folder
+    for folder, files in {
+        "e2e": ("test_abort", "test_giving_up", "test_same_tokens", "test_worker_figures"),
+        "gateway": ("test_answers_e2e", "test_refusals_e2e"),
+    }.items()
+    for file in files
+}
+"""Files that xdist gives to one of its processes: they share a cluster, which takes 20 CPU-seconds to start."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By file, as without this, but for those `TOGETHER`."""
+    # not every engine's environment has it
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return TOGETHER.get(file, file)
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -105,9 +105,9 @@ def make_served(byte_model: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     return lambda: Served(Children(tmp_path_factory.mktemp("served")), byte_model)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(make_served: Callable[[], Served]) -> Iterator[Served]:
-    """The system shared by the tests of a file."""
+    """The system shared by tests that break nothing for good."""
     system = make_served()
     try:
         system.start()
