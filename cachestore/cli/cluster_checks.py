@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def cluster(address: str | None, config: Path | None, timeout: float) -> Iterato
     facts = [each.facts for each in found if each.facts is not None]
     yield "nodes answer", partial(_answer, found)
     yield "nodes know each other", partial(_meet, facts)
+    yield "nodes reach each other", partial(_reach, [each for each in found if each.facts is not None], timeout)
     yield "wire", partial(_wire, facts)
     yield "clocks", partial(_clocks, facts, begun, ended)
     yield "configuration", partial(_alike, facts)
@@ -70,6 +72,27 @@ def _meet(facts: Sequence[NodeFacts]) -> str:
             missing = ", ".join(sorted(everybody - known))
             raise Unavailable(f"{each.node} does not know of {missing}; do they name the same Redis in [directory]?")
     return f"{len(everybody)} nodes"
+
+
+def _reach(found: Sequence[Seen], timeout: float) -> str:
+    def ask(node: Seen) -> list[str]:
+        with operating(node.address) as operated:
+            unmet = operated.node(meet=True, timeout=timeout).unmet
+        # those that do not answer here, either, are named already
+        return [
+            f"{node.name} does not reach {each.node} at {each.address}: {each.why}"
+            for each in unmet
+            if each.address in answering
+        ]
+
+    answering = {each.address for each in found}
+    with ThreadPoolExecutor(max(1, min(32, len(found)))) as asking:
+        refused = [line for lines in asking.map(ask, found) for line in lines]
+    if refused:
+        raise Unavailable(
+            "; ".join(refused) + "; look at their peers.credentials, and at service.identities with the role peer"
+        )
+    return "each with its own credentials"
 
 
 def _wire(facts: Sequence[NodeFacts]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from cachestore.cluster.durable_replicas import DurableReplicas
 from cachestore.cluster.healing import Healing
 from cachestore.cluster.managed import refuse_unstarted
+from cachestore.cluster.meeting import Meeting
 from cachestore.cluster.membership import Membership, address_for_others
 from cachestore.cluster.operator import NodeOperator, nothing
 from cachestore.cluster.peer_settings import PeerSettings
@@ -83,9 +84,12 @@ class StoreHost:
                 # before anybody can ask: until this node has joined, nothing is gone from all of them
                 store.elsewhere = [peers]
             beside = peers.figures if peers is not None else list
+            looks = {"path/peers": Meeting(peers).look} if peers is not None else {}
             is_life = peers.is_life if peers is not None else anyone
             self.operator = NodeOperator(store, self._tables, node, peers, ended=ended)
-            self._server = opened.enter_context(CacheStoreServer(store, settings, node, beside, self.operator, is_life))
+            self._server = opened.enter_context(
+                CacheStoreServer(store, settings, node, beside, self.operator, is_life, looks)
+            )
             self._address = self._server.address
             if peers is not None:
                 self._address = address_for_others(self._server.address, settings, machine)

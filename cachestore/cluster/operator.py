@@ -4,7 +4,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -13,12 +13,13 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 from cachestore.cluster.handing_over import HandingOver
+from cachestore.cluster.meeting import Meeting
 from cachestore.cluster.peers import Peers
 from cachestore.cluster.taking import give_up, take
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument, Unavailable
 from cachestore.hashing import Chain
-from cachestore.service.operation import CONTRACT, Moved, NodeFacts, State, TierFacts
+from cachestore.service.operation import CONTRACT, Moved, NodeFacts, State, TierFacts, Unmet
 from cachestore.store.tiered import TieredStore
 
 LINGER_SECONDS = 5.0
@@ -97,6 +98,9 @@ class NodeOperator:
             announced,
             self.outage,
         )
+
+    def meet(self, deadline: Deadline) -> Sequence[Unmet]:
+        return Meeting(self.peers).meet(deadline) if self.peers is not None else ()
 
     def drain(self, seconds: float, *, force: bool) -> Moved:
         with self._lock:

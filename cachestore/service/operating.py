@@ -18,12 +18,13 @@ TIMEOUT = 5.0
 class Operating(Connection):
     """The channel to the operator of the store at `address`; without `credentials` the environment's.
 
-    Every call raises from `cachestore.errors`; PermissionDenied unless the caller is an admin.
+    Every call raises from `cachestore.errors`; PermissionDenied unless the caller is an admin or, in `take` and
+    `give_up`, by which nodes ask each other, a peer.
     """
 
-    def node(self, samples: int = 0, *, timeout: float = TIMEOUT) -> NodeFacts:
-        """What the node is."""
-        return operation.facts(self.call("Node", wire.NodeRequest(samples=samples), timeout))
+    def node(self, samples: int = 0, *, meet: bool = False, timeout: float = TIMEOUT) -> NodeFacts:
+        """What the node is, and whom of the others it does not reach if it is to `meet` them."""
+        return operation.facts(self.call("Node", wire.NodeRequest(samples=samples, meet=meet), timeout))
 
     def drain(self, seconds: float = 0.0, *, force: bool = False, timeout: float = TIMEOUT) -> Moved:
         """Has the node leave within so many seconds; zero only asks how far it is."""

@@ -34,6 +34,14 @@ class TierFacts(NamedTuple):
     healthy: bool
 
 
+class Unmet(NamedTuple):
+    """Another node that one did not reach, or that refused it, and why."""
+
+    node: str
+    address: str
+    why: str
+
+
 @dataclass(frozen=True)
 class NodeFacts:
     """What a node says of itself, and which nodes it knows of, itself among them.
@@ -41,7 +49,7 @@ class NodeFacts:
     `address` is where others find it; empty, as its `incarnation`, for one that is alone. `age` is in seconds, `clock`
     in seconds since 1970. `alike` has digests of what must be alike on all nodes, by section. Of `sampled` blocks in
     its memory the directory knows `announced`. Where Ray runs it, Ray's control plane may be away for `outage` seconds
-    until Ray ends it; 0 elsewhere.
+    until Ray ends it; 0 elsewhere. `unmet` are those of the others that it did not reach, if it was to try.
     """
 
     node: str
@@ -59,6 +67,7 @@ class NodeFacts:
     sampled: int = 0
     announced: int = 0
     outage: float = 0.0
+    unmet: Sequence[Unmet] = ()
 
 
 @dataclass
@@ -85,6 +94,9 @@ class Operator(Protocol):
 
     def facts(self, samples: int, deadline: Deadline) -> NodeFacts:
         """What the node is; so many of its blocks are looked for in the directory."""
+
+    def meet(self, deadline: Deadline) -> Sequence[Unmet]:
+        """Asks each of the others for something; those that it did not reach, or that refused it."""
 
     def drain(self, seconds: float, *, force: bool) -> Moved:
         """Begins to leave, within `seconds`, also where durable blocks found no other place if `force` says so.
@@ -122,6 +134,7 @@ def facts_message(facts: NodeFacts) -> wire.NodeResponse:
         release=facts.release, contract=facts.contract, clock_ms=round(1000 * facts.clock), alike=facts.alike,
         nodes=map(convert.member_message, facts.nodes), directory=facts.directory, sampled=facts.sampled,
         announced=facts.announced, outage_ms=round(1000 * facts.outage),
+        unmet=[wire.NodeResponse.Unmet(node=each.node, address=each.address, why=each.why) for each in facts.unmet],
     )  # fmt: skip
 
 
@@ -132,7 +145,7 @@ def facts(message: wire.NodeResponse) -> NodeFacts:
         [TierFacts(t.name, t.used_bytes, t.capacity_bytes, t.blocks, t.healthy) for t in message.tiers],
         message.release, message.contract, message.clock_ms / 1000, dict(message.alike),
         [convert.member(member) for member in message.nodes], message.directory, message.sampled, message.announced,
-        message.outage_ms / 1000,
+        message.outage_ms / 1000, [Unmet(each.node, each.address, each.why) for each in message.unmet],
     )  # fmt: skip
 
 

@@ -1,9 +1,10 @@
 """The methods of the service Operation, each a translation to the node's operator and back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 
+from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.hashing import namespace_id
 from cachestore.service import convert, operation
@@ -30,7 +31,11 @@ class OperationServicer(Methods):
         if request.samples > MOST_SAMPLES:
             raise InvalidArgument(f"samples must be {MOST_SAMPLES} at most, got {request.samples}")
         deadline = deadline_of(context, self.longest_call)
-        return operation.facts_message(self.operator.facts(request.samples, deadline))
+        facts = self.operator.facts(request.samples, deadline)
+        if request.meet:
+            # one that hangs is to be named in time
+            facts = replace(facts, unmet=self.operator.meet(Deadline.after(deadline.remaining() / 2)))
+        return operation.facts_message(facts)
 
     def Drain(self, request: wire.DrainRequest, context: Context) -> wire.MovedResponse:
         """This node leaves, or says how far it is."""

@@ -1,7 +1,8 @@
 """A store, served."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Self
 
 import grpc
@@ -49,7 +50,8 @@ class CacheStoreServer:
     """Serves an open `store` under `settings`; `node` is this node's name in answers. The store stays the caller's.
 
     An admin is shown the figures of `beside`, too, and may call on the `operator`, if there is one. Other nodes are
-    answered that mean a life which `is_life`, as `Authority` has it.
+    answered that mean a life which `is_life`, as `Authority` has it. Health takes
+    `looks` besides its own.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class CacheStoreServer:
         beside: Callable[[], list[Figure]] = list,
         operator: Operator | None = None,
         is_life: Callable[[str], bool] = anyone,
+        looks: Mapping[str, Look] = MappingProxyType({}),
     ) -> None:
         self._store = store
         self._beside = beside
         self._operator = operator
         self._settings = settings
         self._node = node
+        self._more = looks
         self.calls = Budget(settings.max_concurrent, "concurrent calls")
         self.bytes_in_flight = Budget(settings.in_flight_bytes, "bytes in flight")
         self.drain = Drain(self.calls)
@@ -173,7 +177,7 @@ class CacheStoreServer:
             looks["path/shared"] = probing.shared(self.sessions)
         if self.bulk.port:
             looks["path/bulk"] = probing.bulk(settings.host, self.bulk)
-        return looks
+        return looks | dict(self._more)
 
     def __enter__(self) -> Self:
         self.open()

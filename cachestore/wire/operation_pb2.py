@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cachestore.wire import store_pb2 as cachestore_dot_wire_dot_store__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x61\x63hestore/wire/operation.proto\x12\rcachestore.v1\x1a\x1b\x63\x61\x63hestore/wire/store.proto\"\x1e\n\x0bNodeRequest\x12\x0f\n\x07samples\x18\x01 \x01(\r\"\xff\x03\n\x0cNodeResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x0c\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\x05 \x01(\x04\x12/\n\x05tiers\x18\x06 \x03(\x0b\x32 .cachestore.v1.NodeResponse.Tier\x12\x0f\n\x07release\x18\x07 \x01(\t\x12\x10\n\x08\x63ontract\x18\x08 \x01(\r\x12\x10\n\x08\x63lock_ms\x18\t \x01(\x04\x12\x35\n\x05\x61like\x18\n \x03(\x0b\x32&.cachestore.v1.NodeResponse.AlikeEntry\x12$\n\x05nodes\x18\x0b \x03(\x0b\x32\x15.cachestore.v1.Member\x12\x11\n\tdirectory\x18\x0c \x01(\x08\x12\x0f\n\x07sampled\x18\r \x01(\r\x12\x11\n\tannounced\x18\x0e \x01(\r\x12\x11\n\toutage_ms\x18\x0f \x01(\x04\x1a\x61\n\x04Tier\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x04 \x01(\x04\x12\x0f\n\x07healthy\x18\x05 \x01(\x08\x1a,\n\nAlikeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"2\n\x0c\x44rainRequest\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x01 \x01(\x04\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"6\n\x10RebalanceRequest\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\xc1\x01\n\rMovedResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12\x15\n\rdurable_moved\x18\x02 \x01(\x04\x12\x14\n\x0c\x64urable_left\x18\x03 \x01(\x04\x12\x11\n\thot_moved\x18\x04 \x01(\x04\x12\x10\n\x08hot_left\x18\x05 \x01(\x04\x12\x11\n\telsewhere\x18\x06 \x01(\x04\x12\x0c\n\x04\x63old\x18\x07 \x01(\x04\x12\x13\n\x0b\x62ytes_moved\x18\x08 \x01(\x04\x12\x0c\n\x04\x64one\x18\t \x01(\x08\x12\x0b\n\x03why\x18\n \x01(\t\"\x1d\n\rForgetRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x10\n\x0e\x46orgetResponse\"j\n\x0bTakeRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\x0c\x12#\n\x05\x63hain\x18\x02 \x01(\x0b\x32\x14.cachestore.v1.Chain\x12\x0f\n\x07\x64urable\x18\x03 \x01(\x08\x12\x10\n\x08given_up\x18\x04 \x01(\x08\"\x1d\n\x0cTakeResponse\x12\r\n\x05there\x18\x01 \x03(\x08\x32\xe4\x02\n\tOperation\x12?\n\x04Node\x12\x1a.cachestore.v1.NodeRequest\x1a\x1b.cachestore.v1.NodeResponse\x12\x42\n\x05\x44rain\x12\x1b.cachestore.v1.DrainRequest\x1a\x1c.cachestore.v1.MovedResponse\x12J\n\tRebalance\x12\x1f.cachestore.v1.RebalanceRequest\x1a\x1c.cachestore.v1.MovedResponse\x12\x45\n\x06\x46orget\x12\x1c.cachestore.v1.ForgetRequest\x1a\x1d.cachestore.v1.ForgetResponse\x12?\n\x04Take\x12\x1a.cachestore.v1.TakeRequest\x1a\x1b.cachestore.v1.TakeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x61\x63hestore/wire/operation.proto\x12\rcachestore.v1\x1a\x1b\x63\x61\x63hestore/wire/store.proto\",\n\x0bNodeRequest\x12\x0f\n\x07samples\x18\x01 \x01(\r\x12\x0c\n\x04meet\x18\x02 \x01(\x08\"\xe6\x04\n\x0cNodeResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x0c\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\x05 \x01(\x04\x12/\n\x05tiers\x18\x06 \x03(\x0b\x32 .cachestore.v1.NodeResponse.Tier\x12\x0f\n\x07release\x18\x07 \x01(\t\x12\x10\n\x08\x63ontract\x18\x08 \x01(\r\x12\x10\n\x08\x63lock_ms\x18\t \x01(\x04\x12\x35\n\x05\x61like\x18\n \x03(\x0b\x32&.cachestore.v1.NodeResponse.AlikeEntry\x12$\n\x05nodes\x18\x0b \x03(\x0b\x32\x15.cachestore.v1.Member\x12\x11\n\tdirectory\x18\x0c \x01(\x08\x12\x0f\n\x07sampled\x18\r \x01(\r\x12\x11\n\tannounced\x18\x0e \x01(\r\x12\x11\n\toutage_ms\x18\x0f \x01(\x04\x12\x30\n\x05unmet\x18\x10 \x03(\x0b\x32!.cachestore.v1.NodeResponse.Unmet\x1a\x61\n\x04Tier\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x04 \x01(\x04\x12\x0f\n\x07healthy\x18\x05 \x01(\x08\x1a,\n\nAlikeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a\x33\n\x05Unmet\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"2\n\x0c\x44rainRequest\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x01 \x01(\x04\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"6\n\x10RebalanceRequest\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\xc1\x01\n\rMovedResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12\x15\n\rdurable_moved\x18\x02 \x01(\x04\x12\x14\n\x0c\x64urable_left\x18\x03 \x01(\x04\x12\x11\n\thot_moved\x18\x04 \x01(\x04\x12\x10\n\x08hot_left\x18\x05 \x01(\x04\x12\x11\n\telsewhere\x18\x06 \x01(\x04\x12\x0c\n\x04\x63old\x18\x07 \x01(\x04\x12\x13\n\x0b\x62ytes_moved\x18\x08 \x01(\x04\x12\x0c\n\x04\x64one\x18\t \x01(\x08\x12\x0b\n\x03why\x18\n \x01(\t\"\x1d\n\rForgetRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x10\n\x0e\x46orgetResponse\"j\n\x0bTakeRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\x0c\x12#\n\x05\x63hain\x18\x02 \x01(\x0b\x32\x14.cachestore.v1.Chain\x12\x0f\n\x07\x64urable\x18\x03 \x01(\x08\x12\x10\n\x08given_up\x18\x04 \x01(\x08\"\x1d\n\x0cTakeResponse\x12\r\n\x05there\x18\x01 \x03(\x08\x32\xe4\x02\n\tOperation\x12?\n\x04Node\x12\x1a.cachestore.v1.NodeRequest\x1a\x1b.cachestore.v1.NodeResponse\x12\x42\n\x05\x44rain\x12\x1b.cachestore.v1.DrainRequest\x1a\x1c.cachestore.v1.MovedResponse\x12J\n\tRebalance\x12\x1f.cachestore.v1.RebalanceRequest\x1a\x1c.cachestore.v1.MovedResponse\x12\x45\n\x06\x46orget\x12\x1c.cachestore.v1.ForgetRequest\x1a\x1d.cachestore.v1.ForgetResponse\x12?\n\x04Take\x12\x1a.cachestore.v1.TakeRequest\x1a\x1b.cachestore.v1.TakeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,27 +35,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODERESPONSE_ALIKEENTRY']._loaded_options = None
   _globals['_NODERESPONSE_ALIKEENTRY']._serialized_options = b'8\001'
   _globals['_NODEREQUEST']._serialized_start=79
-  _globals['_NODEREQUEST']._serialized_end=109
-  _globals['_NODERESPONSE']._serialized_start=112
-  _globals['_NODERESPONSE']._serialized_end=623
-  _globals['_NODERESPONSE_TIER']._serialized_start=480
-  _globals['_NODERESPONSE_TIER']._serialized_end=577
-  _globals['_NODERESPONSE_ALIKEENTRY']._serialized_start=579
-  _globals['_NODERESPONSE_ALIKEENTRY']._serialized_end=623
-  _globals['_DRAINREQUEST']._serialized_start=625
-  _globals['_DRAINREQUEST']._serialized_end=675
-  _globals['_REBALANCEREQUEST']._serialized_start=677
-  _globals['_REBALANCEREQUEST']._serialized_end=731
-  _globals['_MOVEDRESPONSE']._serialized_start=734
-  _globals['_MOVEDRESPONSE']._serialized_end=927
-  _globals['_FORGETREQUEST']._serialized_start=929
-  _globals['_FORGETREQUEST']._serialized_end=958
-  _globals['_FORGETRESPONSE']._serialized_start=960
-  _globals['_FORGETRESPONSE']._serialized_end=976
-  _globals['_TAKEREQUEST']._serialized_start=978
-  _globals['_TAKEREQUEST']._serialized_end=1084
-  _globals['_TAKERESPONSE']._serialized_start=1086
-  _globals['_TAKERESPONSE']._serialized_end=1115
-  _globals['_OPERATION']._serialized_start=1118
-  _globals['_OPERATION']._serialized_end=1474
+  _globals['_NODEREQUEST']._serialized_end=123
+  _globals['_NODERESPONSE']._serialized_start=126
+  _globals['_NODERESPONSE']._serialized_end=740
+  _globals['_NODERESPONSE_TIER']._serialized_start=544
+  _globals['_NODERESPONSE_TIER']._serialized_end=641
+  _globals['_NODERESPONSE_ALIKEENTRY']._serialized_start=643
+  _globals['_NODERESPONSE_ALIKEENTRY']._serialized_end=687
+  _globals['_NODERESPONSE_UNMET']._serialized_start=689
+  _globals['_NODERESPONSE_UNMET']._serialized_end=740
+  _globals['_DRAINREQUEST']._serialized_start=742
+  _globals['_DRAINREQUEST']._serialized_end=792
+  _globals['_REBALANCEREQUEST']._serialized_start=794
+  _globals['_REBALANCEREQUEST']._serialized_end=848
+  _globals['_MOVEDRESPONSE']._serialized_start=851
+  _globals['_MOVEDRESPONSE']._serialized_end=1044
+  _globals['_FORGETREQUEST']._serialized_start=1046
+  _globals['_FORGETREQUEST']._serialized_end=1075
+  _globals['_FORGETRESPONSE']._serialized_start=1077
+  _globals['_FORGETRESPONSE']._serialized_end=1093
+  _globals['_TAKEREQUEST']._serialized_start=1095
+  _globals['_TAKEREQUEST']._serialized_end=1201
+  _globals['_TAKERESPONSE']._serialized_start=1203
+  _globals['_TAKERESPONSE']._serialized_end=1232
+  _globals['_OPERATION']._serialized_start=1235
+  _globals['_OPERATION']._serialized_end=1591
 # @@protoc_insertion_point(module_scope)

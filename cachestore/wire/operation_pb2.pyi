@@ -7,13 +7,15 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NodeRequest(_message.Message):
-    __slots__ = ("samples",)
+    __slots__ = ("samples", "meet")
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MEET_FIELD_NUMBER: _ClassVar[int]
     samples: int
-    def __init__(self, samples: _Optional[int] = ...) -> None: ...
+    meet: bool
+    def __init__(self, samples: _Optional[int] = ..., meet: bool = ...) -> None: ...
 
 class NodeResponse(_message.Message):
-    __slots__ = ("node", "address", "incarnation", "state", "age_ms", "tiers", "release", "contract", "clock_ms", "alike", "nodes", "directory", "sampled", "announced", "outage_ms")
+    __slots__ = ("node", "address", "incarnation", "state", "age_ms", "tiers", "release", "contract", "clock_ms", "alike", "nodes", "directory", "sampled", "announced", "outage_ms", "unmet")
     class Tier(_message.Message):
         __slots__ = ("name", "used_bytes", "capacity_bytes", "blocks", "healthy")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +36,15 @@ class NodeResponse(_message.Message):
         key: str
         value: bytes
         def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    class Unmet(_message.Message):
+        __slots__ = ("node", "address", "why")
+        NODE_FIELD_NUMBER: _ClassVar[int]
+        ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        WHY_FIELD_NUMBER: _ClassVar[int]
+        node: str
+        address: str
+        why: str
+        def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
     NODE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +60,7 @@ class NodeResponse(_message.Message):
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCED_FIELD_NUMBER: _ClassVar[int]
     OUTAGE_MS_FIELD_NUMBER: _ClassVar[int]
+    UNMET_FIELD_NUMBER: _ClassVar[int]
     node: str
     address: str
     incarnation: bytes
@@ -64,7 +76,8 @@ class NodeResponse(_message.Message):
     sampled: int
     announced: int
     outage_ms: int
-    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., state: _Optional[str] = ..., age_ms: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[NodeResponse.Tier, _Mapping]]] = ..., release: _Optional[str] = ..., contract: _Optional[int] = ..., clock_ms: _Optional[int] = ..., alike: _Optional[_Mapping[str, bytes]] = ..., nodes: _Optional[_Iterable[_Union[_store_pb2.Member, _Mapping]]] = ..., directory: bool = ..., sampled: _Optional[int] = ..., announced: _Optional[int] = ..., outage_ms: _Optional[int] = ...) -> None: ...
+    unmet: _containers.RepeatedCompositeFieldContainer[NodeResponse.Unmet]
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., state: _Optional[str] = ..., age_ms: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[NodeResponse.Tier, _Mapping]]] = ..., release: _Optional[str] = ..., contract: _Optional[int] = ..., clock_ms: _Optional[int] = ..., alike: _Optional[_Mapping[str, bytes]] = ..., nodes: _Optional[_Iterable[_Union[_store_pb2.Member, _Mapping]]] = ..., directory: bool = ..., sampled: _Optional[int] = ..., announced: _Optional[int] = ..., outage_ms: _Optional[int] = ..., unmet: _Optional[_Iterable[_Union[NodeResponse.Unmet, _Mapping]]] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("deadline_ms", "force")

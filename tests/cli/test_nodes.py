@@ -85,9 +85,25 @@ def test_doctor_looks_at_the_whole_cluster(command: Callable[..., Any], known: d
     assert done.status == 0, done.out
     names = [check["name"] for check in done.object["checks"]]
     assert names == [
-        "nodes answer", "nodes know each other", "wire", "clocks", "configuration", "tiers", "specs",
+        "nodes answer", "nodes know each other", "nodes reach each other", "wire", "clocks", "configuration", "tiers",
+        "specs",
         *(f"directory: {name}" for name in sorted(NODES)), f"round trip: {known['one'].address}",
     ]  # fmt: skip
+
+
+def test_doctor_names_who_refuses_whom(
+    command: Callable[..., Any], known: dict[str, Any], monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    with monkeypatch.context() as patch:
+        # it takes none of its lives for its own, as one that stands at another's address
+        patch.setattr(known["two"].host._server.guard._authority, "_is_life", lambda incarnation: False)
+        done = command("doctor", "--cluster", known["one"].address, "--json")
+    said = {check["name"]: check for check in done.object["checks"]}["nodes reach each other"]
+    assert done.status == 1 and not said["ok"]
+    for name in ("one", "three"):
+        assert f"{name} does not reach two at {known['two'].address}: " in said["detail"]
+    assert "does not reach one" not in said["detail"] and "not the node that is meant" in said["detail"]
+    eventually(lambda: command("doctor", "--cluster", known["one"].address).status == 0)
 
 
 def test_doctor_advises_to_bear_a_longer_outage_of_rays_control_plane(

@@ -51,9 +51,8 @@ class Authority:
             peer = self._peer(identity, shown[PEER])
             if MEANT in shown and not self._is_life(shown[MEANT]):
                 raise Mismatch(
-                    "the store at this address is not the node that is meant: another one is reached here, as where "
-                    "service.host is 127.0.0.1 on several machines, or was started in its place; service.host and "
-                    "service.advertise say where others find a node"
+                    "the store at this address is not the node that is meant: another one tells others the same "
+                    "address, or was started in its place"
                 )
             return peer
         if TENANT not in shown:

@@ -3,7 +3,7 @@
     ""                        whether it takes calls: what a load balancer looks at
     cachestore.v1.CacheStore  the same
     tier/<name>               whether blocks can be kept in that tier now
-    path/<name>               whether blocks travel that way now: stream, shared, bulk
+    path/<name>               whether blocks travel that way now: stream, shared, bulk; with others, to them: peers
 
 A tier or a path that is down takes nothing from the whole: blocks are kept elsewhere, travel otherwise, or are computed
 anew. A name that is UNKNOWN has not been looked at yet.
