@@ -59,7 +59,7 @@ def drain(
     if leaving.facts is None:
         raise Unavailable(
             f"{leaving.name or leaving.address} does not answer ({leaving.why}); if it is dead: cachestore drain "
-            f"{node} --dead"
+            f"{leaving.name or leaving.address} --dead"
         )
     with operating(leaving.address) as operated:
         begun = operated.drain(_checked(deadline), force=force, timeout=timeout)
@@ -113,15 +113,19 @@ def _checked(deadline: float) -> float:
 
 def _forget(node: str, found: list[Seen], timeout: float, json: bool) -> None:
     for each in found:
-        if each.facts is not None and each.name == node:
-            raise InvalidArgument(f"--dead: {node} answers at {each.address}, and would join again; leave --dead out")
-    asked = next(each for each in found if each.facts is not None)
+        if each.facts is not None and node in (each.name, each.address):
+            raise InvalidArgument(
+                f"--dead: {each.name} answers at {each.address}, and would join again; leave --dead out"
+            )
+    name = next((each.name for each in found if each.name and each.address == node), node)
+    answering = [each for each in found if each.facts is not None]
+    asked = max(answering, key=lambda each: each.facts is not None and each.facts.directory)
     with operating(asked.address) as operated:
-        operated.forget(node, timeout=timeout)
+        operated.forget(name, timeout=timeout)
     if json:
-        print_json({"node": node, "forgotten": True})
+        print_json({"node": name, "forgotten": True})
     else:
-        console.print(f"the directory has forgotten {node}")
+        console.print(Text(f"the directory has forgotten {name}{f', which was at {node}' if name != node else ''}"))
 
 
 def _followed(name: str, told: Moved, ask: Callable[[], Moved], deadline: float) -> Moved:

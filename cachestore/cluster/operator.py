@@ -123,7 +123,13 @@ class NodeOperator:
     def forget(self, node: str, deadline: Deadline) -> None:
         if self.peers is None:
             raise InvalidArgument(f"{self.name} is alone and knows of no {node!r}: it has no [directory]")
-        self.peers.directory.drop(node, deadline)
+        directory = self.peers.directory
+        names = [life.node for life in directory.lives()]
+        if node not in names:
+            if not directory.healthy:
+                raise Unavailable(f"the directory cannot be reached, so it cannot be told to forget {node}")
+            raise InvalidArgument(f"node: the directory knows of no {node!r}; there are {', '.join(names)}")
+        directory.drop(node, deadline)
 
     def take(
         self, namespace: bytes, incarnation: bytes, chain: Chain, deadline: Deadline, *, durable: bool

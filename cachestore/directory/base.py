@@ -58,8 +58,8 @@ def check_names(node: str, address: str) -> None:
 class Directory(Protocol):
     """One process's part in a directory. Thread-safe; `step` is for one thread at a time.
 
-    Nothing here raises because the directory cannot be reached: what cannot be asked is nowhere, what cannot be told is
-    told later, `healthy` says so, and figures count it.
+    Nothing here but `drop` raises because the directory cannot be reached: what cannot be asked is nowhere, what cannot
+    be told is told later, `healthy` says so, and figures count it.
     """
 
     due: Event
@@ -109,7 +109,10 @@ class Directory(Protocol):
         """This life was said to hold these blocks, and does not. Returns at once."""
 
     def drop(self, node: str, deadline: Deadline) -> None:
-        """Forgets a node that is dead, without waiting for its time to be over. One that is not joins again."""
+        """Forgets a node that is dead, without waiting for its time to be over. One that is not joins again.
+
+        Unavailable if the directory could not be told so, or not in whole: others may believe in it still.
+        """
 
     def lives(self) -> tuple[Life, ...]:
         """All that are alive, by name, as last known."""

@@ -26,7 +26,7 @@ from cachestore.directory.redis_reach import Reach
 from cachestore.directory.redis_suspects import Suspects
 from cachestore.directory.redis_sweep import sweep
 from cachestore.directory.redis_telling import Telling
-from cachestore.errors import ConfigError, InvalidArgument
+from cachestore.errors import ConfigError, InvalidArgument, Unavailable
 from cachestore.metrics import Counters, Figure
 from cachestore.tiers.redis import Redis as Server
 from cachestore.tiers.redis_node import Node
@@ -200,8 +200,8 @@ class RedisDirectory:
         found = [life.incarnation for life in self._member.lives.all() if life.node == node]
         if found:
             with held_until(self._stepping, deadline) as held:
-                if held:
-                    self._member.drop(found)
+                if not held or not self._member.drop(found):
+                    raise Unavailable(f"the directory cannot be told to forget {node}: not all of its Redis answers")
 
     def lives(self) -> tuple[Life, ...]:
         return self._member.lives.all()

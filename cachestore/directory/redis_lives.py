@@ -163,9 +163,10 @@ def call_roll(connection: Connection, name: bytes, own: Note | None) -> Roll:
     return Roll(notes, now, any(checked(answer, int) == 1 for answer in said))
 
 
-def bury(connection: Connection, name: bytes, incarnations: list[bytes]) -> None:
-    """Forgets these lives."""
-    checked(connection.call("HDEL", name, *incarnations), int)
+def bury(connection: Connection, name: bytes, incarnations: list[bytes]) -> int:
+    """Forgets these lives; how many of them were known."""
+    known: int = checked(connection.call("HDEL", name, *incarnations), int)
+    return known
 
 
 def _milliseconds(answer: object) -> int:

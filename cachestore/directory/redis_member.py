@@ -77,16 +77,19 @@ class Member:
                 known += found
             return 0 < len(rolls) == known
 
-    def drop(self, incarnations: list[bytes]) -> None:
-        """Lets all servers forget these lives, and believes in them no more."""
+    def drop(self, incarnations: list[bytes]) -> bool:
+        """Lets all servers forget these lives, and believes in them no more; False if not all could be told."""
         with self._calling:
-            self.bury(incarnations)
-            self.lives.forget(incarnations)
+            whole = self.bury(incarnations)
+            if whole:
+                self.lives.forget(incarnations)
+            return whole
 
-    def bury(self, incarnations: list[bytes]) -> None:
-        """Lets all servers forget these lives, as far as they can be reached."""
-        for node, name in self._rolls().items():
-            self.servers.on(node, self._soon(), bury, name, incarnations)
+    def bury(self, incarnations: list[bytes]) -> bool:
+        """Lets all servers forget these lives, as far as they can be reached; whether all could."""
+        rolls = self._rolls()
+        told = [self.servers.on(node, self._soon(), bury, name, incarnations) for node, name in rolls.items()]
+        return bool(told) and None not in told
 
     def rolls(self) -> frozenset[bytes]:
         """The names of the rolls there are now."""

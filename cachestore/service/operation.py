@@ -108,7 +108,7 @@ class Operator(Protocol):
         """Begins to hand over so many bytes of what is read most, within `seconds`; zero only asks."""
 
     def forget(self, node: str, deadline: Deadline) -> None:
-        """The directory forgets a dead node."""
+        """The directory forgets a dead node. InvalidArgument if it knows of none, Unavailable if it cannot be told."""
 
     def take(
         self, namespace: bytes, incarnation: bytes, chain: Chain, deadline: Deadline, *, durable: bool

@@ -13,6 +13,7 @@ from cachestore.cluster.runtime import OUTAGE, outage
 from cachestore.service.client import RemoteStore
 from cachestore.store.base import put_blocks
 from cachestore.testing import random_prompt, small_spec
+from tests.cluster.peer_nodes import fake
 from tests.redis_servers.server import RedisServer, running
 
 KEYS, BLOCKS = random_prompt(small_spec(), 4)
@@ -136,6 +137,26 @@ def test_what_cannot_be_meant(command: Callable[..., Any], known: dict[str, Any]
     assert "127.0.0.1:1" in command("nodes", "--address", "127.0.0.1:1").refused(1)
     alone = command("rebalance", "--json", *at)
     assert alone.status == 0
+
+
+@pytest.mark.parametrize("said", ["fake", "127.0.0.1:9"])
+def test_a_dead_node_is_forgotten_by_its_name_or_its_address(
+    command: Callable[..., Any], known: dict[str, Any], redis: RedisServer, eventually: Callable[..., None], said: str
+) -> None:
+    at = ("--address", known["one"].address)
+    # nobody listens there
+    with fake(redis, "127.0.0.1:9", bytes(32)):
+        eventually(lambda: "fake" in command("nodes", *at).out)
+        assert "if it is dead: cachestore drain fake --dead" in command("drain", said, *at).refused(1)
+        refused = command("drain", known["two"].address, "--dead", *at).refused(1)
+        assert f"two answers at {known['two'].address}" in refused and "leave --dead out" in refused
+        refused = command("drain", "fak", "--dead", *at).refused(1)
+        assert "knows of no 'fak'; there are fake, one, three, two" in refused
+        assert "fake" in command("nodes", *at).out
+        assert command("drain", said, "--dead", "--json", *at).object == {"node": "fake", "forgotten": True}
+        assert "fake" not in command("nodes", *at).out
+        refused = command("drain", said, "--dead", *at).refused(1)
+        assert f"knows of no '{said}'; there are one, three, two" in refused
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from cachestore.cluster.handing_over import HandingOver
 from cachestore.cluster.host import StoreHost
 from cachestore.deadline import Deadline
-from cachestore.errors import PermissionDenied, Unavailable
+from cachestore.errors import InvalidArgument, PermissionDenied, Unavailable
 from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.service.auth.credentials import Credentials
@@ -27,6 +27,7 @@ from cachestore.store.tiered import TieredStore
 from cachestore.testing import random_prompt, small_spec
 from cachestore.testing.blocks import plans_of, same, write_blocks
 from tests.cluster.conftest import eventually
+from tests.cluster.peer_nodes import fake
 from tests.redis_servers.server import RedisServer
 
 KEYS, BLOCKS = random_prompt(small_spec(), 6)
@@ -312,6 +313,25 @@ def test_the_dead_are_forgotten_and_the_living_are_not(nodes: Callable[..., Node
     # it lives, so it joins again
     eventually(lambda: b.operating.node().incarnation != before)
     met(a, b)
+
+
+def test_who_is_not_forgotten_is_not_said_to_be(redis_server: Callable[..., RedisServer]) -> None:
+    with contextlib.ExitStack() as stack:
+        server = redis_server()
+        a = Node(stack, tables(server), "a")
+        # nobody listens there
+        with fake(server, "127.0.0.1:9", bytes(32)):
+            known = lambda: [member.name for member in a.operating.node().nodes]  # noqa: E731
+            eventually(lambda: known() == ["a", "fake"])
+            with pytest.raises(InvalidArgument, match="knows of no 'nobody'; there are a, fake"):
+                a.operating.forget("nobody")
+            server.kill()
+            with pytest.raises(Unavailable, match="cannot be told to forget fake"):
+                a.operating.forget("fake")
+            assert known() == ["a", "fake"]
+            eventually(lambda: not a.operating.node().directory)
+            with pytest.raises(Unavailable, match="cannot be reached, so it cannot be told to forget nobody"):
+                a.operating.forget("nobody")
 
 
 def test_who_may_operate(nodes: Callable[..., Node], tmp_path: Path) -> None:

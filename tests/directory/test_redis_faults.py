@@ -16,6 +16,7 @@ from cachestore.directory.base import Life
 from cachestore.directory.redis import RedisDirectory
 from cachestore.directory.redis_entries import LIVES, entry_name
 from cachestore.directory.redis_lives import Lives, Note, Roll
+from cachestore.errors import Unavailable
 from cachestore.metrics import total
 from cachestore.testing.directories import MANY, Node, acquainted, became, holders, stepped
 from cachestore.testing.tiers import KEYS, A, soon
@@ -75,6 +76,31 @@ def test_while_a_server_hangs_nobody_knows_who_lives_now(server: RedisServer, on
         finally:
             server.resume()
         became(lambda: one.directory.refresh(soon()))
+
+
+@pytest.mark.parametrize("away", ["hangs", "killed"])
+def test_nobody_is_forgotten_while_the_server_cannot_be_told(
+    part: Callable[..., RedisDirectory], server: RedisServer, away: str
+) -> None:
+    one, other = pair(part)
+    if away == "hangs":
+        server.pause()
+    else:
+        server.kill()
+    try:
+        with pytest.raises(Unavailable, match="cannot be told to forget one"):
+            other.directory.drop("one", soon())
+        assert {life.node for life in other.directory.lives()} == {"one", "other"}
+    finally:
+        if away == "hangs":
+            server.resume()
+        else:
+            server.start()
+    # one that was killed has to be told all again
+    became(lambda: stepped(one.directory) and stepped(other.directory) and other.directory.refresh(soon()))
+    first = one.life.incarnation
+    other.directory.drop("one", soon())
+    became(lambda: stepped(one.directory) and one.life.incarnation != first)
 
 
 def test_after_flushall_all_is_said_again_at_the_rate(part: Callable[..., RedisDirectory], server: RedisServer) -> None:
