@@ -32,6 +32,7 @@ def up(runtime: Runtime, tables: Mapping[str, Any], tell: Tell = lambda _: None)
     ray, settings = runtime.ray, runtime.settings
     nodes = stores.asking(ray, settings)
     stores.refuse_embedded(tables, nodes)
+    stores.refuse_loopback(tables, nodes)
     before = stores.found(ray)
     tables = managed.started(ray, tables, settings, tell)
     tell(f"starting the store on {len(nodes)} node{'s' * (len(nodes) > 1)}")

@@ -11,7 +11,7 @@ from cachestore.cluster.settings import ClusterSettings
 from cachestore.cluster.store_actor import DRAINED, StoreActor
 from cachestore.config import build
 from cachestore.errors import ConfigError, Unavailable
-from cachestore.service.settings import ServiceSettings
+from cachestore.service.settings import ServiceSettings, is_loopback
 
 CLOSE_SECONDS = 10.0
 
@@ -90,6 +90,26 @@ def refuse_embedded(tables: Mapping[str, Any], nodes: Sequence[Node]) -> None:
         raise ConfigError(
             f'directory.name = "memory" is in one process, and this cluster has {len(nodes)} nodes; write "redis", or '
             "leave [directory] out for nodes that do not know of each other"
+        )
+
+
+def refuse_loopback(tables: Mapping[str, Any], nodes: Sequence[Node]) -> None:
+    """ConfigError where the stores of several machines would tell each other one address."""
+    machines = {node.get("NodeManagerAddress", "") for node in nodes}
+    if "directory" not in tables or len(machines) < 2:
+        return
+    settings = build(ServiceSettings, tables.get("service", {}), "service")
+    if settings.advertise:
+        raise ConfigError(
+            f"service.advertise = {settings.advertise!r} is one place, and this cluster has {len(machines)} machines, "
+            'whose stores would look for each other there; leave it out: with service.host = "0.0.0.0" each tells the '
+            "address that Ray has for its machine"
+        )
+    if is_loopback(settings.host):
+        raise ConfigError(
+            f"service.host = {settings.host!r} is reached on its own machine alone, and this cluster has "
+            f'{len(machines)} machines, whose stores would look for each other there; write "0.0.0.0", with TLS and '
+            "identities (docs/security.md): each then tells the address that Ray has for its machine"
         )
 
 

@@ -104,6 +104,7 @@ class StoreWatch:
         """Whether this configuration is for several nodes; if not, says so once."""
         try:
             stores.refuse_embedded(self.tables, nodes)
+            stores.refuse_loopback(self.tables, nodes)
         except ConfigError as error:
             if str(error) != self._said:
                 self._said = str(error)

@@ -157,7 +157,7 @@ class ServiceSettings:
     @property
     def exposed(self) -> bool:
         """Whether somebody off this machine could reach the store without TLS, or without saying who they are."""
-        return not self.unix_socket and not _is_loopback(self.host) and not (self.tls and self.identities)
+        return not self.unix_socket and not is_loopback(self.host) and not (self.tls and self.identities)
 
     def _check_callers(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -196,7 +196,7 @@ class ServiceSettings:
             raise ConfigError("service.gateway_key needs an identity with role delegate, for nobody else may use it")
 
     def _check_reach(self) -> None:
-        if self.unix_socket or _is_loopback(self.host):
+        if self.unix_socket or is_loopback(self.host):
             return
         try:
             ip_address(self.host)
@@ -221,7 +221,8 @@ def _is_one_address(host: str) -> bool:
         return False
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether what listens there is reached on its own machine alone."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

@@ -27,6 +27,8 @@ CPU = {"name": "cpu", "capacity": "4MiB"}
         ({"peers": {"copy_after": 0}}, "peers.copy_after"),
         ({"peers": {"largest": 1}}, "peers.largest"),
         ({"peers": {"credentials": {"cert": "a"}}}, "cert and key"),
+        ({"peers": {"durable": {"acme": 2}}}, r"peers\.durable is for .*write \[directory\]"),
+        ({"peers": {"replicas": {"*": 2}}}, r"peers\.replicas is for .*write \[directory\]"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(tables: dict[str, Any], says: str) -> None:
@@ -56,6 +58,23 @@ def test_others_are_told_where_a_node_can_be_reached(tmp_path: Path) -> None:
     assert address_for_others("[::]:7420", six) == "[fd00::1]:7420"
     with pytest.raises(ConfigError, match=r"service\.unix_socket"):
         address_for_others("unix:/x", ServiceSettings(unix_socket=str(tmp_path / "s")))
+
+
+def test_one_address_for_the_stores_of_several_machines_is_refused(tmp_path: Path) -> None:
+    one, other = {"NodeManagerAddress": "10.0.0.1"}, {"NodeManagerAddress": "10.0.0.2"}
+    tables: dict[str, Any] = {"tiers": [CPU], "directory": {"name": "redis"}}
+    # several nodes of one machine find each other on loopback
+    stores.refuse_loopback(tables, [one, one])
+    with pytest.raises(
+        ConfigError, match=r'service\.host = .127\.0\.0\.1. is reached on its own machine.*"0\.0\.0\.0"'
+    ):
+        stores.refuse_loopback(tables, [one, other])
+    everywhere = {"host": "0.0.0.0", "insecure": True}
+    stores.refuse_loopback({**tables, "service": everywhere}, [one, other])
+    with pytest.raises(ConfigError, match=r"service\.advertise = 'here' is one place"):
+        stores.refuse_loopback({**tables, "service": {**everywhere, "advertise": "here"}}, [one, other])
+    # without a directory nobody looks for another
+    stores.refuse_loopback({"tiers": [CPU]}, [one, other])
 
 
 def test_a_directory_in_one_process_is_refused_on_several_nodes() -> None:
