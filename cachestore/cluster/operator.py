@@ -74,6 +74,10 @@ class NodeOperator:
     _began: float = field(default_factory=time.monotonic)
     _state: State = State.SERVING
     _told: Moved = field(default_factory=Moved)
+    _leaving: HandingOver | None = None
+    _force: bool = False
+    _unheard: int = 0
+    """How many asked for a drain that have not heard how it went."""
     _heard: Event = field(default_factory=Event)
     _thread: Thread | None = None
     _lock: Lock = field(default_factory=Lock)
@@ -109,16 +113,29 @@ class NodeOperator:
                 self._state = State.DRAINING
                 # from here on, so that nothing is put behind the look at what there is
                 self.tiered.refuses = f"{self.name} is draining and takes no puts; call another node"
-                self._begin(partial(self._drain, Deadline.after(seconds), force))
-        return self._tell()
+                told = Moved(state=self._state)
+                self._leaving = (
+                    HandingOver(self.tiered, self.peers, told, Deadline.after(seconds))
+                    if self.peers is not None
+                    else None
+                )
+                self._force, self._unheard = force, 1
+                self._begin(told, partial(self._drain, told))
+            elif seconds and self._state is State.DRAINING:
+                self._force |= force
+                self._unheard += 1
+                if self._leaving is not None:
+                    self._leaving.hurry(Deadline.after(seconds))
+            return self._tell()
 
     def rebalance(self, seconds: float, nbytes: int) -> Moved:
         with self._lock:
             if seconds and self._state is not State.SERVING:
                 raise Unavailable(f"{self.name} is {self._state}: there is nothing to spread any more")
             if seconds and not self._busy:
-                self._begin(partial(self._spread, Deadline.after(seconds), nbytes))
-        return self._tell()
+                told = Moved(state=self._state)
+                self._begin(told, partial(self._spread, told, Deadline.after(seconds), nbytes))
+            return self._tell()
 
     def forget(self, node: str, deadline: Deadline) -> None:
         if self.peers is None:
@@ -149,21 +166,23 @@ class NodeOperator:
     def _busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def _begin(self, what: Callable[[], None]) -> None:
-        """Does `what` on a thread of its own. Under the lock."""
-        self._told = Moved(state=self._state)
+    def _begin(self, told: Moved, what: Callable[[], None]) -> None:
+        """Does `what`, of which `told` tells, on a thread of its own. Under the lock."""
+        self._told = told
         self._heard.clear()
         self._thread = Thread(target=what, name="cachestore-operator", daemon=True)
         self._thread.start()
 
     def _tell(self) -> Moved:
+        """How far it is. Under the lock."""
         told = replace(self._told, state=self._state)
         if told.done:
-            self._heard.set()
+            self._unheard -= 1
+            if self._unheard <= 0:
+                self._heard.set()
         return told
 
-    def _spread(self, until: Deadline, nbytes: int) -> None:
-        told = self._told
+    def _spread(self, told: Moved, until: Deadline, nbytes: int) -> None:
         try:
             if self.peers is not None:
                 HandingOver(self.tiered, self.peers, told, until).some(nbytes)
@@ -173,25 +192,28 @@ class NodeOperator:
         finally:
             told.done = True
 
-    def _drain(self, until: Deadline, force: bool) -> None:
-        told = self._told
+    def _drain(self, told: Moved) -> None:
         try:
-            if self.peers is not None:
-                HandingOver(self.tiered, self.peers, told, until).all()
+            if self._leaving is not None:
+                self._leaving.all()
         except Exception:
             log.exception("[peers] what is left is not handed over")
             told.why = "handing over failed; the log of the node says why"
         if told.durable_left and not told.why:
             told.why = f"{told.durable_left} durable blocks found no other place"
-        if told.why and not force:
-            # it is better to stay than to take along what somebody was promised
-            self.tiered.refuses, self._state, told.done = "", State.SERVING, True
+        with self._lock:
+            stays = bool(told.why) and not self._force
+            if stays:
+                # it is better to stay than to take along what somebody was promised
+                self.tiered.refuses, self._state, told.done = "", State.SERVING, True
+        if stays:
             log.warning("[peers] %s stays: %s", self.name, told.why)
             return
         # also of a node that is alone, or could hand over nothing: what it says from here on is kept by nobody
         self.tiered.end_puts(self.tiered.refuses)
         self.leave()
-        self._state, told.done = State.DRAINED, True
+        with self._lock:
+            self._state, told.done = State.DRAINED, True
         log.info("[peers] %s has left: %s", self.name, told)
         self._heard.wait(LINGER_SECONDS)
         self.ended()

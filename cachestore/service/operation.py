@@ -101,7 +101,8 @@ class Operator(Protocol):
     def drain(self, seconds: float, *, force: bool) -> Moved:
         """Begins to leave, within `seconds`, also where durable blocks found no other place if `force` says so.
 
-        How far it is, also with the zero `seconds` of somebody who only asks.
+        How far it is, also with the zero `seconds` of somebody who only asks. While it is leaving, what is asked for
+        again counts as far as it is more urgent: the earlier deadline, and `force`.
         """
 
     def rebalance(self, seconds: float, nbytes: int) -> Moved:

@@ -248,6 +248,29 @@ def test_a_put_that_is_still_being_reserved_when_a_node_leaves_is_refused(
     a.host.operator.tiered.check()
 
 
+def test_of_two_who_drain_a_node_the_more_urgent_counts_and_both_hear_how_it_went(nodes: Callable[..., Node]) -> None:
+    a, b = nodes("a", disk=True), nodes("b")
+    put_durable(a.store)
+    met(a, b)
+    with (
+        contextlib.closing(Operating(a.address)) as second,
+        # which alone would keep it waiting for a minute
+        a.store.put(OTHERS.fingerprint, plans_of(MORE), timeout=60.0),
+    ):
+        second.open()
+        assert not a.operating.drain(60.0).done
+        second.drain(0.5, force=True)
+        told = over(a.operating.drain, a.operating.drain())
+        assert (told.state, told.durable_left) == (State.DRAINED, 6) and not a.ended
+        assert second.drain() == told
+    eventually(lambda: a.ended == ["a"])
+    c = nodes("c")
+    met(b, c)
+    with c.store.put(OTHERS.fingerprint, plans_of(MORE), timeout=60.0):
+        assert not c.operating.drain(1.0).done
+        assert over(c.operating.drain, c.operating.drain(60.0)).state is State.DRAINED
+
+
 def test_alone_there_is_nobody_to_hand_over_to(nodes: Callable[..., Node]) -> None:
     a = nodes("a")
     put_blocks(a.store, KEYS.fingerprint, BLOCKS)
