@@ -49,6 +49,9 @@ SECRETS = ("password", "sentinel_password")
 WORKERS = ("prefill_worker", "decode_worker")
 """Sections of those that listen too: whether they may where they say depends on what `service` knows of callers."""
 
+OF_SEVERAL = ("durable", "replicas")
+"""What `peers` promises by other nodes: of a node alone it would be a promise that nobody keeps."""
+
 SCHEDULING = "scheduling"
 """The section that `batch` takes as a table of its own."""
 
@@ -74,6 +77,13 @@ def check(tables: Table) -> None:
     compose_directory(tables)
     batch(tables)
     built = {name: _built(name, tables) for name in OTHERS.places if name in tables}
+    if DIRECTORY not in tables:
+        for name in OF_SEVERAL:
+            if "peers" in built and getattr(built["peers"], name):
+                raise ConfigError(
+                    f"peers.{name} is for the nodes of a directory, and there is none, so nobody would keep these "
+                    'blocks but this node: write [directory] with name = "redis", or leave it out'
+                )
     for name in WORKERS:
         if name in built:
             built[name].service(built.get("service") or OTHERS.load("service")())

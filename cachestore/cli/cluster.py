@@ -2,6 +2,7 @@
 
 import json as codec
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from cachestore import errors, settings
-from cachestore.cli.output import Config, Json, console, error_console, print_json
+from cachestore.cli.output import DEFAULT_ADDRESS, Config, Json, console, error_console, print_json
 from cachestore.cluster import deploy, supervisor
 from cachestore.cluster.deploy import Deployment
 from cachestore.cluster.runtime import Runtime
@@ -40,12 +42,12 @@ def up(
     if any(cluster.replicas().values()):
         _look_for_model(tables, beside_us=not cluster.address)
     if block:
-        supervisor.stay(tables, _tell, lambda deployment: _report(deployment, json))
+        supervisor.stay(tables, _tell, lambda deployment: _report(deployment, "Ctrl-C", json))
     elif cluster.address:
         with Runtime(cluster) as runtime:
-            _report(deploy.up(runtime, tables, _tell), json)
+            _report(deploy.up(runtime, tables, _tell), _end(config, address), json)
     else:
-        _report(_in_background(tables), json)
+        _report(_in_background(tables), _end(), json)
 
 
 def down(config: Config = None, address: RayAddress = None, json: Json = False) -> None:
@@ -91,7 +93,13 @@ def _tell(text: str) -> None:
     error_console.print(f"[dim]{text} …[/]")
 
 
-def _report(deployment: Deployment, json: bool) -> None:
+def _end(config: Path | None = None, address: str | None = None) -> str:
+    """The command that takes down what came up under these, without which a Ray that is not ours is not found."""
+    given = {"--config": config, "--address": address}
+    return shlex.join(["cachestore", "down", *(str(word) for pair in given.items() if pair[1] for word in pair)])
+
+
+def _report(deployment: Deployment, end: str, json: bool) -> None:
     if json:
         gateway = {"gateway": deployment.gateway} if deployment.gateway else {}
         print_json({"stores": dict(deployment.stores), **gateway})
@@ -100,7 +108,9 @@ def _report(deployment: Deployment, json: bool) -> None:
         console.print(f"store at [bold]{address}[/] (node {node[:12]})")
     if deployment.gateway:
         console.print(f"gateway at [bold]{deployment.gateway}/v1[/]")
-    console.print("ask it with [bold]cachestore stats[/], end with [bold]cachestore down[/]")
+    usual = DEFAULT_ADDRESS in deployment.stores.values()
+    ask = "cachestore stats" if usual else f"cachestore stats --address {deployment.store}"
+    console.print("ask it with ", Text(ask, "bold"), ", end with ", Text(end, "bold"), sep="", soft_wrap=True)
 
 
 def _in_background(tables: Mapping[str, Any]) -> Deployment:

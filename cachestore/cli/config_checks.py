@@ -6,7 +6,11 @@ Nothing is made, begun or locked, and nobody is asked: no Redis, no Ray, no hub 
 import re
 from pathlib import Path
 
+from cachestore.cluster import showing
+from cachestore.cluster.membership import address_for_others
+from cachestore.cluster.peer_settings import PeerSettings
 from cachestore.config import Table, build, build_named
+from cachestore.directory.compose import SECTION as DIRECTORY
 from cachestore.engine.settings import EngineSettings
 from cachestore.errors import ConfigError
 from cachestore.service import listening
@@ -23,7 +27,12 @@ def look(tables: Table) -> None:
         tier = build_named(TIERS, table, "tiers")
         if isinstance(tier, Checkable):
             tier.check()
-    listening.check(build(ServiceSettings, tables.get("service", {}), "service"))
+    service = build(ServiceSettings, tables.get("service", {}), "service")
+    listening.check(service)
+    if DIRECTORY in tables:
+        # for a configuration of many nodes Ray says which machine each is on
+        address_for_others(service.target, service, "any" if "cluster" in tables else "")
+        showing.check(build(PeerSettings, tables.get("peers", {}), "peers"))
     engine = build(EngineSettings, tables["engine"], "engine") if "engine" in tables else None
     if engine is not None:
         _look_at_model(engine)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from cachestore.cluster import showing
 from cachestore.cluster.durable_replicas import DurableReplicas
 from cachestore.cluster.healing import Healing
 from cachestore.cluster.managed import refuse_unstarted
@@ -71,6 +72,8 @@ class StoreHost:
             settings = replace(settings, port=port)
         events = build(KvEvents, tables.get("kv_events", {}), "kv_events")
         directory, reading = compose_directory(tables), build(PeerSettings, tables.get("peers", {}), "peers")
+        if directory is not None:
+            showing.check(reading)
         peers = Peers(directory, reading) if directory is not None else None
         with ExitStack() as opened:
             store = compose({**tables, "store": {**tables.get("store", {}), "node": node}})

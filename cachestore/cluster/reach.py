@@ -15,16 +15,35 @@ REFUSED = "Ray refuses our token; put the cluster's token into RAY_AUTH_TOKEN or
 
 
 def check(address: str) -> None:
-    """Unavailable or ConfigError for a `host:port` where no Ray of ours can be reached; says nothing of other forms."""
+    """Unavailable or ConfigError for a `host:port` where no Ray of ours can be reached; says nothing of other forms.
+
+    "auto" is where Ray would look.
+    """
+    shown = f"cluster.address = {address!r}"
+    if address == "auto":
+        address = _found()
+        shown += f" ({address})"
     host, _, port = address.rpartition(":")
     if not port.isdigit() or "/" in host:
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), TIMEOUT).close()
     except (OSError, OverflowError) as error:
-        raise Unavailable(f"cannot reach Ray at cluster.address = {address!r}: {error}") from error
+        raise Unavailable(f"cannot reach Ray at {shown}: {error}") from error
     if _refused(address):
-        raise ConfigError(f"cluster.address = {address!r}: {REFUSED}")
+        raise ConfigError(f"{shown}: {REFUSED}")
+
+
+def _found() -> str:
+    """What "auto" stands for; "auto" still where Ray finds nothing, and says so."""
+    if named := os.environ.get("RAY_ADDRESS"):
+        return named
+    from ray._private import services
+
+    try:
+        return str(services.get_ray_address_from_environment("auto", None))
+    except ConnectionError:
+        return "auto"
 
 
 def _refused(address: str) -> bool:

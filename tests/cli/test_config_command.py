@@ -47,6 +47,27 @@ def test_files_and_socket_are_checked_as_the_start_would(
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_a_node_that_others_could_not_find_or_would_not_know_is_refused(
+    command: Callable[..., Any], config: Callable[[str], str], tmp_path: Path
+) -> None:
+    """As the start does, which says so before it asks for any Redis."""
+    several = CPU + '[directory]\nname = "redis"\nserver = {url = "redis://127.0.0.1:1"}\n[service]\nport = 0\n'
+    anywhere = 'host = "0.0.0.0"\ninsecure = true\n'
+    (tmp_path / "s").mkdir(mode=0o700)
+    for more, said in (
+        (anywhere, "name this node's host or address in service.advertise"),
+        (f'unix_socket = "{tmp_path}/s/s"\n', "cannot reach service.unix_socket of each other"),
+    ):
+        assert said in command("config", "check", "--config", config(several + more)).refused(2)
+    for name in ("ca", "token_file"):
+        given = config(f'{several}[peers.credentials]\n{name} = "{tmp_path}/none"\n')
+        for what in (["config", "check"], ["serve"]):
+            line = command(*what, "--config", given).refused(2)
+            assert f"peers.credentials.{name}" in line and f"cannot read {tmp_path}/none" in line
+    for more in (f'{anywhere}advertise = "10.0.0.7"\n', f'{anywhere}[cluster]\naddress = "auto"\n'):
+        assert command("config", "check", "--config", config(several + more)).out == "ok\n"
+
+
 def test_the_disk_is_looked_at(command: Callable[..., Any], config: Callable[[str], str], tmp_path: Path) -> None:
     """As the tier would when it opens, and nothing is made."""
     (tmp_path / "file").touch()

@@ -102,6 +102,9 @@ def tokens(address: str) -> dict[str, Any]:
     found["no_token"] = raised(lambda: Runtime(ClusterSettings(address=address)).open())
     os.environ["RAY_AUTH_TOKEN"] = "x" * 64
     found["wrong_token"] = raised(lambda: Runtime(ClusterSettings(address=address)).open())
+    os.environ["RAY_ADDRESS"] = address
+    found["wrong_token_auto"] = raised(lambda: Runtime(ClusterSettings(address="auto")).open())
+    del os.environ["RAY_ADDRESS"]
     os.environ["RAY_AUTH_TOKEN"] = right
     return found
 

@@ -101,6 +101,19 @@ def test_nobody_there(home: Path, address: str) -> None:
         reach.check(address)
 
 
-@pytest.mark.parametrize("address", ["", "auto", "ray://127.0.0.1:1"])
+@pytest.mark.parametrize("address", ["", "ray://127.0.0.1:1"])
 def test_what_only_ray_understands_is_left_to_ray(home: Path, address: str) -> None:
     reach.check(address)
+
+
+def test_auto_is_where_ray_looks(address: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=rf"cluster\.address = 'auto' \({address}\): Ray refuses our token"):
+        reach.check("auto")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
+    reach.check("auto")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(Unavailable, match=r"cannot reach Ray at cluster\.address = 'auto' \(127\.0\.0\.1:1\)"):
+        reach.check("auto")
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:1")
+    reach.check("auto")

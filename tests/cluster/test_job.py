@@ -1,7 +1,9 @@
 """`ray job submit` with a working directory: what runs there finds the configuration in it, and its stores stay."""
 
 import json
+import re
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import Callable
@@ -71,7 +73,11 @@ def test_jobs_bring_stores_up_and_down_from_their_working_directory(
     stores = job("cachestore", "up", "--config", "stores.toml", "--json")["stores"]
     assert len(stores) == 1
     (address,) = stores.values()
-    assert job("cachestore", "stats", "--address", address, "--json")
+    told = re.search("ask it with (.+), end with (.+)", said(submit("cachestore", "up", "--config", "stores.toml")))
+    assert told is not None
+    ask, end = map(shlex.split, told.groups())
+    assert ask == ["cachestore", "stats", "--address", address]
+    assert job(*ask, "--json")
     assert len(ray.marked.pids("ray::StoreActor")) == 1
-    assert job("cachestore", "down", "--config", "stores.toml", "--json") == {"stopped": 1}
+    assert job(*end, "--json") == {"stopped": 1}
     wait_until(lambda: not ray.marked.pids("ray::StoreActor"))

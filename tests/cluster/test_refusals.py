@@ -48,7 +48,7 @@ def test_embedded_redis_on_two_nodes(found: Any) -> None:
     assert found["left_after_embedded"] == NOTHING
 
 
-@pytest.mark.parametrize("case", ["no_token", "wrong_token"])
+@pytest.mark.parametrize("case", ["no_token", "wrong_token", "wrong_token_auto"])
 def test_tokens(found: Any, case: str) -> None:
     refused = found[case]
     assert refused["kind"] == "ConfigError"
