@@ -155,5 +155,5 @@ def test_the_page_on_security_is_right(
     (example,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert command("config", "check", "--config", config(CPU + example)).out == "ok\n"
     assert re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE) == [role.name for role in Role]
-    for name in {field.name for field in fields(Credentials)} - {"insecure", "peer"}:
+    for name in {field.name for field in fields(Credentials)} - {"insecure", "peer", "meant"}:
         assert f"`CACHESTORE_{name.upper()}`" in page

@@ -3,11 +3,13 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from cachestore.cluster.host import StoreHost
 from cachestore.directory.redis import Redis as Directory
+from cachestore.directory.redis_entries import entry_name
 from cachestore.hashing import Chain, namespace_id
 from cachestore.metrics import total
 from cachestore.service.auth.identity import DEFAULT_NAMESPACE
@@ -72,6 +74,16 @@ def fake(server: RedisServer, address: str, *keys: bytes) -> Iterator[Any]:
     finally:
         part.leave()
         part.close()
+
+
+def credit(server: RedisServer, node: str, *keys: bytes) -> None:
+    """Has the directory say that a node holds these blocks, which it does not."""
+    with closing(Directory(connect_timeout=2.0, timeout=2.0).start(Server(server.url))) as part:
+        part.open()
+        (life,) = [life for life in part.lives() if life.node == node]
+    with server.client() as client:
+        for key in keys:
+            client.append(entry_name(namespace_id(DEFAULT_NAMESPACE), key), b"+" + life.incarnation)
 
 
 def read(store: Store, keys: Chain = KEYS, timeout: float = 10.0) -> list[Any]:

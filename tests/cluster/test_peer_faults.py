@@ -25,18 +25,19 @@ from cachestore.store.base import Run, put_blocks
 from cachestore.testing.tiers import soon
 from cachestore.tiers.redis import Redis as Server
 from tests.cluster.conftest import eventually
-from tests.cluster.peer_nodes import BLOCKS, KEYS, PATIENT, RedisNodes, fake, hosted, read, ready, tables
+from tests.cluster.peer_nodes import BLOCKS, KEYS, PATIENT, RedisNodes, credit, fake, hosted, read, ready, tables
 from tests.redis_servers.server import RedisServer, free_port
 
 
 def test_a_wrong_entry_heals_with_the_first_miss(nodes: RedisNodes) -> None:
-    a, b = nodes("a"), nodes("b")
-    with fake(nodes.redis, a.connection.address, *KEYS.keys[:1]):
-        ready(b, 1)
-        assert read(b) == []
-        eventually(lambda: b.lookup(KEYS).ready == 0)
-        assert total(b.stats(), "directory_wrong") >= 1
-        assert total(b.stats(), "read_misses", purpose="reuse") == 6
+    b = nodes("b")
+    nodes("a")
+    credit(nodes.redis, "a", *KEYS.keys[:1])
+    ready(b, 1)
+    assert read(b) == []
+    eventually(lambda: b.lookup(KEYS).ready == 0)
+    assert total(b.stats(), "directory_wrong") >= 1
+    assert total(b.stats(), "read_misses", purpose="reuse") == 6
 
 
 def test_a_node_that_hangs_costs_its_time_once_and_others_are_read_instead(nodes: RedisNodes) -> None:
