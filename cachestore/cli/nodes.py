@@ -17,6 +17,9 @@ from cachestore.service.operation import Moved, State
 
 POLL_SECONDS = 0.2
 
+SAY_SECONDS = 5.0
+"""How often it is said how far a node is, if that has changed."""
+
 OVER = 1.1
 """Who holds more than so many times the mean gives some of it to others."""
 
@@ -69,7 +72,7 @@ def drain(
     else:
         console.print(_report(f"{leaving.name} {'has left' if told.state is State.DRAINED else 'stays'}", told))
         if told.state is not State.DRAINED and told.why:
-            console.print(Text(f"{told.why}; give other nodes room on a disk, or leave them behind with --force"))
+            console.print(Text(f"{told.why}, or leave them behind with --force"))
     if told.state is not State.DRAINED or told.durable_left:
         raise typer.Exit(1)
 
@@ -131,11 +134,12 @@ def _forget(node: str, found: list[Seen], timeout: float, json: bool) -> None:
 def _followed(name: str, told: Moved, ask: Callable[[], Moved], deadline: float) -> Moved:
     """How it went in the end, however long that takes; a node that ends meanwhile has said all there is to say."""
     patience = time.monotonic() + deadline + 30.0
-    moved = -1
+    said, say_at = -1, time.monotonic()
     while not told.done:
-        if told.bytes_moved != moved:
-            moved = told.bytes_moved
-            error_console.print(Text(f"{name}: {told.durable_moved + told.hot_moved} blocks moved …", "dim"))
+        moved = told.durable_moved + told.hot_moved
+        if moved != said and time.monotonic() >= say_at:
+            said, say_at = moved, time.monotonic() + SAY_SECONDS
+            error_console.print(Text(f"{name}: {moved:,} block{'' if moved == 1 else 's'} moved …", "dim"))
         if time.monotonic() > patience:
             raise Unavailable(f"{name} is still {told.state} {deadline:g} s after it was asked; its log says why")
         time.sleep(POLL_SECONDS)
@@ -174,7 +178,8 @@ def _object(each: Seen) -> dict[str, Any]:
 
 
 def _table(found: list[Seen]) -> Table:
-    made = table(f"{len(found)} nodes", "node", "address", "incarnation", "state", "tiers", ">blocks", ">age")
+    title = f"{len(found)} node{'' if len(found) == 1 else 's'}"
+    made = table(title, "node", "address", "incarnation", "state", "tiers", ">blocks", ">age")
     for each in found:
         if each.facts is None:
             made.add_row(Text(each.name), Text(each.address), "", "[red]no answer[/]", Text(each.why), "", "")

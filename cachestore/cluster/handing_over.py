@@ -53,6 +53,8 @@ class HandingOver:
     deadline: Deadline
     once: float = ONCE_SECONDS
     patient: bool = True
+    needed: int = 1
+    """How many other nodes are to keep a durable block; the most that any block asks for."""
     _tried: set[Name] = field(default_factory=set)
     _failed: set[bytes] = field(default_factory=set)
     _connections: dict[tuple[bytes, bytes], Operating] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class HandingOver:
         durable, unreadable = durable_blocks(self.tiered, self._tried, self.deadline)
         self._tried.update(unreadable)
         self.told.durable_left += len(durable) + len(unreadable)
+        self.needed = max(self.needed, *(block.nodes for block in durable), 1)
         return durable
 
     def some(self, nbytes: int) -> None:

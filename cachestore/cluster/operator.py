@@ -200,7 +200,7 @@ class NodeOperator:
             log.exception("[peers] what is left is not handed over")
             told.why = "handing over failed; the log of the node says why"
         if told.durable_left and not told.why:
-            told.why = f"{told.durable_left} durable blocks found no other place"
+            told.why = self._why_left(told.durable_left)
         with self._lock:
             stays = bool(told.why) and not self._force
             if stays:
@@ -217,6 +217,18 @@ class NodeOperator:
         log.info("[peers] %s has left: %s", self.name, told)
         self._heard.wait(LINGER_SECONDS)
         self.ended()
+
+    def _why_left(self, blocks: int) -> str:
+        """Why so many durable blocks are left, and what would let them find another place."""
+        left = f"{blocks} durable block{'' if blocks == 1 else 's'} found no other place"
+        if self.peers is None or self._leaving is None:
+            return left
+        others, needed = len(self.peers.others()), self._leaving.needed
+        if others < needed:
+            setting = f"[peers.durable] asks for {needed} other nodes" if needed > 1 else "that takes another node"
+            return f"{left}: {setting}, and {others or 'none'} {'is' if others < 2 else 'are'} alive; start more"
+        out = "give other nodes room on a disk" if needed == 1 else "give other nodes more memory"
+        return f"{left}; {out}{'' if self._leaving.deadline.remaining() else ', or this one a longer --deadline'}"
 
     def _tiers(self, deadline: Deadline) -> list[TierFacts]:
         memory = self.tiered.memory

@@ -70,6 +70,12 @@ class ReplicasTier:
     def keepers(self, namespace: bytes) -> int:
         return self._wanted.get(namespace, self.peers.settings.durable.get(OTHERS, 0))
 
+    def lacking(self, namespace: bytes) -> str:
+        nodes, alive = self.keepers(namespace), 1 + len(self.peers.others())
+        if alive >= nodes:
+            return ""
+        return f"[peers.durable] has {nodes} nodes keep them, and {alive} {'is' if alive == 1 else 'are'} alive"
+
     def open(self, departed: Departed) -> None:
         pass
 

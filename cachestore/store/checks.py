@@ -120,10 +120,10 @@ def unmet(answers: Sequence[PutAnswer], blocks: Sequence[int]) -> list[int]:
     return [number for number in blocks if answers[number].status in _UNMET]
 
 
-def check_kept(answers: Sequence[PutAnswer], blocks: Sequence[int]) -> None:
-    """DurabilityUnmet if there is one of these."""
+def check_kept(answers: Sequence[PutAnswer], blocks: Sequence[int], lacking: str = "") -> None:
+    """DurabilityUnmet if there is one of these; it says what is `lacking`, if that is known."""
     if left := unmet(answers, blocks):
         raise DurabilityUnmet(
             f"{len(left)} of {len(blocks)} blocks were incomplete, another writer's, or found no tier that keeps them; "
-            "put them again"
+            f"put them again{f'; {lacking}' if lacking else ''}"
         )

@@ -38,6 +38,9 @@ class Counted(Protocol):
     def keepers(self, namespace: bytes) -> int:
         """How many nodes have to keep a block of this namespace, this one included; 0 where other tiers do."""
 
+    def lacking(self, namespace: bytes) -> str:
+        """Why too few nodes can keep its blocks now, by what is known of them; empty if there are enough."""
+
 
 def durable_tiers(tiered: TieredStore, namespace: bytes) -> list[ColdTier]:
     """The tiers that can acknowledge blocks of this namespace now; DurabilityUnmet if there is none."""
@@ -52,6 +55,12 @@ def durable_tiers(tiered: TieredStore, namespace: bytes) -> list[ColdTier]:
     if not healthy:
         raise DurabilityUnmet(f"tier {tiers[0].name} cannot be used now, so DURABLE cannot be acknowledged; try again")
     return healthy
+
+
+def lacking_nodes(tiered: TieredStore, namespace: bytes) -> str:
+    """Why durable blocks of this namespace are not kept by as many nodes as are to; empty if it is not for that."""
+    found = (tier.lacking(namespace) for tier in durable_ones(tiered) if isinstance(tier, Counted))
+    return next(filter(None, found), "")
 
 
 def secure(tiered: TieredStore, entries: Sequence[Entry], deadline: Deadline) -> None:

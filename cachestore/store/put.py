@@ -25,6 +25,7 @@ from cachestore.store.arriving import Arrival, unsound
 from cachestore.store.base import BlockPlan, Durability, Lease, PutAnswer, PutStatus
 from cachestore.store.checks import check_blocks, check_encoded, check_kept, check_whole
 from cachestore.store.committing import Committing
+from cachestore.store.durability import lacking_nodes
 from cachestore.store.joint import own_plans
 from cachestore.store.laying import OpenBlock
 from cachestore.store.reserving import Reserved
@@ -232,7 +233,8 @@ class LocalPut:
         copying.write(self.tiered, published)
         if self._durable:
             # also those that were there before and could not be made durable
-            check_kept(self._blocks.answers, range(len(self.plans)) if blocks is None else blocks)
+            named = range(len(self.plans)) if blocks is None else blocks
+            check_kept(self._blocks.answers, named, lacking_nodes(self.tiered, self.namespace))
         granted = None
         if lease:
             # what is published stays so: a namespace that has too many leases gets none, and no error for it

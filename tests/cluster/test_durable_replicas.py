@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from cachestore import settings
+from cachestore.deadline import Deadline
 from cachestore.errors import ConfigError, DurabilityUnmet
 from cachestore.hashing import Chain
 from cachestore.metrics import total
 from cachestore.service.client import RemoteStore
+from cachestore.service.operating import Operating
+from cachestore.service.operation import State
 from cachestore.store.base import Durability, PutAnswer, Store, put_blocks
 from cachestore.testing import plans_of, random_prompt, small_spec, write_blocks
 from tests.cluster.conftest import eventually
@@ -104,7 +107,7 @@ def test_a_durable_put_is_acknowledged_by_so_many_nodes_and_outlives_the_one_tha
 
 def test_too_few_nodes_acknowledge_nothing_and_leave_nothing(several: Several) -> None:
     several.start("ab", 3)
-    with pytest.raises(DurabilityUnmet):
+    with pytest.raises(DurabilityUnmet, match=r"\[peers.durable\] has 3 nodes keep them, and 2 are alive"):
         keep(several.stores["a"])
     # what the other one took it lets go
     eventually(lambda: several.kept() == {"a": 0, "b": 0})
@@ -120,6 +123,20 @@ def test_too_few_nodes_acknowledge_nothing_and_leave_nothing(several: Several) -
     several.start("c", 3)
     assert {answer.tier for answer in [*keep(store), *keep(store, OTHER, MORE)]} == {"replicas"}
     assert several.kept() == {"a": 12, "b": 12, "c": 12}
+
+
+def test_a_node_that_too_few_others_could_replace_stays_and_says_how_many_it_takes(several: Several) -> None:
+    several.start("ab")
+    keep(several.stores["a"])
+    with contextlib.closing(Operating(several.hosts["a"].address())) as operating:
+        operating.open()
+        told = operating.drain(20.0)
+        until = Deadline.after(30.0)
+        while not told.done:
+            until.check("draining")
+            told = operating.drain()
+        assert (told.state, told.durable_left) == (State.SERVING, 6)
+        assert told.why.endswith("[peers.durable] asks for 2 other nodes, and 1 is alive; start more")
 
 
 def test_a_node_that_does_not_answer_does_not_count(several: Several) -> None:
