@@ -9,6 +9,7 @@ from pathlib import Path
 from cachestore import settings
 from cachestore.cli.checks import Advice
 from cachestore.cli.members import Seen, operating, seen
+from cachestore.cluster.meeting import two_of
 from cachestore.cluster.runtime import OUTAGE, OUTAGE_SECONDS, RAYS_OUTAGE
 from cachestore.directory.compose import SECTION, compose
 from cachestore.errors import ConfigError, Unavailable
@@ -65,6 +66,11 @@ def _meet(facts: Sequence[NodeFacts]) -> str:
             f"{', '.join(lost)} cannot reach the directory, or have no [directory]: they serve what they hold, and "
             "others do not find it; look at directory.server, or the tier's url, on these nodes"
         )
+    for each in facts:
+        for twin in each.nodes:
+            called = {member.incarnation: member.address for member in each.nodes if member.name == twin.name}
+            if len(called) > 1:
+                raise ConfigError(two_of(twin.name, set(called.values())))
     everybody = {each.node for each in facts}
     for each in facts:
         known = {member.name for member in each.nodes}

@@ -27,6 +27,14 @@ NOBODYS = Chain(bytes(32), (bytes(32),))
 """What is asked for: no block is called that."""
 
 
+def two_of(node: str, addresses: Collection[str]) -> str:
+    """What is said of two nodes of one name, where they are."""
+    return (
+        f"two nodes are called {node} (at {' and '.join(sorted(addresses))}): others find only what the one has that "
+        "joined later; give each a name of its own in store.node"
+    )
+
+
 @dataclass(eq=False)
 class Meeting:
     """Asks the other nodes of `peers` for a block that nobody has, as it would be asked for one that is read."""
@@ -36,7 +44,12 @@ class Meeting:
     """The lives that were reached once: what becomes of them is seen when they are read from."""
 
     def look(self, deadline: Deadline) -> bool:
-        """For health: True once each was reached that is alive; Unavailable that names the others."""
+        """For health: True once each was reached that is alive; Unavailable that names the others, or another node that
+        is called as this one."""
+        own = self.peers.directory.life
+        if own is not None and own.node in {twin.node for twin in self.peers.twins()}:
+            addresses = {member.address for member in self.peers.members() if member.name == own.node}
+            raise Unavailable(two_of(own.node, addresses))
         lives = self.peers.others()
         self._met &= {life.incarnation for life in lives}
         strangers = [life for life in lives if life.incarnation not in self._met]

@@ -93,21 +93,30 @@ class Peers:
         own = self.directory.life
         return [life for life in self.directory.lives() if own is None or life.incarnation != own.incarnation]
 
+    def hidden(self) -> list[Life]:
+        """Other nodes that may go on although a later one of their name counts."""
+        own = self.directory.lived
+        return [each.life for each in self.directory.earlier() if each.life.incarnation not in own]
+
+    def twins(self) -> list[Life]:
+        """Those nodes of which there surely is another one of the same name, which counts."""
+        return [each.life for each in self.directory.earlier() if each.goes_on]
+
     def is_life(self, incarnation: str) -> bool:
         """Whether this node is that of a life, whose incarnation is given in hex, or was in this process."""
         return any(incarnation == own.hex() for own in self.directory.lived)
 
     def members(self) -> list[Member]:
-        """All nodes that are alive, this one too, as clients are told of them."""
+        """All nodes that are alive, this one too; of several of one name the one that counts comes last."""
         return [
             Member("store", life.node, life.address, life.node, life.incarnation, life.queue)
-            for life in self.directory.lives()
+            for life in (*self.twins(), *self.directory.lives())
         ]
 
     def holders(self, namespace: bytes, keys: Sequence[bytes], deadline: Deadline) -> list[list[Life]]:
         """Which other nodes hold each block, as far as they can be asked."""
         others = {life.incarnation for life in self.others()}
-        self._forget_but(others)
+        self._forget_but(others | {life.incarnation for life in self.hidden()})
         if not others or not keys:
             return [[] for _ in keys]
         found = self.directory.lookup(namespace, keys, deadline)
@@ -156,7 +165,7 @@ class Peers:
             for number in range(MOST_ROUNDS):
                 whole &= self.directory.refresh(deadline)
                 # a node that failed is not kept waiting for twice
-                found = list(pool.map(remove, [self.peer(life) for life in self.others()]))
+                found = list(pool.map(remove, [self.peer(life) for life in (*self.others(), *self.hidden())]))
                 whole &= None not in found
                 if not found or (number + 1 >= ROUNDS and not any(found)):
                     return whole

@@ -33,6 +33,13 @@ class Life:
     queue: int = 0
 
 
+class Earlier(NamedTuple):
+    """A life that may go on although a later one of its name counts; surely so if it was heard of since that began."""
+
+    life: Life
+    goes_on: bool
+
+
 class Where(NamedTuple):
     """Who has a block: lives that hold it in memory, and whether the Redis tier has it."""
 
@@ -116,6 +123,12 @@ class Directory(Protocol):
 
     def lives(self) -> tuple[Life, ...]:
         """All that are alive, by name, as last known."""
+
+    def earlier(self) -> tuple[Earlier, ...]:
+        """Those whom a later life of their name hides, and who may have all the same what they said they hold.
+
+        Without those that are surely over: the later one stands where they stood.
+        """
 
     def refresh(self, deadline: Deadline) -> bool:
         """Asks now who lives; whether `lives` has everybody who had joined before that.

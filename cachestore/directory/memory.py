@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 from cachestore.config import Seconds
 from cachestore.deadline import Deadline
-from cachestore.directory.base import INCARNATION_BYTES, MOST_LIVED, NOWHERE, Held, Life, Where, check_names, idle
+from cachestore.directory.base import (
+    INCARNATION_BYTES,
+    MOST_LIVED,
+    NOWHERE,
+    Earlier,
+    Held,
+    Life,
+    Where,
+    check_names,
+    idle,
+)
 from cachestore.errors import ConfigError, InvalidArgument
 from cachestore.metrics import Counters, Figure
 
@@ -169,6 +179,10 @@ class MemoryDirectory:
         with self.board.lock:
             self.board.sweep()
             return tuple(self.board.lives[node][0] for node in sorted(self.board.lives))
+
+    def earlier(self) -> tuple[Earlier, ...]:
+        # in one process nobody goes on unseen
+        return ()
 
     def refresh(self, deadline: Deadline) -> bool:
         with self.board.lock:

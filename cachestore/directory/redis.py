@@ -18,7 +18,7 @@ from threading import Event, Lock
 
 from cachestore.config import Seconds
 from cachestore.deadline import Deadline, held_until
-from cachestore.directory.base import NOWHERE, Held, Life, Where, check_names, idle
+from cachestore.directory.base import NOWHERE, Earlier, Held, Life, Where, check_names, idle
 from cachestore.directory.redis_entries import entry_name, fold
 from cachestore.directory.redis_lookup import Lookup
 from cachestore.directory.redis_member import Member
@@ -197,7 +197,8 @@ class RedisDirectory:
         self.due.set()
 
     def drop(self, node: str, deadline: Deadline) -> None:
-        found = [life.incarnation for life in self._member.lives.all() if life.node == node]
+        lives = [*self._member.lives.all(), *(each.life for each in self._member.lives.earlier())]
+        found = [life.incarnation for life in lives if life.node == node]
         if found:
             with held_until(self._stepping, deadline) as held:
                 if not held or not self._member.drop(found):
@@ -205,6 +206,9 @@ class RedisDirectory:
 
     def lives(self) -> tuple[Life, ...]:
         return self._member.lives.all()
+
+    def earlier(self) -> tuple[Earlier, ...]:
+        return self._member.lives.earlier()
 
     def refresh(self, deadline: Deadline) -> bool:
         # not as a step, which may be about to tell much: whoever asks this waits for it

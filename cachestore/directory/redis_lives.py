@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cachestore.directory.base import INCARNATION_BYTES, Life, check_names
+from cachestore.directory.base import INCARNATION_BYTES, Earlier, Life, check_names
 from cachestore.errors import InvalidArgument
 from cachestore.tiers.resp import Command, Connection
 from cachestore.tiers.resp_errors import Broken, checked
@@ -81,6 +81,7 @@ class Lives:
     _noted: dict[bytes, set[bytes]] = field(default_factory=dict)
     _lost: dict[bytes, dict[bytes, tuple[Life, float]]] = field(default_factory=dict)
     """Lives that a server had lost, until their nodes are heard of again, or their time is over."""
+    _earlier: dict[bytes, dict[bytes, tuple[Earlier, float]]] = field(default_factory=dict)
 
     def learn(self, name: bytes, roll: Roll, lost: bool = False) -> None:
         """Takes what the server with this roll says; seconds are its own, counted from now.
@@ -93,6 +94,13 @@ class Lives:
             if note.until > roll.now and (other is None or other.order < note.order):
                 latest[note.life.node] = note
         now = time.monotonic()
+        hidden = {
+            note.life.incarnation: (Earlier(note.life, goes_on), now + (note.until - roll.now) / 1000)
+            for note in roll.notes.values()
+            if note.until > roll.now and (later := latest[note.life.node]) is not note
+            # one that was killed told nothing since another began, which has its place if it was started again
+            if (goes_on := note.until - note.ttl > later.born) or note.life.address != later.life.address
+        }
         alive = {note.life.incarnation: (note.life, now + (note.until - roll.now) / 1000) for note in latest.values()}
         missed = {**self._lost.get(name, {}), **(self._alive.get(name, {}) if lost else {})}
         missed = {
@@ -103,6 +111,7 @@ class Lives:
         self._lost = {**self._lost, name: missed}
         # whoever reads them meanwhile goes on with those it has
         self._alive = {**self._alive, name: {**missed, **alive}}
+        self._earlier = {**self._earlier, name: hidden}
         self._noted = {**self._noted, name: set(roll.notes)}
 
     def keep(self, names: Collection[bytes]) -> None:
@@ -110,6 +119,7 @@ class Lives:
         self._alive = {name: alive for name, alive in self._alive.items() if name in names}
         self._noted = {name: noted for name, noted in self._noted.items() if name in names}
         self._lost = {name: lost for name, lost in self._lost.items() if name in names}
+        self._earlier = {name: hidden for name, hidden in self._earlier.items() if name in names}
 
     def forget(self, incarnations: Collection[bytes]) -> None:
         """These are over, whatever was said of them."""
@@ -120,6 +130,11 @@ class Lives:
             }
             for rolls in (self._alive, self._lost)
         )
+
+        self._earlier = {
+            name: {one: known for one, known in hidden.items() if one not in incarnations}
+            for name, hidden in self._earlier.items()
+        }
 
     def find(self, incarnation: bytes) -> Life | None:
         """The life of this incarnation, if it goes on."""
@@ -139,6 +154,16 @@ class Lives:
         now = time.monotonic()
         found = {life.node: life for alive in self._alive.values() for life, until in alive.values() if until > now}
         return tuple(found[node] for node in sorted(found))
+
+    def earlier(self) -> tuple[Earlier, ...]:
+        """Those that may go on beside a later one of their name."""
+        now = time.monotonic()
+        lives = [each for hidden in self._earlier.values() for each in hidden.items()]
+        found: dict[bytes, Earlier] = {}
+        for incarnation, (each, until) in lives:
+            if until > now and (incarnation not in found or each.goes_on):
+                found[incarnation] = each
+        return tuple(found.values())
 
 
 def clock(connection: Connection) -> int:

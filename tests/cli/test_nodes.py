@@ -107,6 +107,27 @@ def test_doctor_names_who_refuses_whom(
     eventually(lambda: command("doctor", "--cluster", known["one"].address).status == 0)
 
 
+def test_doctor_says_that_two_nodes_have_one_name(
+    command: Callable[..., Any], known: dict[str, Any], redis: RedisServer, eventually: Callable[..., None]
+) -> None:
+    def said() -> dict[str, Any]:
+        done = command("doctor", "--cluster", known["one"].address, "--json")
+        return {check["name"]: check for check in done.object["checks"]}["nodes know each other"]
+
+    twin = StoreHost(tomllib.loads(configured(redis, "two")), "two")
+    try:
+        eventually(lambda: not said()["ok"])
+        at = sorted((known["two"].address, twin.address()))
+        assert f"two nodes are called two (at {at[0]} and {at[1]})" in said()["detail"]
+        assert "store.node" in said()["detail"]
+        # both are shown
+        shown = command("nodes", "--json", "--address", known["one"].address).object["nodes"]
+        assert sorted(node["address"] for node in shown if node["node"] == "two") == at
+    finally:
+        twin.close()
+    eventually(lambda: said()["ok"])
+
+
 def test_doctor_advises_to_bear_a_longer_outage_of_rays_control_plane(
     command: Callable[..., Any], known: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,9 @@ from cachestore.service.auth.credentials import Credentials
 from cachestore.service.auth.tokens import digest_of, new_token
 from cachestore.service.operating import Operating
 from cachestore.service.operation import Unmet
+from cachestore.store.base import put_blocks
 from tests.cluster.conftest import eventually
-from tests.cluster.peer_nodes import RedisNodes, fake
+from tests.cluster.peer_nodes import BLOCKS, KEYS, RedisNodes, fake
 
 QUICK = {"port": 0, "drain": 0.1, "probe_every": 0.1}
 
@@ -47,6 +48,26 @@ def test_a_node_that_finds_itself_where_another_should_be_says_so(
         for text in (found.why, caplog.text):
             assert "not the node that is meant" in text and "set service.host, or service.advertise" in text
     eventually(lambda: path(a) == "SERVING")
+
+
+def test_two_nodes_of_one_name_are_told_so_and_what_either_has_is_deleted(
+    nodes: RedisNodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    b, earlier = nodes("b"), nodes("a", service=QUICK)
+    put_blocks(earlier, KEYS.fingerprint, BLOCKS)
+    eventually(lambda: path(earlier.connection.address) == "SERVING")
+    later = nodes("a", service=QUICK)
+    put_blocks(later, KEYS.fingerprint, BLOCKS)
+    # at once, before anybody can know whether the earlier one goes on
+    b.delete(KEYS, timeout=5.0)
+    assert earlier.lookup(KEYS).ready == later.lookup(KEYS).ready == 0
+    for node in (earlier, later):
+        eventually(lambda at=node.connection.address: path(at) == "NOT_SERVING")
+    at = sorted(node.connection.address for node in (earlier, later))
+    assert caplog.text.count(f"two nodes are called a (at {at[0]} and {at[1]})") == 2
+    put_blocks(earlier, KEYS.fingerprint, BLOCKS)
+    later.clear(timeout=5.0)
+    assert earlier.lookup(KEYS).ready == 0
 
 
 def test_a_node_that_shows_the_wrong_token_names_who_refuses_it(nodes: RedisNodes, tmp_path: Path) -> None:
