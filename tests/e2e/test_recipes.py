@@ -97,6 +97,7 @@ def test_the_needle_is_found(recipe: str, codec: str, share: float, start: Calla
     assert raw and total(figures, "tier_bytes", tier="cpu") < share * raw
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_workers_of_another_recipe_share_nothing(start: Callable[[str, str], Trio]) -> None:
     """Neither handoffs nor blocks: what was rounded is under keys of its own."""
