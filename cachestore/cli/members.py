@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cachestore.cli.output import DEFAULT_ADDRESS
 from cachestore.cluster import supervisor
-from cachestore.errors import CacheStoreError, InvalidArgument
+from cachestore.errors import CacheStoreError, InvalidArgument, Mismatch
 from cachestore.service.operating import Operating
 from cachestore.service.operation import NodeFacts
 
@@ -56,7 +56,16 @@ def seen(address: str | None, timeout: float, samples: int = 0) -> list[Seen]:
     known = {facts.address: facts.node for facts in answered}
     others = {member.address: member.name for facts in answered for member in facts.nodes}
     rest = _all([(name, at) for at, name in others.items() if at not in known], timeout, samples)
-    return sorted([*asked, *rest], key=lambda each: (each.name, each.address))
+    lives = {facts.incarnation for facts in answered}
+    mistaken = {
+        member.incarnation: Seen(
+            member.name, member.address, None, Mismatch(f"{known[member.address]} answers there; both tell one address")
+        )
+        for facts in answered
+        for member in facts.nodes
+        if member.address in known and member.incarnation not in lives
+    }
+    return sorted([*asked, *rest, *mistaken.values()], key=lambda each: (each.name, each.address))
 
 
 def named(nodes: Sequence[Seen], node: str) -> Seen:

@@ -107,6 +107,17 @@ def test_doctor_names_who_refuses_whom(
     eventually(lambda: command("doctor", "--cluster", known["one"].address).status == 0)
 
 
+def test_a_node_that_tells_the_address_of_another_does_not_pass_for_it(
+    command: Callable[..., Any], known: dict[str, Any], redis: RedisServer, eventually: Callable[..., None]
+) -> None:
+    at = ("--address", known["one"].address, "--json")
+    with fake(redis, known["one"].address, bytes(32)):
+        eventually(lambda: command("nodes", *at).status == 1)
+        (found,) = (each for each in command("nodes", *at).object["nodes"] if each["node"] == "fake")
+        assert "one answers there" in str(found)
+    eventually(lambda: command("nodes", *at).status == 0)
+
+
 def test_doctor_says_that_two_nodes_have_one_name(
     command: Callable[..., Any], known: dict[str, Any], redis: RedisServer, eventually: Callable[..., None]
 ) -> None:
