@@ -123,9 +123,7 @@ STORE = (
         _INDEX,
         "        if not entry.users:\n            self._taken_back(entry)\n        self.changed.notify_all()\n",
         "        self._taken_back(entry)\n        self.changed.notify_all()\n",
-        (
-            "tests/store/test_leases.py::test_leased_blocks_outlive_their_deletion_and_then_give_their_room_back",
-        ),
+        ("tests/store/test_leases.py::test_leased_blocks_outlive_their_deletion_and_then_give_their_room_back",),
     ),
     Mutation(
         "quota ignored",
@@ -200,9 +198,7 @@ STORE = (
         _COPYING,
         "    if stale:\n        keys = [",
         "    if False:\n        keys = [",
-        (
-            "tests/store/test_deleted_blocks.py::test_a_copy_that_is_on_its_way_when_its_block_is_deleted_is_taken_back",
-        ),
+        ("tests/store/test_deleted_blocks.py::test_a_copy_that_is_on_its_way_when_its_block_is_deleted_is_taken_back",),
     ),
     Mutation(
         "copy lives longer than its block",
