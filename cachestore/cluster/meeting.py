@@ -9,7 +9,7 @@ from functools import partial
 from cachestore.cluster.peers import TOGETHER, Peers
 from cachestore.deadline import Deadline
 from cachestore.directory.base import Life
-from cachestore.errors import CacheStoreError, ConfigError, Mismatch, Unavailable
+from cachestore.errors import CacheStoreError, ConfigError, Mismatch, Unavailable, Untrusted
 from cachestore.hashing import Chain, namespace_id
 from cachestore.service import convert
 from cachestore.service.auth.credentials import stays_here
@@ -82,7 +82,8 @@ class Meeting:
                 connection.open()
                 connection.call("Lookup", wire.LookupRequest(chain=convert.chain_message(NOBODYS)), seconds)
         except CacheStoreError as error:
-            missed = isinstance(error, Mismatch | Unavailable) and stays_here(life.address)
-            hint = f" ({ON_LOOPBACK})" if missed else ""
+            # one that does not trust this node was reached
+            missed = isinstance(error, Mismatch | Unavailable) and not isinstance(error, Untrusted)
+            hint = f" ({ON_LOOPBACK})" if missed and stays_here(life.address) else ""
             return Unmet(life.node, life.address, f"{error}{hint}")
         return None
