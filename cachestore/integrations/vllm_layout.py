@@ -12,6 +12,7 @@ import vllm
 from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.model_executor.models.utils import extract_layer_index
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from cachestore.block import BlockSpec
 from cachestore.errors import ConfigError
@@ -43,12 +44,22 @@ def check_version() -> None:
 
 
 def layer_names(kv_cache_config: Any) -> list[str]:
-    """The layers that have a cache of their own, in the order of the model. ConfigError for several groups."""
+    """The layers that have a cache of their own, in the order of the model.
+
+    ConfigError for several groups, and for one whose pages vLLM gives back while a request goes on: behind a window
+    there is no KV to be put.
+    """
     groups = kv_cache_config.kv_cache_groups
     if len(groups) != 1:
         raise ConfigError(
             f"vLLM keeps the layers of this model in {len(groups)} groups: start it with "
             "--disable-hybrid-kv-cache-manager, or use the CacheStoreTier"
+        )
+    kind = groups[0].kv_cache_spec
+    if not isinstance(kind, FullAttentionSpec):
+        raise ConfigError(
+            f"vLLM keeps the layers of this model as {type(kind).__name__}, of which not every token has KV; the "
+            "connector takes full attention alone: use the CacheStoreTier"
         )
     return sorted(groups[0].layer_names, key=extract_layer_index)
 

@@ -85,7 +85,7 @@ class Scheduling:
         tracked = self._requests[request.request_id] = Tracked(request)
         params = request.kv_transfer_params or {}
         if params.get("do_remote_prefill"):
-            tracked.promised = int(params.get(HANDOFF) or 0)
+            tracked.promised = _promised(params.get(HANDOFF))
         adapter = request.lora_request
         if adapter is None:
             tracked.keys = prompt_keys(self.spec, request)
@@ -256,3 +256,8 @@ class Scheduling:
         if self.events is not None:
             self.events.begun(tracked.request, first, chain.keys[first:end])
         tracked.held = end
+
+
+def _promised(said: object) -> int:
+    """The blocks that a request says are on their way. It comes from outside: an error here would end the engine."""
+    return said if type(said) is int and said > 0 else 0

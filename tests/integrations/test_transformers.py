@@ -116,6 +116,10 @@ def test_what_cannot_be_kept_is_refused_by_name(tiered: TieredStore) -> None:
     model = made("mistral")
     with pytest.raises(ConfigError, match="revision: nothing says which weights"):
         PrefixCache(store, model)
+    # whatever a hub's cache holds of it, this may be another revision
+    model.config._name_or_path = "company/model"
+    with pytest.raises(ConfigError, match="revision: nothing says which weights 'company/model' has"):
+        PrefixCache(store, model)
     cache, ids = PrefixCache(store, model, revision="random", block_tokens=SIZE), prompt(100)
     forgetful = model(ids, use_cache=True).past_key_values
     with pytest.raises(UnsupportedModel, match="layer 0 of the cache holds 31 of 100 columns"):

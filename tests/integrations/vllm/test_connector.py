@@ -12,16 +12,18 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: make integrations")
 
+import torch
 from safetensors.numpy import save_file
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
+from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 from vllm.v1.request import Request
 
 from cachestore.errors import ConfigError, Mismatch, Unavailable
 from cachestore.hashing import Chain
 from cachestore.integrations import vllm_layout
-from cachestore.integrations.vllm_layout import LAYOUTS
+from cachestore.integrations.vllm_layout import LAYOUTS, layer_names
 from cachestore.integrations.vllm_scheduling import HANDOFF
 from cachestore.store.base import Loaded, Lookup
 from tests.integrations.conftest import Served
@@ -251,6 +253,9 @@ def test_one_engine_prefills_and_another_decodes(engine: Make) -> None:
     assert asked(second, "c", late, params=first.params["c"]) == 303 - 256
     # a producer that died before it wrote anything
     assert asked(second, "b", prompt(300, 2), params={**params, HANDOFF: 4}) == 303
+    # what anybody may write into a request ends nobody's engine
+    for number, promise in enumerate(("x", [1], -4, 1.5, True, {"blocks": 4})):
+        assert asked(second, f"x{number}", prompt(100, 20 + number), params={**params, HANDOFF: promise}) == 103
 
 
 @pytest.mark.parametrize("tiered", ["4MiB"], indirect=True)
@@ -333,6 +338,10 @@ def test_pages_that_are_not_what_we_take_them_for_are_refused(engine: Make, monk
         engine(extra={"block_tokens": 40})
     with pytest.raises(ConfigError, match="kv_connector_extra_config"):
         engine(extra={"adress": "x"})
+    sliding = SlidingWindowSpec(block_size=16, num_kv_heads=1, head_size=8, dtype=torch.float32, sliding_window=64)
+    groups = KVCacheConfig(8, [], [KVCacheGroupSpec(["model.layers.0.self_attn.attn"], sliding)])
+    with pytest.raises(ConfigError, match="as SlidingWindowSpec, of which not every token has KV"):
+        layer_names(groups)
     monkeypatch.setattr(vllm_layout.vllm, "__version__", "0.99.0")
     with pytest.raises(ConfigError, match=r"vLLM 0\.99\.0: its page layout is not known here"):
         engine()
