@@ -1,6 +1,7 @@
 """Engines that people run, over our store: their interface on one side, the client on the other.
 
 transformers                          a cache that `generate` takes, loaded from the store and saved into it
+generate_settings                     which of its arguments that allows
 vllm_connector, vllm_tier             vLLM: KV by tokens, canonical; or bytes behind its own CPU tier, opaque
 vllm_scheduling, vllm_transfer        the connector's two halves; vllm_work is what they tell each other, vllm_loading
                                       and vllm_saving what a worker is just moving

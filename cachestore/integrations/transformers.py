@@ -29,6 +29,7 @@ from cachestore.engine.store_jobs import PagePut
 from cachestore.engine.weights import end_tokens
 from cachestore.errors import CacheStoreError, ConfigError, InvalidArgument, UnsupportedModel
 from cachestore.hashing import chain
+from cachestore.integrations.generate_settings import check_settings
 from cachestore.integrations.named import model_name, revision
 from cachestore.metrics import Counters, Figure
 from cachestore.store.base import Store
@@ -120,10 +121,11 @@ class PrefixCache:
         return put
 
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **settings: Any) -> Any:
-        """What `model.generate` gives for the same arguments, from the store as far as it goes, saved afterwards."""
-        for name in ("num_beams", "num_return_sequences"):
-            if settings.get(name, 1) != 1:
-                raise InvalidArgument(f"{name} must be 1: rows of the cache are rows of the batch; repeat the row")
+        """What `model.generate` gives for the same arguments, from the store as far as it goes, saved afterwards.
+
+        InvalidArgument for what would make other KV than that of the tokens, or other rows than those of the batch.
+        """
+        check_settings(settings, self._model.generation_config)
         _rows(input_ids, attention_mask)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         whole = settings.pop("return_dict_in_generate", False)

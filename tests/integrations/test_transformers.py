@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MambaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, MambaConfig
 
 from cachestore.demo.documents import needle, needle_documents
 from cachestore.errors import ConfigError, InvalidArgument, Unavailable, UnsupportedModel
@@ -145,6 +145,15 @@ def test_arguments_that_cannot_be_meant_are_refused(tiered: TieredStore) -> None
         cache.load(ids[0])
     with pytest.raises(InvalidArgument, match="num_beams must be 1"):
         cache.generate(ids, num_beams=2)
+    with pytest.raises(InvalidArgument, match="num_beams must be 1"):
+        cache.generate(ids, generation_config=GenerationConfig(num_beams=2))
+    for name, value in (
+        ("use_cache", False), ("prompt_lookup_num_tokens", 3), ("cache_implementation", "static"),
+        ("position_ids", ids), ("inputs_embeds", ids), ("pixel_values", ids), ("assistant_model", ids),
+        ("max_new_token", 3),
+    ):  # fmt: skip
+        with pytest.raises(InvalidArgument, match=name):
+            cache.generate(ids, **{name: value})
 
 
 def test_other_weights_share_nothing(tiered: TieredStore) -> None:

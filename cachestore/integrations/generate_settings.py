@@ -1,0 +1,42 @@
+"""Which arguments of transformers' `generate` leave the KV of tokens what it is without them; others are refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cachestore.errors import InvalidArgument
+
+ROWS = "rows of the cache are rows of the batch; repeat the row"
+DRAFTS = "it takes KV of drafts back from a cache that it filled itself"
+OURS = "the store fills the cache"
+ALLOWED: Mapping[str, tuple[object, str]] = {
+    "num_beams": (1, ROWS),
+    "num_return_sequences": (1, ROWS),
+    "use_cache": (True, "nothing would be saved but what the store had"),
+    "cache_implementation": (None, OURS),
+    "prompt_lookup_num_tokens": (None, DRAFTS),
+    "assistant_early_exit": (None, DRAFTS),
+}
+"""By setting the one value, beside None, that it may have, and why."""
+
+OF_THE_CALL = {
+    "generation_config", "logits_processor", "prefix_allowed_tokens_fn", "stopping_criteria", "streamer", "synced_gpus",
+    "tokenizer",
+}  # fmt: skip
+"""Arguments that are no settings, and that decide which tokens come, not what KV they have."""
+
+
+def check_settings(settings: Mapping[str, Any], own: Any) -> None:
+    """InvalidArgument for a setting of a call that is refused, or of its configuration, the model's `own` unless given.
+
+    What is no setting at all would go to the model: positions, embeddings or images decide KV, and no key has them.
+    """
+    config = settings.get("generation_config") or own
+    for name, (value, why) in ALLOWED.items():
+        if settings.get(name, getattr(config, name, None)) not in (None, value):
+            raise InvalidArgument(f"{name} must be {value}: {why}")
+    for name in settings:
+        if name not in OF_THE_CALL and not hasattr(config, name):
+            raise InvalidArgument(
+                f"{name} would go to the model, or is unknown: the keys of blocks are of tokens alone; "
+                "call the model's own generate"
+            )
