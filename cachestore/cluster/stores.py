@@ -95,7 +95,9 @@ def refuse_embedded(tables: Mapping[str, Any], nodes: Sequence[Node]) -> None:
 
 def refuse_loopback(tables: Mapping[str, Any], nodes: Sequence[Node]) -> None:
     """ConfigError where the stores of several machines would tell each other one address."""
-    machines = {node.get("NodeManagerAddress", "") for node in nodes}
+    addresses = {str(node.get("NodeManagerAddress", "")) for node in nodes}
+    # a trial of several nodes gives each an address of loopback: that is one machine
+    machines = {"" if is_loopback(address) else address for address in addresses}
     if "directory" not in tables or len(machines) < 2:
         return
     settings = build(ServiceSettings, tables.get("service", {}), "service")

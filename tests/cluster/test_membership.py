@@ -65,6 +65,7 @@ def test_one_address_for_the_stores_of_several_machines_is_refused(tmp_path: Pat
     tables: dict[str, Any] = {"tiers": [CPU], "directory": {"name": "redis"}}
     # several nodes of one machine find each other on loopback
     stores.refuse_loopback(tables, [one, one])
+    stores.refuse_loopback(tables, [{**one, "NodeManagerAddress": f"127.0.0.{number}"} for number in range(1, 4)])
     with pytest.raises(
         ConfigError, match=r'service\.host = .127\.0\.0\.1. is reached on its own machine.*"0\.0\.0\.0"'
     ):
