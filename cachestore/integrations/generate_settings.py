@@ -26,16 +26,18 @@ OF_THE_CALL = {
 
 
 def check_settings(settings: Mapping[str, Any], own: Any) -> None:
-    """InvalidArgument for a setting of a call that is refused, or of its configuration, the model's `own` unless given.
+    """InvalidArgument for a setting that is refused, of a call, of its configuration, or of the model's `own`.
 
     What is no setting at all would go to the model: positions, embeddings or images decide KV, and no key has them.
     """
-    config = settings.get("generation_config") or own
+    given = settings.get("generation_config")
     for name, (value, why) in ALLOWED.items():
-        if settings.get(name, getattr(config, name, None)) not in (None, value):
+        # what the call's configuration leaves open is as in the model's
+        said = (settings.get(name), getattr(given, name, None), getattr(own, name, None))
+        if next((each for each in said if each is not None), value) != value:
             raise InvalidArgument(f"{name} must be {value}: {why}")
     for name in settings:
-        if name not in OF_THE_CALL and not hasattr(config, name):
+        if name not in OF_THE_CALL and not hasattr(own, name):
             raise InvalidArgument(
                 f"{name} would go to the model, or is unknown: the keys of blocks are of tokens alone; "
                 "call the model's own generate"

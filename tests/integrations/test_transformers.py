@@ -147,6 +147,13 @@ def test_arguments_that_cannot_be_meant_are_refused(tiered: TieredStore) -> None
         cache.generate(ids, num_beams=2)
     with pytest.raises(InvalidArgument, match="num_beams must be 1"):
         cache.generate(ids, generation_config=GenerationConfig(num_beams=2))
+    beams = made("llama")
+    beams.generation_config.num_beams = 2
+    with pytest.raises(InvalidArgument, match="num_beams must be 1"):
+        # which transformers takes for what this configuration leaves open
+        PrefixCache(tiered.namespace("default"), beams, revision="random").generate(
+            ids, generation_config=GenerationConfig(max_new_tokens=2)
+        )
     for name, value in (
         ("use_cache", False), ("prompt_lookup_num_tokens", 3), ("cache_implementation", "static"),
         ("position_ids", ids), ("inputs_embeds", ids), ("pixel_values", ids), ("assistant_model", ids),
