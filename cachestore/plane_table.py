@@ -32,6 +32,13 @@ TABLE = np.dtype(
 PLACES = np.dtype(TABLE.descr[:9])
 """A row without its checksums."""
 
+WORD = 8
+"""Bytes of what many tables at once are compared and written by."""
+
+ROW_WORDS, STORED_SUM = TABLE.itemsize // WORD, PLACES.itemsize // WORD
+RAW_BYTES, RAW_SUM = STORED_SUM - 1, STORED_SUM + 1
+"""The words of a row, and which of them these are."""
+
 _PLACE = np.dtype(f"V{PLACES.itemsize}")
 _HALVES = tuple(Half)
 

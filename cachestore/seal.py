@@ -55,6 +55,8 @@ MOST_EXPANSION = 1 << 15
 
 _FIXED = struct.Struct("<4sHHII32s32s32sII12sIQ16sQQ16s")
 assert _FIXED.size == 192 and TABLE.itemsize == 48
+KEY_AT, KEY_END, OWN_AT, SEQUENCE_AT, PARENT_AT, TABLE_AT = 48, 80, 144, 160, 176, _FIXED.size
+"""Where these begin, for who looks at many headers at once: from `OWN_AT` to the table all is one block's own."""
 
 
 class CorruptBlock(Exception):

@@ -12,15 +12,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from cachestore.codecs.base import RAW
-from cachestore.plane_table import PLACES, TABLE
-from cachestore.seal import DIGEST_BYTES, PARENT_BYTES
+from cachestore.plane_table import RAW_BYTES, RAW_SUM, ROW_WORDS, STORED_SUM, TABLE, WORD
+from cachestore.seal import DIGEST_BYTES, KEY_AT, PARENT_AT, PARENT_BYTES, SEQUENCE_AT, TABLE_AT
 from cachestore.store.laying import OpenBlock
 from cachestore.tiers.slab import WORD_BYTES
 
-WORD = 8
-PLACE_WORDS, ROW_WORDS = PLACES.itemsize // WORD, TABLE.itemsize // WORD
-STORED_SUM, RAW_SUM = PLACE_WORDS, PLACE_WORDS + 1
-KEY, SEQUENCE, PARENT, ROWS = 48 // WORD, 160 // WORD, 176 // WORD, 192 // WORD
+KEY, SEQUENCE, PARENT, ROWS = (at // WORD for at in (KEY_AT, SEQUENCE_AT, PARENT_AT, TABLE_AT))
 """Where these begin in a header, in words."""
 
 
@@ -34,10 +31,10 @@ def adopt(blocks: Sequence[OpenBlock]) -> None:
                 block.adopt()
             continue
         words = _front(alike, len(first.layout.planes) * ROW_WORDS).reshape(len(alike), -1, ROW_WORDS)
-        writes = words[:, :, PLACE_WORDS - 1].copy()
-        words[:, :, PLACE_WORDS - 1] = first.layout.table["raw_bytes"]
-        places = words[:, :, :PLACE_WORDS]
-        own = first.table().view(np.uint64).reshape(-1, ROW_WORDS)[:, :PLACE_WORDS]
+        writes = words[:, :, RAW_BYTES].copy()
+        words[:, :, RAW_BYTES] = first.layout.table["raw_bytes"]
+        places = words[:, :, :STORED_SUM]
+        own = first.table().view(np.uint64).reshape(-1, ROW_WORDS)[:, :STORED_SUM]
         whole = (places == own).all(axis=(1, 2)) & writes.all(axis=1)
         differ = words[:, :, STORED_SUM] != words[:, :, RAW_SUM]
         whole &= ~(differ & (first.table()["codec"] == RAW)).any(axis=1)

@@ -11,28 +11,20 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from cachestore.plane_table import TABLE
-from cachestore.seal import DIGEST_BYTES, Header
+from cachestore.plane_table import RAW_SUM, ROW_WORDS, STORED_SUM, WORD
+from cachestore.seal import DIGEST_BYTES, KEY_AT, KEY_END, OWN_AT, TABLE_AT, Header
 
-WORD = 8
-"""Bytes of what headers are compared by; every field that may differ begins and ends at a multiple."""
-
-KEY = slice(48, 80)
-OWN = slice(144, 192)
-"""Of every block its own: writer, sequence, expiry and parent."""
-
-_TABLE = 192
-_STORED = TABLE.fields["stored_checksum"][1] // WORD if TABLE.fields else 0
+KEY = slice(KEY_AT // WORD, KEY_END // WORD)
+OWN = slice(OWN_AT // WORD, TABLE_AT // WORD)
+"""The words of a header that are of every block its own."""
 
 
 @lru_cache(maxsize=32)
 def _same(planes: int, size: int) -> NDArray[np.intp]:
     """The words of a header of so many planes that are the same in all blocks of one kind."""
     same = np.ones(size // WORD, dtype=bool)
-    for field in (KEY, OWN):
-        same[field.start // WORD : field.stop // WORD] = False
-    rows = same[_TABLE // WORD : (_TABLE + planes * TABLE.itemsize) // WORD].reshape(planes, -1)
-    rows[:, _STORED:] = False
+    same[KEY] = same[OWN] = False
+    same[OWN.stop : OWN.stop + planes * ROW_WORDS].reshape(planes, -1)[:, STORED_SUM:] = False
     same[-1] = False
     return np.flatnonzero(same)
 
@@ -46,14 +38,14 @@ def raw_checksums(model: Header, words: NDArray[np.uint64], keys: Sequence[bytes
     same = _same(len(model.table), len(model.packed))
     named = np.frombuffer(b"".join(keys), dtype="<u8").reshape(len(keys), -1)
     alike = (words[:, same] == own[same]).all(axis=1)
-    alike &= (words[:, KEY.start // WORD : KEY.stop // WORD] == named).all(axis=1)
+    alike &= (words[:, KEY] == named).all(axis=1)
     words = words[: _leading(alike)]
     packed, size = words.reshape(-1).view(np.uint8).data, len(model.packed)
     whole = (packed[at : at + size - DIGEST_BYTES] for at in range(0, len(packed), size))
     digests = np.fromiter(map(xxhash.xxh3_64_intdigest, whole), dtype="<u8", count=len(words))
     words = words[: _leading(words[:, -1] == digests)]
-    rows = words[:, _TABLE // WORD : (_TABLE + len(model.table) * TABLE.itemsize) // WORD]
-    sums: list[list[int]] = rows.reshape(len(words), len(model.table), -1)[:, :, _STORED + 1].tolist()
+    rows = words[:, OWN.stop : OWN.stop + len(model.table) * ROW_WORDS]
+    sums: list[list[int]] = rows.reshape(len(words), len(model.table), -1)[:, :, RAW_SUM].tolist()
     return sums
 
 

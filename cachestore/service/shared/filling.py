@@ -7,8 +7,9 @@ import xxhash
 
 from cachestore.block import Buffer, Into
 from cachestore.codecs.planes import Packing, copy_planes, packing_of
+from cachestore.plane_table import WORD
 from cachestore.seal import ENCRYPTED, CorruptBlock, Header
-from cachestore.service.shared.alike import WORD, raw_checksums
+from cachestore.service.shared.alike import raw_checksums
 from cachestore.service.shared.mapped import Places
 from cachestore.service.transport import Asked
 from cachestore.tiers.slab import WORD_BYTES

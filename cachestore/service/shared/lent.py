@@ -10,15 +10,12 @@ from numpy.typing import NDArray
 from cachestore.block import Into, PlaneId
 from cachestore.codecs.base import RAW
 from cachestore.codecs.planes import copy_planes
+from cachestore.plane_table import RAW_BYTES, RAW_SUM, STORED_SUM, WORD
 from cachestore.service.shared.filling import LITTLE
 from cachestore.service.shared.mapped import Mapped, Places
 from cachestore.store.adopting import Front
 from cachestore.store.laying import Laying, Layout, Run, layout_of
 from cachestore.tiers.slab import WORD_BYTES
-
-WORD = 8
-RAW_BYTES, STORED_SUM, RAW_SUM = range(3, 6)
-"""The words of a row of the plane table that differ from block to block."""
 
 TELLS = 4 << 20
 """Bytes after which whoever follows the blocks can see those that were laid by then."""
