@@ -93,7 +93,7 @@ class HandingOver:
         durable, unreadable = durable_blocks(self.tiered, self._tried, self.deadline)
         self._tried.update(unreadable)
         self.told.durable_left += len(durable) + len(unreadable)
-        self.needed = max(self.needed, *(block.nodes for block in durable), 1)
+        self.needed = max([self.needed, *(block.nodes for block in durable)])
         return durable
 
     def some(self, nbytes: int) -> None:

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cachestore.directory.base import INCARNATION_BYTES, Earlier, Life, check_names
 from cachestore.errors import InvalidArgument
@@ -21,6 +21,8 @@ MOST_NUMBER = 1 << 53
 
 GRACE = 3
 """A life is buried after so many times its time to live: until then it may come back from a long pause."""
+
+_Told = TypeVar("_Told")
 
 
 @dataclass(frozen=True)
@@ -123,18 +125,9 @@ class Lives:
 
     def forget(self, incarnations: Collection[bytes]) -> None:
         """These are over, whatever was said of them."""
-        self._alive, self._lost = (
-            {
-                name: {one: known for one, known in lives.items() if one not in incarnations}
-                for name, lives in rolls.items()
-            }
-            for rolls in (self._alive, self._lost)
-        )
-
-        self._earlier = {
-            name: {one: known for one, known in hidden.items() if one not in incarnations}
-            for name, hidden in self._earlier.items()
-        }
+        self._alive = _without(self._alive, incarnations)
+        self._lost = _without(self._lost, incarnations)
+        self._earlier = _without(self._earlier, incarnations)
 
     def find(self, incarnation: bytes) -> Life | None:
         """The life of this incarnation, if it goes on."""
@@ -164,6 +157,10 @@ class Lives:
             if until > now and (incarnation not in found or each.goes_on):
                 found[incarnation] = each
         return tuple(found.values())
+
+
+def _without(rolls: dict[bytes, dict[bytes, _Told]], gone: Collection[bytes]) -> dict[bytes, dict[bytes, _Told]]:
+    return {name: {one: told for one, told in lives.items() if one not in gone} for name, lives in rolls.items()}
 
 
 def clock(connection: Connection) -> int:
