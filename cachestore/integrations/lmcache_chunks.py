@@ -51,7 +51,7 @@ def chunk_spec(
         engine="lmcache",
         engine_version=version("lmcache"),
         model=model_name(model),
-        revision=revision(model, given=settings.revision),
+        revision=revision(model, settings.revision),
         dtype=names[0],
         layout=layout_text(layout),
         rank=0,

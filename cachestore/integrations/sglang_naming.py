@@ -98,7 +98,7 @@ def opaque_spec(config: Any, host: HostPages, settings: HiCacheSettings) -> Opaq
         engine="sglang",
         engine_version=__version__,
         model=model_name(model.model_path),
-        revision=revision(model.model_path, given=settings.revision),
+        revision=revision(model.model_path, settings.revision, model.revision),
         dtype=host.dtype,
         layout=layout_text(facts),
         rank=0 if config.is_mla_model else config.tp_rank,

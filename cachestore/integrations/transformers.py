@@ -249,7 +249,7 @@ def _spec(model: Any, given: str, block_tokens: int) -> BlockSpec:
     return spec_of(
         config,
         model=model_name(path, config) or str(config.model_type),
-        revision=revision(path, config, given),
+        revision=revision(path, given),
         dtype=str(model.dtype).removeprefix("torch."),
         block_tokens=block_tokens,
         weights=json.dumps(quantised, sort_keys=True, default=str) if quantised else "",

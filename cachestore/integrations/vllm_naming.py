@@ -43,7 +43,7 @@ def base_spec(config: VllmConfig, chosen: int, given: str) -> BlockSpec:
     return spec_of(
         model.hf_config,
         model=model_name(model.model, model.hf_config),
-        revision=revision(model.model, model.hf_config, given),
+        revision=revision(model.model, given, model.revision),
         dtype=str(model.dtype).removeprefix("torch."),
         block_tokens=block_tokens(cache.block_size, chosen),
         weights=model.quantization or "",

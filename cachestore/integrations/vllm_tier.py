@@ -200,7 +200,7 @@ def opaque_spec(config: Any, page_bytes: int, settings: TierSettings) -> OpaqueS
         engine="vllm",
         engine_version=vllm.__version__,
         model=model_name(name),
-        revision=revision(name, given=settings.revision),
+        revision=revision(name, settings.revision),
         dtype=config.model.dtype,
         layout=layout_text(facts),
         rank=0,

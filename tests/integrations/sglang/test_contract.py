@@ -47,7 +47,10 @@ def test_the_constructor_takes_what_the_factory_gives() -> None:
 def test_settings_have_what_the_spec_is_made_of() -> None:
     fields = {field.name for field in dataclasses.fields(HiCacheStorageConfig)}
     assert READ | {"should_split_heads", "enable_storage_metrics", "extra_config"} <= fields
-    model = {"model_path", "kv_cache_dtype", "quantization", "quantization_param_path", "json_model_override_args"}
+    model = {
+        "model_path", "revision", "kv_cache_dtype", "quantization", "quantization_param_path",
+        "json_model_override_args",
+    }  # fmt: skip
     assert model <= set(Model.__struct_fields__)
     assert {"enable_lora", "lora_paths"} <= set(Lora.__struct_fields__)
     assert {"speculative_draft_model_path", "speculative_draft_model_revision"} <= set(Spec.__struct_fields__)
