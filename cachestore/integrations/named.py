@@ -39,4 +39,4 @@ def revision(model: str, given: str = "", opened: str | None = None, changed: Ma
             f"revision: nothing says which weights {model or 'the model'!r} has; give a name that changes whenever "
             "they do, such as its hub commit"
         )
-    return f"{found} {json.dumps(changed, sort_keys=True, separators=(',', ':'))}" if changed else found
+    return f"{found} {json.dumps(changed, sort_keys=True, default=str)}" if changed else found

@@ -9,7 +9,6 @@ or all of it as `cached_generate(store, model, **inputs)`. Rows of a batch may b
 window, in chunks, and such as share another's KV are kept as they are; a layer of another kind is refused by name.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,18 +18,17 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
-from cachestore.block import BlockSpec, Half
+from cachestore.block import Half
 from cachestore.deadline import Deadline
 from cachestore.engine.layers import stored, text_config
 from cachestore.engine.page_memory import PageMemory
-from cachestore.engine.rotary import SHORT, longrope_switch
-from cachestore.engine.spec import spec_of
+from cachestore.engine.rotary import longrope_switch
 from cachestore.engine.store_jobs import PagePut
 from cachestore.engine.weights import end_tokens
 from cachestore.errors import CacheStoreError, ConfigError, InvalidArgument, UnsupportedModel
 from cachestore.hashing import chain
 from cachestore.integrations.generate_settings import check_settings
-from cachestore.integrations.named import model_name, revision
+from cachestore.integrations.transformers_naming import check_state, placeholders, spec_of_model, state_of
 from cachestore.metrics import Counters, Figure
 from cachestore.store.base import Store
 
@@ -50,10 +48,11 @@ class Row(NamedTuple):
 class PrefixCache:
     """The KV of `model`, a causal language model of transformers, in `store`.
 
-    `revision` names the weights; it is needed where they came from neither the hub nor a directory, and whenever they
-    were changed since. `timeout`, in seconds, bounds a load and a save. A store that fails is a miss, counted in
-    `figures`. UnsupportedModel names the layer whose KV cannot be kept; ConfigError says what is missing, such as a
-    newer transformers.
+    `revision` names the weights, unless they are those of a local directory. It is asked for whenever the model or its
+    configuration are not as the directory says, or are changed later; where it is given it has to change with them.
+    `timeout`, in seconds, bounds a load and a save. A store that fails is a miss, counted in `figures`.
+    UnsupportedModel names the layer whose KV cannot be kept; ConfigError says what is missing, such as a newer
+    transformers; InvalidArgument refuses prompts with images.
     """
 
     def __init__(
@@ -65,8 +64,10 @@ class PrefixCache:
         self._model = model
         self._timeout = timeout
         self._counters = Counters()
-        self.spec = _spec(model, revision, block_tokens)
+        self.spec = spec_of_model(model, revision, block_tokens)
         """What makes KV compatible with that of this model."""
+        self._named = state_of(model)
+        self._placeholders = placeholders(model.config)
         self._layers = [index for index, slot in enumerate(stored(model.config)) if slot is not None]
         self._switch = longrope_switch(text_config(model.config))
 
@@ -79,7 +80,7 @@ class PrefixCache:
         cache = DynamicCache(config=self._model.config)
         # without it layers with a window would forget what is to be saved
         cache.activate_past_recording()
-        rows, columns = _rows(input_ids, attention_mask), input_ids.shape[1]
+        rows, columns = self._rows(input_ids, attention_mask), input_ids.shape[1]
         self._counters.add("load_tokens", sum(len(row.tokens) for row in rows))
         if self._beyond(rows):
             return cache
@@ -105,7 +106,7 @@ class PrefixCache:
         which the last may have none. The mask may be that of the prompt alone.
         """
         held = min(int(cache.get_seq_length()), input_ids.shape[1])
-        rows = _rows(input_ids, attention_mask, held)
+        rows = self._rows(input_ids, attention_mask, held)
         if self._beyond(rows):
             return 0
         deadline = Deadline.after(self._timeout)
@@ -126,7 +127,7 @@ class PrefixCache:
         InvalidArgument for what would make other KV than that of the tokens, or other rows than those of the batch.
         """
         check_settings(settings, self._model.generation_config)
-        _rows(input_ids, attention_mask)
+        self._rows(input_ids, attention_mask)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         whole = settings.pop("return_dict_in_generate", False)
         past = self.load(input_ids, mask)
@@ -139,6 +140,18 @@ class PrefixCache:
     def figures(self) -> list[Figure]:
         """load_tokens asked for, loaded_tokens that came, saved_blocks, and store_failures by operation and reason."""
         return list(self._counters.figures())
+
+    def _rows(self, input_ids: Tensor, mask: Tensor | None, held: int | None = None) -> list[Row]:
+        """The rows, of which the spec must be able to name the KV."""
+        check_state(self._model, self._named)
+        rows = _rows(input_ids, mask, held)
+        for index, row in enumerate(rows):
+            if found := self._placeholders.intersection(row.tokens):
+                raise InvalidArgument(
+                    f"input_ids: token {min(found)} of row {index} stands for an image, sound or film, and keys do not "
+                    "say which; call the model's own generate"
+                )
+        return rows
 
     def _beyond(self, rows: Sequence[Row]) -> bool:
         """Whether the model now uses rotary tables other than those the spec names: the longest row decides for all."""
@@ -236,25 +249,6 @@ def cached_generate(
     Keep a `PrefixCache` instead for `revision` and its figures.
     """
     return PrefixCache(store, model).generate(input_ids, attention_mask, **settings)
-
-
-def _spec(model: Any, given: str, block_tokens: int) -> BlockSpec:
-    config = model.config
-    if getattr(model, "_hf_peft_config_loaded", False) and not given:
-        raise UnsupportedModel("the model has an adapter loaded: give a revision that names weights and adapter")
-    path = str(getattr(config, "name_or_path", "") or getattr(config, "_name_or_path", ""))
-    quantised = getattr(config, "quantization_config", None)
-    if quantised is not None and not isinstance(quantised, dict):
-        quantised = quantised.to_dict()
-    return spec_of(
-        config,
-        model=model_name(path, config) or str(config.model_type),
-        revision=revision(path, given),
-        dtype=str(model.dtype).removeprefix("torch."),
-        block_tokens=block_tokens,
-        weights=json.dumps(quantised, sort_keys=True, default=str) if quantised else "",
-        rotary_regime=SHORT if longrope_switch(text_config(config)) else "",
-    )
 
 
 def _rows(input_ids: Tensor, mask: Tensor | None, held: int | None = None) -> list[Row]:
