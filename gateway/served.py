@@ -49,9 +49,10 @@ class Served:
         from transformers import GenerationConfig
 
         from cachestore.engine.layers import text_config
-        from cachestore.engine.model import model_config, model_spec
+        from cachestore.engine.model import model_config, model_spec, pinned
         from cachestore.engine.rotary import longrope_switch
 
+        settings = pinned(settings)
         config = model_config(settings)
         text = text_config(config)
         try:

@@ -65,12 +65,12 @@ def _of_keys(keys: str, fingerprint: str) -> Chain:
 
 
 def _of_prompt(text: str, tokens: str, config: Config) -> Chain:
-    from cachestore.engine.model import model_spec, tokenizer
+    from cachestore.engine.model import model_spec, pinned, tokenizer
     from cachestore.engine.settings import EngineSettings
 
     tables = settings.load(config)
     settings.require_engine(tables)
-    engine = build(EngineSettings, tables["engine"], "engine")
+    engine = pinned(build(EngineSettings, tables["engine"], "engine"))
     if text:
         ids = tokenizer(engine).encode(text)
     else:

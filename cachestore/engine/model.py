@@ -1,5 +1,6 @@
 """What a model is before its weights are loaded: configuration, spec, tokenizer."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from cachestore.block import BlockSpec
 from cachestore.engine.layers import text_config
-from cachestore.engine.revision import model_revision, revision_files
+from cachestore.engine.revision import directory_revision, hub_commit, revision_files
 from cachestore.engine.rotary import SHORT, longrope_switch
 from cachestore.engine.settings import EngineSettings
 from cachestore.engine.spec import spec_of
@@ -15,20 +16,31 @@ from cachestore.errors import ConfigError, InvalidArgument, UnsupportedModel
 from cachestore.recipe import canonical
 
 
-def model_config(settings: EngineSettings) -> Any:
-    """The model's configuration. ConfigError if there is none, UnsupportedModel if it needs foreign code."""
-    directory = Path(settings.model)
-    if directory.is_dir() and settings.revision:
-        raise ConfigError("engine.revision is for hub ids; leave it empty: the files of a directory say it")
-    if directory.is_dir() and not (directory / "config.json").is_file():
-        raise ConfigError(f"engine.model: looked for config.json in the directory {settings.model!r}, found none")
+def pinned(settings: EngineSettings) -> EngineSettings:
+    """With the commit that a hub model's branch is now: it may move before the weights are read.
+
+    ConfigError if there is no such model.
+    """
+    if Path(settings.model).is_dir():
+        if settings.revision:
+            raise ConfigError("engine.revision is for hub ids; leave it empty: the files of a directory say it")
+        return settings
     try:
-        return AutoConfig.from_pretrained(settings.model, revision=settings.revision or None, trust_remote_code=False)
-    except OSError as error:
+        return replace(settings, revision=hub_commit(settings.model, settings.revision))
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"engine.model: looked for {settings.model!r} as a directory and as a hub id, found neither"
         ) from error
-    except ValueError as error:
+
+
+def model_config(settings: EngineSettings) -> Any:
+    """The model's configuration. ConfigError if there is none, UnsupportedModel if it needs foreign code."""
+    settings = pinned(settings)
+    if Path(settings.model).is_dir() and not (Path(settings.model) / "config.json").is_file():
+        raise ConfigError(f"engine.model: looked for config.json in the directory {settings.model!r}, found none")
+    try:
+        return AutoConfig.from_pretrained(settings.model, revision=settings.revision or None, trust_remote_code=False)
+    except (OSError, ValueError) as error:
         raise UnsupportedModel(f"transformers cannot read the configuration: {first_line(error)}") from error
 
 
@@ -39,8 +51,10 @@ def first_line(error: BaseException) -> str:
 
 def model_spec(settings: EngineSettings, config: Any = None) -> BlockSpec:
     """The spec under which this engine's blocks are stored. UnsupportedModel if the model's KV has no name."""
+    settings = pinned(settings)
     config = model_config(settings) if config is None else config
-    return _spec(settings, config, model_revision(settings.model, config))
+    directory = Path(settings.model)
+    return _spec(settings, config, directory_revision(directory) if directory.is_dir() else settings.revision)
 
 
 def check_directory(settings: EngineSettings) -> None:

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from cachestore.block import BlockSpec, Half
 from cachestore.engine.attention import ATTENTION, Layer, OnSlot, Step
 from cachestore.engine.layers import stored, text_config
-from cachestore.engine.model import first_line, model_config, model_spec
+from cachestore.engine.model import first_line, model_config, model_spec, pinned
 from cachestore.engine.packed_linear import pack
 from cachestore.engine.page_memory import PageMemory
 from cachestore.engine.ragged import Batch, Row
@@ -79,7 +79,7 @@ class PagedModel:
 
     def open(self) -> None:
         """Loads the model. ConfigError if it or the device is not there, UnsupportedModel if pages cannot serve it."""
-        settings = self.settings
+        settings = pinned(self.settings)
         prepare(settings)
         config = model_config(settings)
         text = text_config(config)

@@ -7,9 +7,10 @@ name and of its content. Tokenizer and generation settings do not change KV and 
 import os
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
 
-from cachestore.errors import ConfigError, UnsupportedModel
+from huggingface_hub import hf_hub_download
+
+from cachestore.errors import ConfigError
 
 _PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 _known: dict[tuple[int, int, int, int], bytes] = {}
@@ -44,15 +45,10 @@ def directory_revision(directory: Path) -> str:
     return whole.hexdigest()
 
 
-def model_revision(model: str, config: Any) -> str:
-    """The revision of `model`, a directory or a hub id whose loaded configuration is `config`.
+def hub_commit(model: str, revision: str) -> str:
+    """The commit that a branch or tag of a hub model is now, without network what the hub's cache knows of it.
 
-    A directory is always hashed: its files may have been changed since they were downloaded.
+    Empty means the default branch. OSError or ValueError if there is no such model, or none with a configuration.
     """
-    directory = Path(model)
-    if directory.is_dir():
-        return directory_revision(directory)
-    commit = getattr(config, "_commit_hash", None)
-    if not commit:
-        raise UnsupportedModel(f"the hub gave no commit for {model!r}, so its KV cannot be named; use a directory")
-    return str(commit)
+    # the one file that every model has; the cache keeps it in a directory named by the commit
+    return Path(hf_hub_download(model, "config.json", revision=revision or None)).parent.name

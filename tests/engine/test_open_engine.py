@@ -1,10 +1,12 @@
 """Settings, opening and revisions: what works and what is said when it does not."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from transformers import AutoModelForCausalLM, BertConfig
 
 from cachestore.config import build
 from cachestore.engine.paged_model import PagedModel
-from cachestore.engine.revision import directory_revision, model_revision
+from cachestore.engine.revision import directory_revision
 from cachestore.engine.runner import Runner
 from cachestore.engine.settings import EngineSettings
 from cachestore.errors import ConfigError, InvalidArgument, UnsupportedModel
@@ -141,7 +143,33 @@ def test_the_revision_is_that_of_the_content(model_dir: ModelDir, tmp_path: Path
     assert directory_revision(same) != first
 
 
-def test_a_hub_model_is_named_by_its_commit() -> None:
-    assert model_revision("org/model", SimpleNamespace(_commit_hash="c0ffee")) == "c0ffee"
-    with pytest.raises(UnsupportedModel, match="no commit"):
-        model_revision("org/model", SimpleNamespace())
+def test_a_hub_model_is_named_by_the_commit_it_is_loaded_from(model_dir: ModelDir, tmp_path: Path) -> None:
+    # the hub's cache as its client lays it out, and a branch that moved from one commit to another
+    older, newer = (copy_of(model_dir("llama"), tmp_path / name) for name in ("older", "newer"))
+    (newer / "config.json").write_text((older / "config.json").read_text().replace('"silu"', '"gelu"'))
+    cached = tmp_path / "hub" / "models--org--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("b" * 40)
+    shutil.copytree(older, cached / "snapshots" / ("a" * 40))
+    shutil.copytree(newer, cached / "snapshots" / ("b" * 40))
+    code = """
+from cachestore.engine.paged_model import PagedModel
+from cachestore.engine.settings import EngineSettings
+for revision in ("", "main", "a" * 40):
+    model = PagedModel(EngineSettings("org/model", revision=revision))
+    model.open()
+    print(model.spec.model, model.spec.revision, model._model.config.hidden_act)
+    model.close()
+PagedModel(EngineSettings("org/none")).open()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    newest, older_one = f"org/model {'b' * 40} gelu", f"org/model {'a' * 40} silu"
+    assert done.stdout.splitlines() == [newest, newest, older_one], done.stderr
+    assert "looked for 'org/none' as a directory and as a hub id, found neither" in done.stderr
