@@ -28,7 +28,8 @@ from cachestore.engine.weights import end_tokens
 from cachestore.errors import CacheStoreError, ConfigError, InvalidArgument, UnsupportedModel
 from cachestore.hashing import chain
 from cachestore.integrations.generate_settings import check_settings
-from cachestore.integrations.transformers_naming import check_state, placeholders, spec_of_model, state_of
+from cachestore.integrations.transformers_loaded import check_state, state_of
+from cachestore.integrations.transformers_naming import placeholders, spec_of_model
 from cachestore.metrics import Counters, Figure
 from cachestore.store.base import Store
 
@@ -48,8 +49,8 @@ class Row(NamedTuple):
 class PrefixCache:
     """The KV of `model`, a causal language model of transformers, in `store`.
 
-    `revision` names the weights, unless they are those of a local directory. It is asked for whenever the model or its
-    configuration are not as the directory says, or are changed later; where it is given it has to change with them.
+    `revision` names the weights, unless they are those of a local directory, or of a commit in the hub's cache. It is
+    asked for whenever the model is not as its files say, or is changed later; where it is given it has to change too.
     `timeout`, in seconds, bounds a load and a save. A store that fails is a miss, counted in `figures`.
     UnsupportedModel names the layer whose KV cannot be kept; ConfigError says what is missing, such as a newer
     transformers; InvalidArgument refuses prompts with images.
@@ -242,13 +243,19 @@ class PrefixCache:
 
 
 def cached_generate(
-    store: Store, model: Any, input_ids: Tensor, attention_mask: Tensor | None = None, **settings: Any
+    store: Store,
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    revision: str = "",
+    **settings: Any,
 ) -> Any:
     """`model.generate` of the same arguments, from `store` as far as it goes, saved there afterwards.
 
-    Keep a `PrefixCache` instead for `revision` and its figures.
+    `revision` and errors as of `PrefixCache`, which you may keep instead for its figures.
     """
-    return PrefixCache(store, model).generate(input_ids, attention_mask, **settings)
+    return PrefixCache(store, model, revision=revision).generate(input_ids, attention_mask, **settings)
 
 
 def _rows(input_ids: Tensor, mask: Tensor | None, held: int | None = None) -> list[Row]:

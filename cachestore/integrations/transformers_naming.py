@@ -1,24 +1,20 @@
-"""transformers: what names the KV of a model that is loaded already, and whether the name still tells the truth."""
+"""transformers: what names the KV of a model that is loaded already."""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
-from safetensors import safe_open
+from huggingface_hub import constants
 
 from cachestore.block import BlockSpec
 from cachestore.engine.layers import text_config
-from cachestore.engine.revision import revision_files
 from cachestore.engine.rotary import SHORT, longrope_switch
 from cachestore.engine.spec import spec_of
 from cachestore.errors import ConfigError, UnsupportedModel
 from cachestore.integrations.named import model_name, revision
-
-SAMPLED = 256
-"""Elements of each weight that are compared with its file."""
+from cachestore.integrations.transformers_loaded import State, adapted, check_state, compare, state_of
 
 PLACEHOLDERS = tuple(f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
 """Settings that name a token in whose place something else than a token's embedding is computed."""
@@ -26,37 +22,12 @@ PLACEHOLDERS = tuple(f"{kind}_token_{end}" for kind in ("image", "video", "audio
 OF_NO_KV = {"_name_or_path", "architectures", "dtype", "quantization_config", "transformers_version", "use_cache"}
 """What loading sets in a configuration, and what leaves KV alone or stands elsewhere in the spec."""
 
-
-_known: WeakKeyDictionary[Any, tuple["State", str]] = WeakKeyDictionary()
-"""By model how it was when its directory was read, and the revision found: the directory may be another's since."""
-
-
-class State(NamedTuple):
-    """What of a loaded model shows that somebody changed it."""
-
-    weights: tuple[tuple[int, int], ...]
-    dtype: torch.dtype
-    adapted: bool
-
-
-def state_of(model: Any) -> State:
-    """As of now: which tensors are its weights, and how often they were written to."""
-    # tensors made in inference mode count no writes
-    weights = tuple((id(each), 0 if each.is_inference() else each._version) for each in model.parameters())
-    return State(weights, model.dtype, _adapted(model))
-
-
-def check_state(model: Any, named: State) -> None:
-    """ConfigError if the model is not as it was when it was `named`."""
-    if state_of(model) != named:
-        raise ConfigError(
-            "revision: the model's weights, type or adapters were changed since it was named; make a PrefixCache with "
-            "a revision that names them as they are now"
-        )
+_known: WeakKeyDictionary[Any, tuple[State, str]] = WeakKeyDictionary()
+"""By model how it was when its files were looked at, and the revision found: they may be another's since."""
 
 
 def spec_of_model(model: Any, given: str, block_tokens: int) -> BlockSpec:
-    """What makes KV compatible with that of `model`, whose revision is `given` or is that of its directory.
+    """What makes KV compatible with that of `model`, whose revision is `given`, or that of its directory or commit.
 
     ConfigError or UnsupportedModel says what keeps it without a name, such as weights that are not in its directory.
     """
@@ -90,31 +61,45 @@ def placeholders(config: Any) -> frozenset[int]:
 
 
 def _revision(model: Any, path: str, given: str) -> str:
-    changed = _changed(model.config, path) if path and Path(path).is_dir() else None
+    directory = Path(path) if path and Path(path).is_dir() else None
     if given:
-        return revision(path, given, changed=changed)
+        commit = next((each for each in _commits(path) if each.name == given), None)
+        return revision(path, given, changed=_changed(model.config, directory or commit))
     if model in _known:
         state, found = _known[model]
         check_state(model, state)
         return found
-    if _adapted(model):
+    if adapted(model):
         raise UnsupportedModel("the model has an adapter loaded: give a revision that names weights and adapter")
-    found = revision(path, changed=changed)
-    _check_weights(model, Path(path))
+    if directory is None:
+        commit = next((each for each in _commits(path) if compare(model, each) == ("", 0)), None)
+        found = revision(path, opened=commit.name if commit else "", changed=_changed(model.config, commit))
+    else:
+        found = revision(path, changed=_changed(model.config, directory))
+        if differs := compare(model, directory).differs:
+            raise ConfigError(
+                f"revision: {differs} of the model is not what {directory} holds, since one of them was changed or the "
+                "model was not loaded from there; give a revision that names the weights"
+            )
     _known[model] = state_of(model), found
     return found
 
 
-def _adapted(model: Any) -> bool:
-    if getattr(model, "_hf_peft_config_loaded", False) or hasattr(model, "peft_config"):
-        return True
-    # a model that was wrapped keeps the layers put into it
-    return any(type(module).__module__.partition(".")[0] == "peft" for module in model.modules())
+def _commits(hub_id: str) -> Iterator[Path]:
+    """A model's commits in the hub's cache, that of the default branch first: several may have the same weights."""
+    cached = Path(constants.HF_HUB_CACHE, f"models--{hub_id.replace('/', '--')}")
+    main = cached / "refs" / "main"
+    newest = main.read_text().strip() if main.is_file() else ""
+    for commit in sorted(cached.glob("snapshots/*"), key=lambda each: (each.name != newest, each.name)):
+        if (commit / "config.json").is_file():
+            yield commit
 
 
-def _changed(config: Any, path: str) -> dict[str, Any]:
-    """The settings, by name, that are not as the configuration in the directory `path` says."""
-    return dict(_differing(config.to_dict(), type(config).from_pretrained(path).to_dict()))
+def _changed(config: Any, directory: Path | None) -> dict[str, Any]:
+    """The settings, by name, that are not as the configuration in `directory` says."""
+    if directory is None:
+        return {}
+    return dict(_differing(config.to_dict(), type(config).from_pretrained(directory).to_dict()))
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -125,29 +110,3 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tup
                 yield name, inner
         elif mine != published:
             yield name, mine
-
-
-def _check_weights(model: Any, directory: Path) -> None:
-    """ConfigError if a weight differs from that of its name in the directory's files, as far as names agree."""
-    weights = dict(model.named_parameters())
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    for path in revision_files(directory):
-        if path.suffix != ".safetensors":
-            continue
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():
-                held, kept = weights.get(name, weights.get(prefix + name)), file.get_slice(name)
-                if held is not None and held.is_floating_point() and not _alike(held, kept):
-                    raise ConfigError(
-                        f"revision: {name} of the model is not what {directory} holds, since one of them was changed "
-                        "or the model was not loaded from there; give a revision that names the weights"
-                    )
-
-
-def _alike(held: torch.Tensor, kept: Any) -> bool:
-    """Whether the first elements are the same; of another shape or on no device, nothing can be said."""
-    if held.is_meta or list(held.shape) != kept.get_shape() or not held.numel():
-        return True
-    first = kept[: -(-SAMPLED * len(held) // held.numel())] if held.ndim else kept[...]
-    sample = held.detach().flatten()[:SAMPLED].cpu()
-    return torch.equal(first.flatten()[:SAMPLED].to(sample.dtype), sample)

@@ -1,6 +1,7 @@
 """A model in transformers has the name of its KV only as long as it is the model that was named."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,38 @@ def test_weights_that_are_not_those_of_the_directory_are_refused(tiered: TieredS
     save_file({name: value * 2 for name, value in load_file(file).items()}, file)
     with pytest.raises(ConfigError, match=NOT_THERE):
         cached_generate(store, model, prompt(20), max_new_tokens=1)
+
+
+def test_a_hub_model_is_named_by_the_cached_commit_that_has_its_weights(
+    tiered: TieredStore, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the hub's cache as its client lays it out, with a branch that moved since the older one was loaded
+    older, newer, cached = "b" * 40, "a" * 40, tmp_path / "models--org--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(newer)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    store = tiered.namespace("default")
+    for commit, seed in ((older, 7), (newer, 8)):
+        saved(cached / "snapshots" / commit, "llama", seed)
+
+    def named(commit: str, given: str = "", **settings: Any) -> tuple[str, str]:
+        model = loaded(cached / "snapshots" / commit, **settings)
+        # as it is when the hub's client was asked for it
+        model.config.name_or_path = "org/model"
+        spec = PrefixCache(store, model, revision=given).spec
+        return spec.model, spec.revision
+
+    assert named(older) == ("org/model", older)
+    assert named(newer, dtype=torch.float16) == ("org/model", newer)
+    assert named(newer, rms_norm_eps=0.25) == ("org/model", f'{newer} {{"rms_norm_eps": 0.25}}')
+    assert named(newer, given=newer, rms_norm_eps=0.25) == ("org/model", f'{newer} {{"rms_norm_eps": 0.25}}')
+    # the same weights again, under another commit
+    shutil.copytree(cached / "snapshots" / newer, cached / "snapshots" / ("0" * 40))
+    assert named(newer) == ("org/model", newer)
+    saved(cached / "snapshots" / ("c" * 40), "mixtral")
+    with pytest.raises(ConfigError, match="revision: nothing says which weights 'org/model' has"):
+        # its experts lie in other tensors than in the files
+        named("c" * 40)
 
 
 def test_a_directory_that_is_replaced_leaves_the_name_of_the_model_that_was_loaded(
