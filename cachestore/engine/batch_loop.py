@@ -19,7 +19,7 @@ from cachestore.engine.batch_stream import BatchStream
 from cachestore.engine.batch_turn import BatchTurn
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.runner import Runner, memory_pages
-from cachestore.errors import CacheStoreError, ConfigError, Overloaded, TooLarge, Unavailable
+from cachestore.errors import CacheStoreError, Overloaded, TooLarge, Unavailable
 from cachestore.hashing import namespace_id
 from cachestore.metrics import Counters, Figure
 
@@ -34,8 +34,6 @@ class BatchLoop:
     """
 
     def __init__(self, model: PagedModel, settings: BatchSettings) -> None:
-        if model.device.type != "cpu":
-            raise ConfigError(f"engine.device = {model.settings.device!r}: the serving loop needs 'cpu'")
         self.counters = Counters()
         self._settings = settings
         self._runner = Runner(model, settings.pages or memory_pages(model, settings.memory))
@@ -131,6 +129,10 @@ class BatchLoop:
         self._wake()
 
     def _run(self) -> None:
+        with self._runner.memory.moves.here():
+            self._serve()
+
+    def _serve(self) -> None:
         stepped = False
         while self._wait(stepped):
             try:

@@ -89,9 +89,9 @@ class BatchStore:
             return False
         live.later = live.later[1:]
         self._counters.add("fetches")
-        into = self._runner.reserve(sequence, end - first)
+        incoming = self._runner.reserve(sequence, end - first)
         job = Fetch(
-            request.store, sequence.chain().first(end), first, into, self.fetching, lambda: not live.ended,
+            request.store, sequence.chain().first(end), first, incoming, self.fetching, lambda: not live.ended,
             self._within(live, self._settings.store_timeout + wait), request.purpose, wait,
             lambda: live.waits, segments,
         )  # fmt: skip
@@ -113,12 +113,13 @@ class BatchStore:
                     following.append((live.slot_put, live, first, end))
 
         def written(slot: int) -> None:
+            mark = self._runner.memory.moves.mark()
             for put, live, first, end in following:
                 pages = live.sequence.pages[first:end]
                 if slot == 0:
                     self._share(pages)
                     put.held += pages
-                put.write(slot, first, pages)
+                put.write(slot, first, pages, mark)
 
         return written if following else None
 

@@ -200,6 +200,8 @@ class BatchTurn:
             stepped = self._runner.step([(live.sequence, count) for live, count in plan], self._stores.follow(plan))
             ready = [lives[id(sequence)] for sequence in stepped.sequences]
             drawn = draw(stepped.logits, [live.draw() for live in ready])
+            # without a draw a device may only have begun, and what a step takes would not be known
+            self._runner.memory.moves.mark().synchronize()
         except Exception as error:
             how = clear(error, "the step that computed this sequence")
             for live, _ in plan:

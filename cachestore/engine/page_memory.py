@@ -6,7 +6,6 @@ takes them straight out of them. Within a page, K or V of one slot lie as `[kv_h
 
 import mmap
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import accumulate
@@ -17,9 +16,12 @@ import torch
 from torch import Tensor
 
 from cachestore.block import ITEM_BYTES, BlockSpec, Buffer, Half
+from cachestore.engine.device_moves import DeviceMoves
+from cachestore.engine.page_moves import HostMoves, PageMoves
 from cachestore.errors import InvalidArgument
 from cachestore.tiers.paging import Paging
 from cachestore_kernels.method import Method
+from cachestore_kernels.paged import gather, scatter
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Place:
 class PageMemory:
     """`pages` pages for the KV of `spec`, zeroed; of host memory those that are used become resident.
 
-    `in_place` says whether a store's read fills pages where they are, as it can in host memory.
+    `moves` brings pages to host memory and back: in place where they lie there, else beside the computation.
 
     `kernels` says how pages are read in place: by fused kernels on CUDA where Triton is installed; None where torch
     gathers what is seen, which on a CPU is faster than their naive form.
@@ -47,7 +49,6 @@ class PageMemory:
         self.block_tokens = spec.block_tokens
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
         self.device = device
-        self.in_place = device.type == "cpu"
         self.kernels: Method | None = "fused" if device.type == "cuda" and find_spec("triton") else None
         self._dims = [(slot.kv_heads, slot.key_dim, slot.value_dim) for slot in spec.slots]
         # all heads are whole rows, so that one gather of rows serves slots of different widths
@@ -71,6 +72,7 @@ class PageMemory:
         self._starts = [0, *accumulate(plane.raw_bytes for plane in planes)]
         counts = Counter(plane.slot for plane in planes)
         self._slots = [0, *accumulate(counts[slot] for slot in range(len(spec.slots)))]
+        self.moves: PageMoves = HostMoves(self) if device.type == "cpu" else DeviceMoves(self)
 
     @staticmethod
     def page_bytes(spec: BlockSpec) -> int:
@@ -106,33 +108,53 @@ class PageMemory:
     def buffer(self, page: int) -> Buffer:
         """The bytes of a page, in place: what a store's read fills and its put takes. InvalidArgument on a device."""
         if self.device.type != "cpu":
-            raise InvalidArgument(f"a page on {self.device} has no bytes in host memory; use room and fill, or planes")
+            raise InvalidArgument(f"a page on {self.device} has no bytes in host memory; use moves, or planes")
         data: Buffer = self._flat[page].view(torch.uint8).numpy()
         return data
 
-    def room(self, pages: Sequence[int]) -> list[Buffer]:
-        """Host memory of a page each for a store's read: the pages themselves, or what `fill` brings there."""
-        if self.in_place:
-            return [self.buffer(page) for page in pages]
-        # locked into memory, so that the device copies from it at its own speed
-        beside = torch.empty(len(pages), self._starts[-1], dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        return [row.numpy() for row in beside]
+    def gathered(self, pages: Tensor, slots: range) -> Tensor:
+        """A copy of these slots of pages, int64 `[pages]`, on their device: `[pages, numbers]` in canonical order."""
+        start, end = self._numbers(*self.span(slots))
+        alike = self._alike(slots)
+        if alike is None:
+            return self._flat[:, start:end].index_select(0, pages)
+        return gather(*alike, pages, method=self.kernels).flatten(1)
 
-    def fill(self, page: int, data: Buffer) -> None:
-        """Brings what a read left in memory of `room` into its page."""
-        if not self.in_place:
-            self._flat[page] = torch.from_numpy(data).view(self.dtype).to(self.device)
+    def scattered(self, pages: Tensor, blocks: Tensor) -> None:
+        """Fills whole pages, int64 `[pages]`, each at most once, with `blocks` on their device: `[pages, numbers]`."""
+        slots = range(len(self.spec.slots))
+        alike = self._alike(slots)
+        if alike is None:
+            self._flat[pages] = blocks
+            return
+        _, heads, tokens, dim = alike[0][0].shape
+        scatter(blocks.view(-1, len(slots), 2, heads, tokens, dim), *alike, pages, method=self.kernels)
 
     def planes(self, page: int, first: int, last: int) -> Buffer:
         """The bytes of planes `first` up to, not including, `last` of a page; in place where that is host memory."""
-        item = ITEM_BYTES[self.spec.dtype]
-        start, end = self._starts[first] // item, self._starts[last] // item
+        start, end = self._numbers(first, last)
         data: Buffer = self._flat[page, start:end].cpu().view(torch.uint8).numpy()
         return data
+
+    def nbytes(self, slots: range) -> int:
+        """Bytes of these slots of a page."""
+        first, last = self.span(slots)
+        return self._starts[last] - self._starts[first]
 
     def span(self, slots: range) -> tuple[int, int]:
         """The planes of these slots: the first, and the one behind the last."""
         return self._slots[slots.start], self._slots[slots.stop]
+
+    def _numbers(self, first: int, last: int) -> tuple[int, int]:
+        """Where planes `first` up to `last` begin and end in a page."""
+        item = ITEM_BYTES[self.spec.dtype]
+        return self._starts[first] // item, self._starts[last] // item
+
+    def _alike(self, slots: range) -> tuple[list[Tensor], list[Tensor]] | None:
+        """K and V of these slots as one launch of a kernel takes them; None where they differ in shape."""
+        if len({self._dims[slot] for slot in slots}) > 1 or len(self._places[slots.start]) > 1:
+            return None
+        return [self.half(slot, Half.K) for slot in slots], [self.half(slot, Half.V) for slot in slots]
 
     def _view(self, place: Place) -> Tensor:
         start = place.first * self.row

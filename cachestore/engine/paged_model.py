@@ -105,7 +105,7 @@ class PagedModel:
         """
         if self._model is None:
             raise InvalidArgument("the engine is not open")
-        with torch.inference_mode():
+        with memory.moves.here(), torch.inference_mode():
             answer = self._model(
                 input_ids=batch.ids[None],
                 position_ids=batch.positions[None],

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cachestore.block import BlockSpec, Buffer
+from cachestore.block import BlockSpec
 from cachestore.codecs.base import Encoded
 from cachestore.engine.ragged import Row
 from cachestore.errors import InvalidArgument
@@ -25,8 +25,6 @@ class PagedSequence:
     pages: list[int] = field(default_factory=list)
     computed: int = 0
     named: int = 0
-    arriving: Sequence[Buffer] = ()
-    """Where a store's read puts the blocks that pages are reserved for."""
     coded: dict[int, list[Encoded]] = field(default_factory=dict)
     """By number, the blocks that were computed since somebody took these, where a recipe rounds them: as stored."""
     _chain: Chain | None = None

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cachestore.block import Buffer
 from cachestore.engine.attention import OnSlot
 from cachestore.engine.page_memory import PageMemory
+from cachestore.engine.page_moves import Incoming
 from cachestore.engine.page_pool import PagePool
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.paged_sequence import PagedSequence, Plan
@@ -122,8 +122,8 @@ class Runner:
             self._name(sequence)
         return Stepped([sequence for (sequence, _), end in zip(plan, ended, strict=True) if end], logits)
 
-    def reserve(self, sequence: PagedSequence, blocks: int) -> Sequence[Buffer]:
-        """Takes pages for so many blocks behind the computed ones, and host memory for a store's read to fill.
+    def reserve(self, sequence: PagedSequence, blocks: int) -> Incoming:
+        """Takes pages for so many blocks behind the computed ones, for a store's reads to fill.
 
         Overloaded if there are too few. InvalidArgument if blocks do not fit there. `accept` says how many came.
         """
@@ -131,16 +131,12 @@ class Runner:
         if sequence.computed % self.spec.block_tokens or len(sequence.pages) != first:
             raise InvalidArgument(f"no block can follow at position {sequence.computed}: the block before is not full")
         sequence.pages += self.pool.take(blocks)
-        sequence.arriving = self.memory.room(sequence.pages[first:])
-        return sequence.arriving
+        return self.memory.moves.incoming(sequence.pages[first:], self.memory.moves.mark())
 
     def accept(self, sequence: PagedSequence, blocks: int) -> None:
         """The first `blocks` reserved blocks are filled; pages of those that did not come are given back."""
         first = sequence.computed // self.spec.block_tokens
         end = first + blocks
-        for page, data in zip(sequence.pages[first:end], sequence.arriving, strict=False):
-            self.memory.fill(page, data)
-        sequence.arriving = ()
         left = sequence.pages[end:]
         del sequence.pages[end:]
         self.pool.release(left)

@@ -7,6 +7,7 @@ from queue import SimpleQueue
 from cachestore.codecs.base import Encoded
 from cachestore.deadline import Deadline
 from cachestore.engine.page_memory import PageMemory
+from cachestore.engine.page_moves import Mark
 from cachestore.engine.page_writing import write_pages
 from cachestore.hashing import Chain
 from cachestore.store.base import BlockPlan, Put, PutStatus, Store
@@ -29,15 +30,15 @@ class SlotPut:
     held: list[int] = field(default_factory=list)
     _todo: SimpleQueue[Callable[[Put], object] | None] = field(default_factory=SimpleQueue)
 
-    def write(self, slot: int, block: int, pages: Sequence[int]) -> None:
-        """The KV of one slot of the blocks from `block` on lies in these pages, and stays as it is."""
+    def write(self, slot: int, block: int, pages: Sequence[int], mark: Mark) -> None:
+        """The KV of one slot of the blocks from `block` on lies in these pages after `mark`, and stays as it is."""
         numbered = dict(enumerate(pages, block))
-        self._todo.put(lambda put: write_pages(put, self.memory, range(slot, slot + 1), numbered))
+        self._todo.put(lambda put: write_pages(put, self.memory, range(slot, slot + 1), numbered, mark))
 
     def whole(self, pages: Mapping[int, int]) -> None:
         """These blocks lie in their pages with all their slots, and stay as they are."""
-        slots = range(len(self.memory.spec.slots))
-        self._todo.put(lambda put: write_pages(put, self.memory, slots, pages))
+        slots, mark = range(len(self.memory.spec.slots)), self.memory.moves.mark()
+        self._todo.put(lambda put: write_pages(put, self.memory, slots, pages, mark))
 
     def coded(self, block: int, planes: Sequence[Encoded]) -> None:
         """All planes of a block, as they are stored."""

@@ -9,6 +9,7 @@ from cachestore.codecs.base import Encoded
 from cachestore.deadline import Deadline
 from cachestore.engine.fetching import Fetching, Segment
 from cachestore.engine.page_memory import PageMemory
+from cachestore.engine.page_moves import Incoming, Mark
 from cachestore.engine.page_writing import write_pages
 from cachestore.errors import CacheStoreError
 from cachestore.hashing import Chain
@@ -20,7 +21,7 @@ SLICE = 0.15
 
 @dataclass(eq=False)
 class Fetch:
-    """Reads blocks `first` up to the end of `chain` into the buffers `into`, as far as that is wise.
+    """Reads blocks `first` up to the end of `chain` into the pages `incoming`, as far as that is wise.
 
     `segments` are the runs to read; None asks the store what there is, and `fetching` which of it to read. With `wait`
     all is read, what is being written too, as long as `waits` says so. After `run`, `tiers` are those of the leading
@@ -31,7 +32,7 @@ class Fetch:
     store: Store
     chain: Chain
     first: int
-    into: Sequence[Buffer]
+    incoming: Incoming
     fetching: Fetching
     wanted: Callable[[], bool]
     deadline: Deadline
@@ -70,7 +71,7 @@ class Fetch:
 
     def _read(self, segment: Segment) -> bool:
         """Whether all of it came."""
-        end, begun, before = min(segment.end, self.first + len(self.into)), time.monotonic(), len(self.tiers)
+        end, begun, before = min(segment.end, len(self.chain)), time.monotonic(), len(self.tiers)
         try:
             while self._go_on(end, begun + self.wait - time.monotonic()):
                 pass
@@ -83,24 +84,31 @@ class Fetch:
     def _go_on(self, end: int, left: float) -> bool:
         """Reads what there is up to block `end`, and waits for more, but not long; whether to try again."""
         at = self.first + len(self.tiers)
-        chain, into = self.chain.first(end).behind(at), self.into[at - self.first : end - self.first]
+        last = min(end, at + self.incoming.most)
+        chain, into = self.chain.first(last).behind(at), self.incoming.into(at - self.first, last - self.first)
         wait = min(SLICE, left) if left > 0 and self.waits() else 0.0
         follows = wait > 0 and not self._copied(chain)
-        begun = time.monotonic()
-        with self.store.read(
-            chain, into=into, wait=wait, provisional=follows, purpose=self.purpose, timeout=self._timeout()
-        ) as reading:
-            for _ in reading.planes():
-                if not self.wanted():
-                    # what the store would now lease and send is for nobody
-                    return False
-            # planes that ended sooner are all there will be
-            waited = time.monotonic() - begun >= wait > 0
-            for loaded in reading:
-                self.tiers.append(loaded.tier)
-                if not self.wanted():
-                    break
-        return waited and self.wanted() and self.first + len(self.tiers) < end
+        begun, came = time.monotonic(), list[str]()
+        try:
+            with self.store.read(
+                chain, into=into, wait=wait, provisional=follows, purpose=self.purpose, timeout=self._timeout()
+            ) as reading:
+                for _ in reading.planes():
+                    if not self.wanted():
+                        # what the store would now lease and send is for nobody
+                        return False
+                # planes that ended sooner are all there will be
+                waited = time.monotonic() - begun >= wait > 0
+                for loaded in reading:
+                    self.incoming.came()
+                    came.append(loaded.tier)
+                    if not self.wanted():
+                        break
+        finally:
+            self.incoming.settle()
+            self.tiers += came
+        at += len(came)
+        return at < end and (waited or at == last) and self.wanted()
 
     def _copied(self, chain: Chain) -> bool:
         """Whether blocks are waited for and copied once they are published, instead of followed plane by plane.
@@ -145,6 +153,7 @@ class MemoryPut:
     """Does the same with pages of the engine's memory, on whichever device that is.
 
     `coded` are the planes of those that are stored otherwise than they lie there, by their number among the pages.
+    The engine's thread makes it: the pages are put as what it has launched by then leaves them.
     """
 
     store: Store
@@ -154,6 +163,10 @@ class MemoryPut:
     pages: Sequence[int]
     deadline: Deadline
     coded: Mapping[int, Sequence[Encoded]] = field(default_factory=dict)
+    mark: Mark = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mark = self.memory.moves.mark()
 
     def run(self) -> list[PutStatus]:
         """What became of each block."""
@@ -163,7 +176,7 @@ class MemoryPut:
             for number, planes in self.coded.items():
                 put.write_encoded(number, 0, *planes)
             left = {number: page for number, page in enumerate(self.pages) if number not in self.coded}
-            write_pages(put, self.memory, range(len(spec.slots)), left)
+            write_pages(put, self.memory, range(len(spec.slots)), left, self.mark)
             put.commit()
             return [answer.status for answer in put.answers]
 

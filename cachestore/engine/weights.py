@@ -13,11 +13,17 @@ from cachestore.errors import ConfigError, UnsupportedModel
 def prepare(settings: EngineSettings) -> None:
     """Sets the threads to compute with. ConfigError if this machine has no such device."""
     device = torch.device(settings.device)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"engine.device = {settings.device!r}, but this machine has {torch.cuda.device_count()} CUDA devices; "
-            "use 'cpu' or a smaller index"
-        )
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if not count:
+            raise ConfigError(
+                f"engine.device = {settings.device!r}: torch sees no CUDA device; use 'cpu', or a CUDA build of torch "
+                "on a machine with one (a worker that Ray starts sees those of cluster.num_gpus)"
+            )
+        if (device.index or 0) >= count:
+            raise ConfigError(
+                f"engine.device = {settings.device!r}: torch sees {count} CUDA devices; use an index below that"
+            )
     if settings.threads:
         torch.set_num_threads(settings.threads)
 

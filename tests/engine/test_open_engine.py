@@ -117,9 +117,11 @@ def test_a_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-def test_a_device_that_is_not_there(model_dir: ModelDir) -> None:
-    with pytest.raises(ConfigError, match="CUDA devices"):
-        opened(model_dir("llama"), device="cuda:99")
+def test_a_device_that_is_not_there(model_dir: ModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, words in ((0, "no CUDA device; use 'cpu'"), (3, "3 CUDA devices; use an index below")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        with pytest.raises(ConfigError, match=f"engine.device = 'cuda:99': torch sees {words}"):
+            opened(model_dir("llama"), device="cuda:99")
 
 
 def test_threads_are_set(model_dir: ModelDir) -> None:

@@ -66,7 +66,7 @@ def by_slot(store: Store, memory: PageMemory) -> list[PutStatus]:
     put.whole({0: 2})
     put.commit(0, 1)
     for slot in range(len(memory.spec.slots)):
-        put.write(slot, 1, [0, 3])
+        put.write(slot, 1, [0, 3], memory.moves.mark())
     put.commit(1, 3)
     put.end()
     return put.run()

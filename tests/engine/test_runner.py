@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cachestore.block import Block, Half
+from cachestore.engine.device_moves import DeviceMoves
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.paged_sequence import PagedSequence
 from cachestore.engine.runner import Runner, greedy
@@ -147,7 +148,7 @@ def test_a_step_that_does_not_fit_changes_nothing(llama: PagedModel) -> None:
 def test_what_another_left_in_a_page_reaches_nobody(llama: PagedModel, model_dir: Directory) -> None:
     runner = Runner(llama, 8)
     poisoned = runner.start(prompt(16))
-    for data in runner.reserve(poisoned, 8):
+    for data in runner.reserve(poisoned, 8).into(0, 8):
         data[:] = 255
     runner.accept(poisoned, 0)
     prompts = [prompt(3), prompt(14, 1), prompt(30, 2)]
@@ -163,11 +164,15 @@ def test_with_equal_chunks_a_warm_start_is_equal_bit_for_bit(name: str, model_di
     wanted = in_blocks(first, cold)
     for count in range(1, 10):
         second = Runner(model, 12)
-        # as on a device: read beside the pages, and brought there
-        second.memory.in_place = count % 2 == 0
+        if count % 2:
+            # read beside the pages, and brought there
+            second.memory.moves = DeviceMoves(second.memory)
         warm = second.start(tokens)
-        for into, page in zip(second.reserve(warm, count), cold.pages, strict=False):
+        incoming = second.reserve(warm, count)
+        for into, page in zip(incoming.into(0, count), cold.pages, strict=False):
             into[:] = first.memory.buffer(page)
+            incoming.came()
+        incoming.settle()
         second.accept(warm, count)
         assert torch.equal(in_blocks(second, warm), wanted)
     model.close()
@@ -212,7 +217,7 @@ def test_blocks_go_from_pages_to_a_store_and_back(length: int, llama: PagedModel
             put.commit()
         second = Runner(llama, 16)
         back = second.start(tokens)
-        into = second.reserve(back, len(keys))
+        into = second.reserve(back, len(keys)).into(0, len(keys))
         with store.read(keys, into=into) as reading:
             blocks: list[Block] = [loaded.block for loaded in reading]
         second.accept(back, len(blocks))

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
+from typing import Any
 
 import pytest
 import torch
@@ -20,10 +22,12 @@ def interpreting() -> Iterator[None]:
     """Every `fused` module imported anew with the interpreter on.
 
     Triton decides at each decoration, so this works after any other import of triton or of these modules, and
-    what was imported before is put back afterwards, compiled as it was.
+    what was imported before is put back afterwards, compiled as it was. Threads take turns: while a kernel runs, the
+    interpreter has functions of its own in the place of Triton's.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
+        _take_turns(patch)
         for name in FUSED:
             patch.delitem(sys.modules, name, raising=False)
             patch.setattr(importlib.import_module(name.removesuffix(".fused")), "fused", None, raising=False)
@@ -32,6 +36,19 @@ def interpreting() -> Iterator[None]:
         yield
         for name in FUSED:
             del sys.modules[name]
+
+
+def _take_turns(patch: pytest.MonkeyPatch) -> None:
+    # how triton is imported first decides for the process
+    from triton.runtime.interpreter import GridExecutor
+
+    turn, call = RLock(), GridExecutor.__call__
+
+    def in_turn(self: Any, *arguments: Any, **options: Any) -> None:
+        with turn:
+            call(self, *arguments, **options)
+
+    patch.setattr(GridExecutor, "__call__", in_turn)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,147 @@
+"""Moves of pages that lie on a device: gathered there, and copied beside the computation.
+
+Each way has a stream of its own. Many pages are one launch and one copy, to or from host memory that is locked, so that
+the device copies at its own speed while the host goes on; no more than `STAGED` bytes of it at a time, twice on the way
+out, where the next are copied while a store takes those before.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cachestore.block import Buffer
+from cachestore.engine.page_moves import Incoming, Mark
+
+if TYPE_CHECKING:
+    from cachestore.engine.page_memory import PageMemory
+
+STAGED = 64 << 20
+"""Bytes of host memory for one move."""
+
+PIECE = 8 << 20
+"""Bytes that a read brings before their copy to the device begins: enough to keep it busy, and little to wait for."""
+
+
+class DeviceMoves:
+    """Moves for a memory on a device. One on the CPU has the same, with streams that do nothing, for tests."""
+
+    def __init__(self, memory: "PageMemory") -> None:
+        self.memory = memory
+        self.streams: Any = torch.get_device_module(memory.device)
+        """The module of torch with this device's `Stream` and `Event`."""
+        self.locked = memory.device.type == "cuda"
+        with self.here():
+            self._out, self.inward = self.streams.Stream(), self.streams.Stream()
+
+    def mark(self) -> Mark:
+        mark: Mark = self.streams.Event()
+        mark.record()  # type: ignore[attr-defined]
+        return mark
+
+    def here(self) -> AbstractContextManager[None]:
+        return torch.cuda.device(self.memory.device) if self.memory.device.type == "cuda" else nullcontext()
+
+    def outgoing(self, pages: Sequence[int], slots: range, mark: Mark) -> Generator[Buffer, None, None]:
+        most = max(1, STAGED // self.memory.nbytes(slots))
+        staged: deque[tuple[Tensor, Mark]] = deque()
+        with self.on(self._out):
+            there = torch.tensor(pages, device=self.memory.device)
+        try:
+            for start in range(0, len(pages), most):
+                staged.append(self._begun(there[start : start + most], slots, mark))
+                if len(staged) == 2:
+                    yield from _taken(*staged.popleft())
+            yield from _taken(*staged.popleft())
+        finally:
+            for _, copied in staged:
+                copied.synchronize()
+
+    def incoming(self, pages: Sequence[int], mark: Mark) -> Incoming:
+        return Staged(self, pages, mark)
+
+    @contextmanager
+    def beside(self, mark: Any) -> Iterator[None]:
+        with self.on(self._out):
+            mark.wait(self._out)
+            try:
+                yield
+            finally:
+                self.mark().synchronize()
+
+    @contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        """Inside, this thread launches on that stream."""
+        with self.here(), self.streams.stream(stream):
+            yield
+
+    def staging(self, pages: int, numbers: int) -> Tensor:
+        """Host memory for so many numbers of so many pages."""
+        return torch.empty(pages, numbers, dtype=self.memory.dtype, pin_memory=self.locked)
+
+    def _begun(self, pages: Tensor, slots: range, mark: Any) -> tuple[Tensor, Mark]:
+        """Host memory, and when the bytes of these pages will be there."""
+        with self.on(self._out):
+            mark.wait(self._out)
+            gathered = self.memory.gathered(pages, slots)
+            host = self.staging(*gathered.shape)
+            host.copy_(gathered, non_blocking=True)
+            return host, self.mark()
+
+
+def _taken(host: Tensor, copied: Mark) -> Iterator[Buffer]:
+    copied.synchronize()
+    yield from host.view(torch.uint8).numpy()
+
+
+class Staged:
+    """Pages that a read fills by way of host memory: copied there in pieces while it goes on."""
+
+    def __init__(self, moves: DeviceMoves, pages: Sequence[int], mark: Any) -> None:
+        self._moves = moves
+        self._pages = pages
+        self._mark = mark
+        self._page_bytes = moves.memory.page_bytes(moves.memory.spec)
+        self._there: Tensor | None = None
+        self._host: Tensor | None = None
+        self._first = self._count = self._sent = 0
+
+    @property
+    def most(self) -> int:
+        return max(1, STAGED // self._page_bytes)
+
+    def into(self, first: int, end: int) -> Sequence[Buffer]:
+        moves, memory = self._moves, self._moves.memory
+        if self._host is None:
+            self._host = moves.staging(min(self.most, len(self._pages)), self._page_bytes // memory.dtype.itemsize)
+            with moves.on(moves.inward):
+                # whoever had the pages before may still be reading them
+                self._mark.wait(moves.inward)
+                self._there = torch.tensor(self._pages, device=memory.device)
+        self._first, self._count, self._sent = first, 0, 0
+        return list(self._host[: end - first].view(torch.uint8).numpy())
+
+    def came(self) -> None:
+        self._count += 1
+        if (self._count - self._sent) * self._page_bytes >= PIECE:
+            self._send()
+
+    def settle(self) -> None:
+        try:
+            if self._count > self._sent:
+                self._send()
+        finally:
+            # what was sent may still be on its way to pages that are given back now
+            with self._moves.on(self._moves.inward):
+                self._moves.mark().synchronize()
+
+    def _send(self) -> None:
+        assert self._host is not None and self._there is not None
+        memory, (start, end) = self._moves.memory, (self._sent, self._count)
+        with self._moves.on(self._moves.inward):
+            brought = self._host[start:end].to(memory.device, non_blocking=True)
+            memory.scattered(self._there[self._first + start : self._first + end], brought)
+        self._sent = end
