@@ -81,6 +81,11 @@ class Index:
         space = self._spaces.get(name.namespace)
         return space.entries.get(name.key) if space is not None else None
 
+    def all_of(self, namespace: bytes) -> Mapping[bytes, Entry]:
+        """All entries of a namespace by key, being written or ready."""
+        space = self._spaces.get(namespace)
+        return space.entries if space is not None else {}
+
     def ready(self, namespace: bytes, fingerprint: bytes) -> Mapping[bytes, Entry]:
         """The published entries of one spec in a namespace, by key."""
         space = self._spaces.get(namespace)
@@ -97,14 +102,15 @@ class Index:
         slot.key = name.key
         return entry
 
-    def publish(self, entry: Entry) -> None:
-        """Makes a written entry visible. Its slot may be smaller by now than it was reserved."""
-        assert not entry.ready and not entry.gone
-        entry.ready = True
-        space = self._spaces[entry.name.namespace]
-        space.ready.setdefault(entry.fingerprint, {})[entry.name.key] = entry
-        self._charge(space, entry, entry.slot.nbytes)
-        self._ordered(space, entry)
+    def publish(self, entries: Sequence[Entry]) -> None:
+        """Makes written entries visible. Their slots may be smaller by now than they were reserved."""
+        for entry in entries:
+            assert not entry.ready and not entry.gone
+            entry.ready = True
+            space = self._spaces[entry.name.namespace]
+            space.ready.setdefault(entry.fingerprint, {})[entry.name.key] = entry
+            self._charge(space, entry, entry.slot.nbytes)
+            self._ordered(space, entry)
         self.changed.notify_all()
 
     def remove(self, entry: Entry) -> None:

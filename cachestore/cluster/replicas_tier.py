@@ -196,7 +196,7 @@ class ReplicasTier:
                 room = self.blocks.nbytes + entry.slot.nbytes <= self.blocks.most
                 if not room or self.tiered.staged(entry.slot) or not np.may_share_memory(data, entry.slot.bytes):
                     return None
-                self.tiered.publish(entry, ttl)
+                self.tiered.publish([entry], ttl)
                 return self._kept(entry, fresh=True)
         if entry is None:
             as_of = self.tiered.removals(name.namespace)
@@ -264,7 +264,7 @@ class ReplicasTier:
             kept = self.blocks.lift(name)
             tiered.forget(old, "replaced")
             entry = tiered.index.reserve(name, header.fingerprint, slot, old.parent)
-            tiered.publish(entry, header.expires / 1000 - time.time() if header.expires else None)
+            tiered.publish([entry], header.expires / 1000 - time.time() if header.expires else None)
             if kept is not None:
                 entry.durable = old.durable
                 self.blocks.lay(kept, entry)

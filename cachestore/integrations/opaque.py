@@ -51,7 +51,7 @@ class OpaquePages:
         if not keys:
             return []
         chain, planes = opaque_chain(self.spec, keys), self.spec.planes(self.page_bytes)
-        plans = [BlockPlan(key, 1, planes) for key in chain.keys]
+        plans = BlockPlan.alike(chain.keys, 1, planes)
         deadline = Deadline.after(self.timeout)
         with self.store.put(chain.fingerprint, plans, timeout=deadline.remaining()) as put:
             put.write_whole(dict(enumerate(pages)))

@@ -71,7 +71,7 @@ class RunPages:
         if not keys:
             return []
         chain = opaque_chain(self.spec, keys)
-        plans = [BlockPlan(key, 1, self.planes) for key in chain.keys]
+        plans = BlockPlan.alike(chain.keys, 1, self.planes)
         with self.store.put(chain.fingerprint, plans, timeout=self.timeout) as put:
             # SGLang gives a page in one piece where it copied it
             put.write_whole({number: page[0] if len(page) == 1 else page for number, page in enumerate(pages)})

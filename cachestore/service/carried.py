@@ -6,7 +6,6 @@ It is counted with the figures of the namespace. Bytes are those of the sealed b
 from collections.abc import Sequence
 
 from cachestore.block import Part
-from cachestore.index import Name
 from cachestore.seal import Header
 from cachestore.service.ranges import ranges
 from cachestore.store.base import Lease, PutStatus
@@ -28,11 +27,8 @@ def commit(put: LocalPut, blocks: Sequence[int], ttl: float, transport: str) -> 
     """As `LocalPut.commit` of blocks whose planes came this way; those that it stores are counted."""
     index, wanted = put.tiered.index, put.answers
     with index.changed:
-        entries = {
-            number: index.get(Name(put.namespace, put.chain.keys[number]))
-            for number in blocks
-            if wanted[number].status is PutStatus.WANTED
-        }
+        there, keys = index.all_of(put.namespace), put.chain.keys
+        entries = {n: there.get(keys[n]) for n in blocks if wanted[n].status is PutStatus.WANTED}
     try:
         return put.commit(blocks, lease=ttl)
     finally:

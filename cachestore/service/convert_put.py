@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import groupby
 from struct import Struct
 from typing import NamedTuple
 
-import numpy as np
 from xxhash import xxh3_64
 
 from cachestore.block import Half, PlaneId
 from cachestore.errors import Aborted, InvalidArgument, Mismatch, TooLarge
+from cachestore.hashing import KEY_BYTES
 from cachestore.plane_table import MOST_PLANES_KNOWN
 from cachestore.seal import MAX_PAYLOAD, MAX_PLANES
 from cachestore.service.convert import MOST_KEYS, key, lifetime, seconds
@@ -29,7 +30,7 @@ MOST_PLANES = 1 << 22
 _PUT = Struct("<IQ")
 _COUNT = Struct("<I")
 _PLANE = Struct("<IIIIQ")
-_BLOCK = np.dtype([("tokens", "<u4"), ("layout", "<u4"), ("short", "u1")])
+_BLOCK = Struct("<IIB")
 
 
 class Reservation(NamedTuple):
@@ -107,21 +108,28 @@ def reservation(message: wire.Reserve) -> Reservation:
     if sum(len(layout.planes) for layout in message.layouts) > MAX_PLANES:
         raise TooLarge(f"reserve.layouts may hold {MAX_PLANES} planes together; put in several calls")
     layouts = [layout(planes, f"reserve.layouts[{index}]") for index, planes in enumerate(message.layouts)]
-    for index, block in enumerate(message.blocks):
-        if block.layout >= len(layouts):
-            raise InvalidArgument(
-                f"reserve.blocks[{index}].layout = {block.layout} names none of the {len(layouts)} layouts"
-            )
-    if sum(len(layouts[block.layout]) for block in message.blocks) > MOST_PLANES:
+    keys = [block.key for block in message.blocks]
+    kinds = [(block.token_count, block.layout, block.short) for block in message.blocks]
+    numbers = [number for _, number, _ in kinds]
+    wrong = next((index for index, number in enumerate(numbers) if number >= len(layouts)), None)
+    if wrong is not None:
+        raise InvalidArgument(
+            f"reserve.blocks[{wrong}].layout = {numbers[wrong]} names none of the {len(layouts)} layouts"
+        )
+    planes = [len(each) for each in layouts]
+    if sum(planes[number] for number in numbers) > MOST_PLANES:
         raise TooLarge(f"reserve.blocks may have {MOST_PLANES} planes together; put in several calls")
-    plans = []
-    for index, block in enumerate(message.blocks):
-        at = f"reserve.blocks[{index}]"
-        if not 1 <= block.token_count <= MOST_TOKENS:
-            raise InvalidArgument(f"{at}.token_count must lie in 1 .. {MOST_TOKENS}, got {block.token_count}")
-        plans.append(BlockPlan(key(block.key, f"{at}.key"), block.token_count, layouts[block.layout], block.short))
-    if len({plan.key for plan in plans}) != len(plans):
+    wrong = next((index for index, each in enumerate(keys) if len(each) != KEY_BYTES), None)
+    if wrong is not None:
+        key(keys[wrong], f"reserve.blocks[{wrong}].key")
+    if len(set(keys)) != len(keys):
         raise InvalidArgument("reserve.blocks must not name a key twice")
+    plans: list[BlockPlan] = []
+    for (tokens, number, short), alike in groupby(kinds):
+        first = len(plans)
+        if not 1 <= tokens <= MOST_TOKENS:
+            raise InvalidArgument(f"reserve.blocks[{first}].token_count must lie in 1 .. {MOST_TOKENS}, got {tokens}")
+        plans += BlockPlan.alike(keys[first : first + len(list(alike))], tokens, layouts[number], short)
     durability = DURABILITY.word(message.durability)
     fingerprint = key(message.fingerprint, "reserve.fingerprint")
     after = key(message.after, "reserve.after") if message.after else None
@@ -130,24 +138,23 @@ def reservation(message: wire.Reserve) -> Reservation:
     groups = range(message.first_group, message.first_group + message.groups) if message.groups else None
     value = Reservation(fingerprint, tuple(plans), durability, seconds(message.ttl_ms), after, groups)
     if message.HasField("check"):
-        numbers = [block.layout for block in message.blocks]
-        if message.check != _check(value, message.durability, message.ttl_ms, layouts, numbers):
+        if message.check != _check(value, message.durability, message.ttl_ms, layouts, kinds):
             raise Aborted("reserve.check: the reservation is not the one that was sent; put its blocks again")
     return value
 
 
 def _check(
-    value: Reservation, durability: int, ttl_ms: int, layouts: Iterable[tuple[PlaneId, ...]], numbers: Sequence[int]
+    value: Reservation,
+    durability: int,
+    ttl_ms: int,
+    layouts: Iterable[tuple[PlaneId, ...]],
+    kinds: Sequence[tuple[int, int, bool]],
 ) -> int:
-    """What `Reserve.check` must be, for blocks whose layouts have these numbers."""
-    rows = np.empty(len(numbers), dtype=_BLOCK)
-    rows["tokens"] = [plan.token_count for plan in value.plans]
-    rows["layout"] = numbers
-    rows["short"] = [plan.short for plan in value.plans]
+    """What `Reserve.check` must be; the kind of each block is its tokens, the number of its layout, and `short`."""
     check = xxh3_64(value.fingerprint)
-    check.update(_PUT.pack(durability, ttl_ms) + (value.after or b"") + _COUNT.pack(len(numbers)))
-    check.update(b"".join(plan.key for plan in value.plans))
-    check.update(rows.tobytes())
+    check.update(_PUT.pack(durability, ttl_ms) + (value.after or b"") + _COUNT.pack(len(kinds)))
+    check.update(b"".join([plan.key for plan in value.plans]))
+    check.update(b"".join(_BLOCK.pack(*kind) * len(list(alike)) for kind, alike in groupby(kinds)))
     for planes in layouts:
         check.update((_known_bytes if len(planes) <= MOST_PLANES_KNOWN else _layout_bytes)(planes))
     return check.intdigest()
@@ -168,19 +175,18 @@ def reserve_message(value: Reservation) -> wire.Reserve:
     # by identity first: blocks share their planes, and to compare those costs more than all the rest
     known = {id(plan.planes): plan.planes for plan in value.plans}
     numbers = {same: layouts.setdefault(planes, len(layouts)) for same, planes in known.items()}
-    blocks = [
-        wire.Reserve.Block(
-            key=plan.key, token_count=plan.token_count, layout=numbers[id(plan.planes)], short=plan.short
-        )
-        for plan in value.plans
-    ]
     durability, ttl_ms, groups = DURABILITY.number(value.durability), lifetime(value.ttl), value.groups or range(0)
-    check = _check(value, durability, ttl_ms, layouts, [numbers[id(plan.planes)] for plan in value.plans])
-    return wire.Reserve(
-        fingerprint=value.fingerprint, layouts=map(layout_message, layouts), blocks=blocks,
+    kinds = [(tokens, numbers[id(planes)], short) for _, tokens, planes, short in value.plans]
+    check = _check(value, durability, ttl_ms, layouts, kinds)
+    message = wire.Reserve(
+        fingerprint=value.fingerprint, layouts=map(layout_message, layouts),
         durability=durability, ttl_ms=ttl_ms, after=value.after or b"", check=check,
         first_group=groups.start, groups=len(groups),
     )  # fmt: skip
+    for plan, (tokens, number, short) in zip(value.plans, kinds, strict=True):
+        # a third of what it takes to make one and hand it over
+        message.blocks.add(key=plan.key, token_count=tokens, layout=number, short=short)
+    return message
 
 
 def reserved_message(put: bytes, values: Iterable[PutAnswer], message: wire.Reserve) -> wire.WriteResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -89,13 +89,11 @@ class Committing:
             unmet = dict.fromkeys(opened.keys() - whole.keys(), PutStatus.FAILED)
             self._seal(list(whole.values()))
             with self.tiered.index.changed:
-                for number, block in whole.items():
-                    failed = self._unmet(block.entry)
-                    if failed is not None:
-                        unmet[number] = failed
-                        continue
-                    self._show(number, block.entry)
-                    published[number] = block.entry
+                failed = {number: status for number, block in whole.items() if (status := self._unmet(block.entry))}
+                shown = {number: block.entry for number, block in whole.items() if number not in failed}
+                self._show(shown)
+                published |= shown
+            unmet |= failed
             for number, status in unmet.items():
                 self.blocks.drop(number, status)
 
@@ -105,13 +103,15 @@ class Committing:
             return PutStatus.FAILED
         return PutStatus.NOT_KEPT if self.tiered.staged(entry.slot) and not entry.cold else None
 
-    def _show(self, number: int, entry: Entry) -> None:
-        if self.tiered.staged(entry.slot):
+    def _show(self, entries: Mapping[int, Entry]) -> None:
+        staged = [entry for entry in entries.values() if self.tiered.staged(entry.slot)]
+        # a tier that is other nodes had to let these read it before
+        fresh = [entry for entry in entries.values() if not entry.ready and not self.tiered.staged(entry.slot)]
+        for entry in staged:
             self.tiered.index.remove(entry)
-        elif not entry.ready:
-            # a tier that is other nodes had to let these read it before
-            self.tiered.publish(entry, self.ttl)
-        self.blocks.stored(number, min(entry.cold) if entry.cold else self.tiered.memory.name)
+        self.tiered.publish(fresh, self.ttl)
+        memory = self.tiered.memory.name
+        self.blocks.stored({number: min(entry.cold) if entry.cold else memory for number, entry in entries.items()})
 
     def _seal(self, blocks: Sequence[OpenBlock]) -> None:
         fresh = [block for block in blocks if not block.sealed]

@@ -147,11 +147,12 @@ class Events:
         """Of how many namespaces events are kept."""
         return len(self._logs)
 
-    def stored(self, entry: Entry) -> None:
-        """A block came into memory. Under the lock."""
-        log = self._logs.get(entry.name.namespace)
+    def stored(self, namespace: bytes, fingerprint: bytes, keys: Sequence[bytes]) -> None:
+        """Blocks of one spec came into memory. Under the lock."""
+        log = self._logs.get(namespace)
         if log is not None:
-            log.add(Event(Change.STORED, self.tiered.memory.name, entry.fingerprint, (entry.name.key,)))
+            for event in _events(Change.STORED, Content(self.tiered.memory.name, fingerprint, keys)):
+                log.add(event)
             self._tidy()
 
     def removed(self, entry: Entry) -> None:

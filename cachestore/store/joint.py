@@ -88,7 +88,7 @@ class Joint(OpenBlock):
                 np.copyto(self._payload[self.end : self.end + share.end], self._payload[at : at + share.end])
             rows["offset"] += np.uint64(self.end)
             self._table[share.numbers] = rows
-            self.written.update(share.numbers.tolist())
+            self.written |= set(share.numbers.tolist())
             self.end += share.end
 
 

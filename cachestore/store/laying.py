@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -54,6 +54,7 @@ class Layout:
         self.nbytes = self.start + sum(aligned(plane.raw_bytes) for plane in planes)
         self.table = table_of(planes)
         self.unseen = np.zeros(len(planes), dtype=bool)
+        self.all = frozenset(range(len(planes)))
         self._runs: dict[tuple[int, int], Run] = {}
         self._of: dict[range, Run] = {}
         self._parts: dict[range, LayoutPart] = {}
@@ -110,15 +111,24 @@ class Laying:
     `written` has the planes that came, `end` is where the next one goes. So many arrivals are `arriving` still.
     """
 
-    def __init__(self, layout: Layout, payload: Buffer) -> None:
+    def __init__(self, layout: Layout, payload: Buffer | None = None) -> None:
         self.layout = layout
-        self.written: set[int] = set()
+        self.written: set[int] | frozenset[int] = set()
         self.end = 0
         self.arriving = 0
-        self._payload = payload
-        self._table = layout.table.copy()
+        if payload is not None:
+            self._payload = payload
         # raw planes by the first, where they start, and their checksums: into the table when that is asked for
         self._runs: dict[int, tuple[Run, int, list[int]]] = {}
+
+    # of a block that a writer elsewhere lays neither is asked for
+    @cached_property
+    def _payload(self) -> Buffer:
+        raise NotImplementedError
+
+    @cached_property
+    def _table(self) -> NDArray[np.void]:
+        return self.layout.table.copy()
 
     def append_run(self, run: Run, data: Buffer) -> None:
         """Raw planes, as they are."""
@@ -126,7 +136,7 @@ class Laying:
         sums = copy_planes(data, self._payload[start:], run.pieces)
         self._runs[run.planes.start] = run, start, sums
         self.end = start + run.nbytes
-        self.written.update(run.planes)
+        self.written |= set(run.planes)
 
     def append(self, plane: int, encoded: Encoded) -> Buffer:
         """One plane in its stored form; its bytes in the slot."""
@@ -138,7 +148,7 @@ class Laying:
         row = Stored(codec, offset, size, stored_checksum, raw_checksum)
         for name, value in zip(Stored._fields, row, strict=True):
             self._table[name][plane] = value
-        self.written.add(plane)
+        self.written |= {plane}
         return target
 
     def expect(self, planes: range, stored: NDArray[np.void] | None) -> Arrival:
@@ -162,7 +172,7 @@ class Laying:
         rows["stored_bytes"] = sizes
         arrival = Arrival(self._payload[self.end : self.end + nbytes], pieces, rows)
         self.end += nbytes
-        self.written.update(planes)
+        self.written |= set(planes)
         self.arriving += 1
         return arrival
 
@@ -196,14 +206,18 @@ class OpenBlock(Laying):
     """
 
     def __init__(self, entry: Entry, plan: BlockPlan, layout: Layout) -> None:
-        super().__init__(layout, entry.slot.bytes[layout.start :])
+        super().__init__(layout)
         self.entry = entry
         self.plan = plan
         self.failed = False
         self.sealed = False
+        self.lent = False
         self.seen = layout.unseen
-        self._last_write: NDArray[np.uint64] | None = None
         self._looked_at = 0
+
+    @cached_property
+    def _payload(self) -> Buffer:
+        return self.entry.slot.bytes[self.layout.start :]
 
     @property
     def whole(self) -> bool:
@@ -216,14 +230,9 @@ class OpenBlock(Laying):
         return self.layout.start + self.end
 
     @property
-    def laid(self) -> bool:
-        """Whether a writer elsewhere has laid any of its planes."""
-        return self._last_write is not None and self._last_write[0] > 0
-
-    def lend(self) -> None:
-        """From now on a writer elsewhere may lay planes; what the slot says of an earlier block is forgotten first."""
-        self._last_write = last_write(self.entry.slot.bytes, self.layout.start)
-        self._last_write[0] = 0
+    def laid(self) -> int:
+        """The number of the last write of a writer elsewhere, zero if it has laid none of its planes."""
+        return int(last_write(self.entry.slot.bytes, self.layout.start)[0]) if self.lent else 0
 
     def adopt(self) -> None:
         """All planes were laid by a writer elsewhere, who left their table at the front of the slot."""
@@ -236,16 +245,16 @@ class OpenBlock(Laying):
 
     def take_over(self, table: NDArray[np.void], end: int) -> None:
         """Its planes are stored as `table` says, up to `end`, which was found to be sound."""
-        self._table, self.end, self.written = table, end, set(range(len(table)))
+        self._table, self.end, self.written = table, end, self.layout.all
 
     def look(self) -> list[tuple[int, range]]:
         """What a writer elsewhere has laid since the last look: the number of each write, and planes of it.
 
         It ends at a row that is not sound, which may not be whole yet. What counts in the end is what `adopt` finds.
         """
-        if self._last_write is None or self.written or self._last_write[0] == self._looked_at:
+        if self.written or (laid := self.laid) == self._looked_at:
             return []
-        self._looked_at = self._last_write[0]
+        self._looked_at = laid
         blank = self.layout.table
         table, writes = read_table(self.entry.slot.bytes, blank)
         found: list[tuple[int, range]] = []

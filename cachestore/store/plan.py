@@ -1,7 +1,9 @@
 """What a put means to write, checked once for all blocks that are alike."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import repeat
+from typing import NamedTuple, Self
 
 from cachestore.block import Half, PlaneId
 from cachestore.errors import InvalidArgument
@@ -12,25 +14,38 @@ from cachestore.seal import MAX_PLANES
 _HALVES = frozenset(Half)
 
 
-@dataclass(frozen=True)
-class BlockPlan:
-    """One block of a put: identity and planes. `short` marks the short last block of a chain."""
-
+class _Fields(NamedTuple):
     key: bytes
     token_count: int
     planes: tuple[PlaneId, ...]
-    short: bool = False
+    short: bool
 
-    def __post_init__(self) -> None:
-        if len(self.key) != KEY_BYTES:
-            raise InvalidArgument(f"key must be {KEY_BYTES} bytes, got {len(self.key)}")
+
+class BlockPlan(_Fields):
+    """One block of a put: identity and planes. `short` marks the short last block of a chain."""
+
+    __slots__ = ()
+
+    def __new__(cls, key: bytes, token_count: int, planes: tuple[PlaneId, ...], short: bool = False) -> Self:
+        return cls.alike([key], token_count, planes, short)[0]
+
+    @classmethod
+    def alike(
+        cls, keys: Sequence[bytes], token_count: int, planes: tuple[PlaneId, ...], short: bool = False
+    ) -> list[Self]:
+        """Blocks that differ by their keys alone, in the order of these."""
+        wrong = next((key for key in keys if len(key) != KEY_BYTES), None)
+        if wrong is not None:
+            raise InvalidArgument(f"key must be {KEY_BYTES} bytes, got {len(wrong)}")
         # numpy would cut a fraction off, and the block say other tokens than its plan
-        if not isinstance(self.token_count, int):
-            raise InvalidArgument(f"token_count must be a whole number, got {self.token_count!r}")
-        if not 1 <= self.token_count < 1 << 32 or not 1 <= len(self.planes) <= MAX_PLANES:
+        if not isinstance(token_count, int):
+            raise InvalidArgument(f"token_count must be a whole number, got {token_count!r}")
+        if not 1 <= token_count < 1 << 32 or not 1 <= len(planes) <= MAX_PLANES:
             raise InvalidArgument(f"a block needs at least one token and 1 to {MAX_PLANES} planes")
         # a client may name any number of planes: what is remembered must stay small
-        (_checked if len(self.planes) <= MOST_PLANES_KNOWN else _check_planes)(self.planes)
+        (_checked if len(planes) <= MOST_PLANES_KNOWN else _check_planes)(planes)
+        fields: Iterable[tuple[object, ...]] = zip(keys, repeat(token_count), repeat(planes), repeat(short))
+        return list(map(cls._make, fields))
 
     @property
     def raw_bytes(self) -> int:

@@ -183,7 +183,7 @@ class Promotion:
                 entry = tiered.index.reserve(name, header.fingerprint, slot, parent)
                 entry.cold.update(cold.name for cold in tiered.cold if cold.name == tier and still_there(cold, name))
                 entry.durable = bool(header.flags & DURABLE)
-                tiered.publish(entry, None if left == math.inf else left)
+                tiered.publish([entry], None if left == math.inf else left)
                 tiered.counters(name.namespace).add("promoted", tier=tiered.memory.name)
                 return True
         finally:

@@ -177,8 +177,8 @@ class LocalPut:
         The caller gives them back with `index.leave`, once that writer cannot write there any more.
         """
         with self.tiered.index.changed:
+            together.lend(self._blocks.open.values())
             for open_block in self._blocks.open.values():
-                open_block.lend()
                 self.tiered.index.use(open_block.entry)
             self._blocks.journal.look = self._look
             return {number: open_block.entry for number, open_block in self._blocks.open.items()}
@@ -188,7 +188,12 @@ class LocalPut:
 
         The plane table of each stands at the front of its slot; one that does not hold fails the block.
         """
-        laid = {block: open_block for block in blocks if (open_block := self._writable(block, 0)) is not None}
+        check_blocks(blocks, len(self.plans))
+        opened = self._blocks.open
+        laid = {block: opened[block] for block in blocks if block in opened}
+        twice = next((block for block, open_block in laid.items() if open_block.written), None)
+        if twice is not None:
+            raise InvalidArgument(f"block {twice} was written before")
         with self._writing:
             self._check_open()
             together.adopt(list(laid.values()))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from cachestore.deadline import Deadline
@@ -21,6 +22,9 @@ from cachestore.store.room import lacking
 
 if TYPE_CHECKING:
     from cachestore.store.tiered import TieredStore
+
+AT_ONCE = 64
+"""Blocks that are opened under one hold of the lock, which everybody waits for."""
 
 TIERS, DURABILITY = "tiers", "durability"
 """Why a block is not kept, beside what memory lacked: no other tier took it; it is there, but not for good."""
@@ -57,7 +61,8 @@ class Reserved:
         With `durable`, blocks that are there become so for `ttl` seconds at least. TooLarge if one can never be held.
         """
         largest = self.tiered.memory.largest()
-        for plan in self.plans:
+        # by identity: the blocks of a put share their planes
+        for plan in {id(plan.planes): plan for plan in self.plans}.values():
             if self._layout(plan).nbytes > largest:
                 raise TooLarge(
                     f"a block of {plan.raw_bytes} bytes is more than this store ever takes, which is {largest} with "
@@ -68,8 +73,13 @@ class Reserved:
         elsewhere = self._elsewhere(missing)
         nowhere = set(missing) - elsewhere.keys()
         upgraded = self._upgraded(self.chain.keys, elsewhere, ttl) if durable else None
+        free = self.groups is None
         try:
-            for number, plan in enumerate(self.plans):
+            while (number := len(self.answers)) < len(self.plans):
+                plan = self.plans[number]
+                if free and plan.key in nowhere:
+                    free = self._reserve_alike(nowhere)
+                    continue
                 # what is nowhere is looked for only once there is memory for it
                 known = None if plan.key in nowhere else self._known(number, plan, elsewhere)
                 answer = known or self._reserve(number, plan)
@@ -105,15 +115,17 @@ class Reserved:
         elif not final:
             self.drop(number, PutStatus.FAILED)
 
-    def stored(self, number: int, tier: str) -> None:
-        """An open block was published, or is kept by `tier` alone. Called under the lock; the caller counts it."""
-        open_block = self.open.pop(number)
-        self.tiered.journals.closed(open_block, published=True)
-        self.answers[number] = PutAnswer(number, PutStatus.STORED, tier)
-        if not open_block.entry.gone:
-            self.tiered.index.use(open_block.entry)
-            self._held.append(open_block.entry)
-        self.tiered.joint.published(open_block)
+    def stored(self, tiers: Mapping[int, str]) -> None:
+        """Open blocks were published, or are kept by a tier alone; which tier has each. Under the lock, not counted."""
+        index, journals, joint = self.tiered.index, self.tiered.journals, self.tiered.joint
+        for number, tier in tiers.items():
+            open_block = self.open.pop(number)
+            journals.closed(open_block, published=True)
+            self.answers[number] = PutAnswer(number, PutStatus.STORED, tier)
+            if not open_block.entry.gone:
+                index.use(open_block.entry)
+                self._held.append(open_block.entry)
+            joint.published(open_block)
 
     def drop(self, number: int, status: PutStatus | None, reason: str = TIERS) -> None:
         """Takes an open block back; `status` None means aborted, and `reason` says why it is NOT_KEPT."""
@@ -178,7 +190,8 @@ class Reserved:
         """The keys of which memory has no block, nor one that is being written."""
         index = self.tiered.index
         with index.changed:
-            return [plan.key for plan in self.plans if index.get(Name(self.namespace, plan.key)) is None]
+            there = index.all_of(self.namespace)
+            return [key for key in self.chain.keys if key not in there]
 
     def _elsewhere(self, missing: Sequence[bytes]) -> dict[bytes, str]:
         """Those of these keys that a cold tier has, and which."""
@@ -217,6 +230,28 @@ class Reserved:
             return PutAnswer(number, PutStatus.ALREADY_EXISTS, tier)
         return None
 
+    def _reserve_alike(self, nowhere: Set[bytes]) -> bool:
+        """Answers for the next blocks, all at once, that are nowhere and alike; False if memory was not free for all.
+
+        One by one that takes longer than anything else that a put of small blocks needs.
+        """
+        number = len(self.answers)
+        planes, layout = self.plans[number].planes, self._layout(self.plans[number])
+        index, journals = self.tiered.index, self.tiered.journals
+        with index.changed:
+            there = index.all_of(self.namespace)
+            some = self.plans[number : number + AT_ONCE]
+            alike = list(takewhile(lambda p: p.planes is planes and p.key in nowhere and p.key not in there, some))
+            slots = self.tiered.take_free(self.namespace, layout.nbytes, len(alike), self.owner) if alike else []
+            parent = self.plans[number - 1].key if number else self.after
+            for plan, slot in zip(alike, slots, strict=False):
+                entry = index.reserve(Name(self.namespace, plan.key), self.chain.fingerprint, slot, parent)
+                self.open[number] = open_block = OpenBlock(entry, plan, layout)
+                journals.opened(open_block, self.journal)
+                self.answers.append(PutAnswer(number, PutStatus.WANTED))
+                number, parent = number + 1, plan.key
+        return 0 < len(slots) == len(alike)
+
     def _reserve(self, number: int, plan: BlockPlan) -> PutAnswer:
         layout = self._layout(plan)
         slot = self.tiered.take(self.namespace, layout.nbytes, self.deadline, self.owner)
@@ -253,9 +288,12 @@ class Reserved:
 
     def _count(self, answers: Sequence[PutAnswer]) -> None:
         counters = self.tiered.counters(self.namespace)
-        for status, alike in Counter(answer.status for answer in answers).items():
+        statuses = Counter(answer.status for answer in answers)
+        for status, alike in statuses.items():
             if status is not PutStatus.NOT_KEPT:
                 counters.add("put_open" if status is PutStatus.WANTED else f"put_{status}", alike)
+        if PutStatus.NOT_KEPT not in statuses:
+            return
         not_kept = [self._reasons[answer.block] for answer in answers if answer.status is PutStatus.NOT_KEPT]
         for reason, alike in Counter(not_kept).items():
             counters.add("put_not_kept", alike, reason=reason)

@@ -6,6 +6,7 @@ nothing is lost because Redis came back empty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,13 @@ def take(
             with index.changed:
                 tiered.moving -= 1
                 index.changed.notify_all()
+
+
+def take_free(tiered: TieredStore, namespace: bytes, nbytes: int, most: int, owner: bytes = b"") -> list[Slot]:
+    """Memory for up to so many blocks of one size, as far as there is some that is nobody's. Under the lock."""
+    left = -tiered.index.over_quota(namespace)
+    most = min(most, max(0, int(left // nbytes))) if left < math.inf else most
+    return tiered.memory.take_many(namespace, nbytes, most, owner) if most else []
 
 
 def lacking(tiered: TieredStore, namespace: bytes, nbytes: int) -> str:

@@ -230,6 +230,10 @@ class TieredStore:
         """Memory for a block, others leaving for it as far as they may; None if too little may leave in time."""
         return room.take(self, namespace, nbytes, deadline, owner)
 
+    def take_free(self, namespace: bytes, nbytes: int, most: int, owner: bytes = b"") -> list[Slot]:
+        """Memory for up to so many blocks of one size, as far as it is free: none leave for them. Under the lock."""
+        return room.take_free(self, namespace, nbytes, most, owner)
+
     def stage(self, namespace: bytes, nbytes: int, owner: bytes = b"") -> Slot | None:
         """Memory beside the tier for a block that has no room in it, on its way to a cold one; None if that is full."""
         if not self.cold:
@@ -255,16 +259,20 @@ class TieredStore:
         """Takes memory back. Called under the lock."""
         (self.staging if slot in self.staging else self.memory).give(slot)
 
-    def publish(self, entry: Entry, ttl: float | None = None) -> None:
-        """Makes a written block visible, for `ttl` seconds at most, and counts it. Called under the lock."""
-        self.index.publish(entry)
+    def publish(self, entries: Sequence[Entry], ttl: float | None = None) -> None:
+        """Makes written blocks of one spec visible, for `ttl` seconds at most, and counts them. Under the lock."""
+        if not entries:
+            return
+        self.index.publish(entries)
         if ttl is not None:
-            entry.ends = time.monotonic() + ttl
-            self._ending.add(entry.ends, entry.name)
-        self.ledger.came(entry.name.namespace, entry.slot.nbytes)
-        self.events.stored(entry)
+            for entry in entries:
+                entry.ends = time.monotonic() + ttl
+                self._ending.add(entry.ends, entry.name)
+        namespace, keys = entries[0].name.namespace, [entry.name.key for entry in entries]
+        self.ledger.came(namespace, sum(entry.slot.nbytes for entry in entries), blocks=len(entries))
+        self.events.stored(namespace, entries[0].fingerprint, keys)
         for follower in self.presence:
-            follower.announce(entry.name.namespace, [entry.name.key])
+            follower.announce(namespace, keys)
 
     def prolong(self, entry: Entry, ttl: float | None) -> None:
         """Lets a published block live for `ttl` more seconds at least, None for ever. Called under the lock."""

@@ -21,6 +21,14 @@ KEY, SEQUENCE, PARENT, ROWS = (at // WORD for at in (KEY_AT, SEQUENCE_AT, PARENT
 """Where these begin in a header, in words."""
 
 
+def lend(blocks: Iterable[OpenBlock]) -> None:
+    """From now on a writer elsewhere may lay planes; what the slots say of earlier blocks is forgotten first."""
+    for alike in _groups(blocks, lambda block: (id(block.layout), id(block.entry.slot.slab))):
+        alike[0].entry.slot.slab.words[_last_writes(alike)] = 0
+        for block in alike:
+            block.lent = True
+
+
 def adopt(blocks: Sequence[OpenBlock]) -> None:
     """Takes over what a writer elsewhere has laid, of each as `OpenBlock.adopt` does."""
     for alike in _groups(blocks, lambda block: (id(block.layout), id(block.entry.slot.slab), block.entry.slot.nbytes)):
@@ -39,8 +47,9 @@ def adopt(blocks: Sequence[OpenBlock]) -> None:
         differ = words[:, :, STORED_SUM] != words[:, :, RAW_SUM]
         whole &= ~(differ & (first.table()["codec"] == RAW)).any(axis=1)
         tables = words.reshape(len(alike), -1).view(TABLE)
+        whole &= first.entry.slot.slab.words[_last_writes(alike)] > 0
         for block, holds, table in zip(alike[1:], whole.tolist()[1:], tables[1:], strict=True):
-            if holds and block.laid:
+            if holds and block.lent:
                 block.take_over(table, first.end)
             else:
                 block.adopt()
@@ -50,8 +59,8 @@ def seal(blocks: Iterable[OpenBlock], writer: bytes, sequences: Iterator[int], *
     """Puts the headers in front of whole blocks, of each as `OpenBlock.seal` does."""
 
     def kind(block: OpenBlock) -> tuple[object, ...]:
-        plan, entry = block.plan, block.entry
-        return id(block.layout), id(entry.slot.slab), plan.token_count, plan.short, block.end, entry.name.namespace
+        plan = block.plan
+        return id(block.layout), id(block.entry.slot.slab), plan.token_count, plan.short, block.end
 
     for alike in _groups([block for block in blocks if not block.sealed], kind):
         first = alike[0]
@@ -74,7 +83,7 @@ def seal(blocks: Iterable[OpenBlock], writer: bytes, sequences: Iterator[int], *
             block.sealed = True
 
 
-def _groups(blocks: Sequence[OpenBlock], kind: Callable[[OpenBlock], tuple[object, ...]]) -> Iterator[list[OpenBlock]]:
+def _groups(blocks: Iterable[OpenBlock], kind: Callable[[OpenBlock], tuple[object, ...]]) -> Iterator[list[OpenBlock]]:
     return (list(alike) for _, alike in groupby(blocks, kind))
 
 
@@ -82,6 +91,12 @@ def _places(blocks: Sequence[OpenBlock], count: int) -> NDArray[np.int64]:
     """Where the first `count` words of each block's slot are in their slab."""
     first = np.array([block.entry.slot.offset for block in blocks], dtype=np.int64) + WORD_BYTES
     places: NDArray[np.int64] = (first // WORD)[:, None] + np.arange(count)
+    return places
+
+
+def _last_writes(blocks: Sequence[OpenBlock]) -> NDArray[np.int64]:
+    """Where the number of each block's last write is in their slab."""
+    places: NDArray[np.int64] = _places(blocks, 1)[:, 0] + (blocks[0].layout.start // WORD - 1)
     return places
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -75,15 +76,21 @@ class Arena:
 
     def take(self, nbytes: int) -> Slot | None:
         """A slot in the tightest place, or None if no slab has one."""
-        address = self.extents.take(nbytes + WORD_BYTES)
-        if address is None:
-            return None
-        number, offset = divmod(address, SPAN)
-        slab, generation = self.slabs[number], next(self.generations)
-        slab.words[offset // 8] = generation
-        slot = slab.slots[offset] = Slot(slab, offset, nbytes, generation)
-        slab.used += slot.size
-        return slot
+        return next(iter(self.take_many(nbytes, 1)), None)
+
+    def take_many(self, nbytes: int, most: int) -> list[Slot]:
+        """Up to so many slots of one size, as far as the slabs have them."""
+        slots: list[Slot] = []
+        while len(slots) < most and (row := self.extents.take_row(nbytes + WORD_BYTES, most - len(slots))):
+            number, first = divmod(row.start, SPAN)
+            slab, generations = self.slabs[number], list(islice(self.generations, len(row)))
+            offsets = range(first, first + len(row) * row.step, row.step)
+            slab.words[first // 8 : offsets.stop // 8 : row.step // 8] = generations
+            given = [Slot(slab, at, nbytes, generation) for at, generation in zip(offsets, generations, strict=True)]
+            slab.slots.update(zip(offsets, given, strict=True))
+            slab.used += len(row) * row.step
+            slots += given
+        return slots
 
     def shrink(self, slot: Slot, nbytes: int) -> None:
         """Gives back what a slot has beyond `nbytes`, and lets it slide down over a hole before it.

@@ -93,11 +93,17 @@ class CpuTier:
 
     def take(self, namespace: bytes, nbytes: int, owner: bytes = b"") -> Slot | None:
         """A slot of `nbytes` for a block of `namespace`, or None if that needs others to move or to leave first."""
-        arena = self._arenas.get((namespace, owner))
-        slot = arena.take(nbytes) if arena is not None else None
-        if slot is not None or not self._grow(namespace, footprint(nbytes), owner):
-            return slot
-        return self._arenas[namespace, owner].take(nbytes)
+        return next(iter(self.take_many(namespace, nbytes, 1, owner)), None)
+
+    def take_many(self, namespace: bytes, nbytes: int, most: int, owner: bytes = b"") -> list[Slot]:
+        """Up to so many slots of one size; fewer where more need others to move or to leave first."""
+        slots: list[Slot] = []
+        while True:
+            arena = self._arenas.get((namespace, owner))
+            if arena is not None:
+                slots += arena.take_many(nbytes, most - len(slots))
+            if len(slots) == most or not self._grow(namespace, footprint(nbytes), owner):
+                return slots
 
     def shrink(self, slot: Slot, nbytes: int) -> None:
         """Gives back what a slot has beyond `nbytes`. Its place may change: only its writer may know it."""

@@ -31,15 +31,21 @@ class Extents:
 
     def take(self, nbytes: int) -> int | None:
         """The start of the tightest extent of at least `nbytes`, lowest first; None if no single one is left."""
+        return next(iter(self.take_row(nbytes, 1)), None)
+
+    def take_row(self, nbytes: int, most: int) -> range:
+        """Where up to `most` takes of `nbytes` each find room, as many as lie in one extent, one behind the other."""
         need = self.rounded(nbytes)
         index = bisect_left(self._sizes, (need, -1))
         if index == len(self._sizes):
-            return None
+            return range(0)
         length, start = self._sizes[index]
+        # what is left of the tightest extent is the tightest still, if it is large enough
+        end = start + min(most, length // need) * need
         self._remove(index)
-        if length > need:
-            self._insert(start + need, length - need)
-        return start
+        if end < start + length:
+            self._insert(end, start + length - end)
+        return range(start, end, need)
 
     def claim(self, start: int) -> int:
         """Takes the whole extent that begins at `start`; its length."""

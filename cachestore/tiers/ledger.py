@@ -46,12 +46,12 @@ class Ledger:
     _accounts: dict[bytes, _Account] = field(default_factory=lambda: defaultdict(_Account))
     _lock: Lock = field(default_factory=Lock)
 
-    def came(self, namespace: bytes, nbytes: int, *, durable: bool = False) -> None:
-        """A block came, or was found at the start."""
+    def came(self, namespace: bytes, nbytes: int, *, blocks: int = 1, durable: bool = False) -> None:
+        """So many blocks came, of `nbytes` in all, or were found at the start."""
         with self._lock:
             account = self._accounts[namespace]
-            account.added += 1
-            account.blocks += 1
+            account.added += blocks
+            account.blocks += blocks
             account.nbytes += nbytes
             account.durable += nbytes if durable else 0
 

@@ -15,8 +15,8 @@ MEMORY = (
     Mutation(
         "generation not new when a slot is given out again",
         _ARENA,
-        "        slab, generation = self.slabs[number], next(self.generations)\n",
-        "        slab, generation = self.slabs[number], 1\n",
+        "            slab, generations = self.slabs[number], list(islice(self.generations, len(row)))\n",
+        "            slab, generations = self.slabs[number], [1] * len(row)\n",
         ("tests/store/test_teeth.py::test_memory_given_out_again_has_another_generation",),
     ),
     Mutation(

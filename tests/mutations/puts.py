@@ -17,7 +17,7 @@ PUTS = (
     Mutation(
         "table of a block taken as that of another that is alike",
         "cachestore/store/together.py",
-        "            if holds and block.laid:\n",
+        "            if holds and block.lent:\n",
         "            if True:\n",
         ("tests/store/test_provisional.py::test_a_table_that_is_not_sound_fails_its_block_alone",),
     ),

@@ -108,15 +108,17 @@ def test_a_block_that_another_writer_publishes_meanwhile_becomes_durable_too(
     tiered = on_disk(write="eviction")
     store = tiered.namespace("a")
     keys, blocks = random_prompt(SPEC, 2)
-    take = tiered.take
+    tier = tiered.cold[0]
+    present = tier.present
 
     def overtaken(*arguments: Any) -> Any:
         # between the look for blocks that are there, and the reservation
         monkeypatch.undo()
+        before = present(*arguments)
         put_blocks(store, keys.fingerprint, blocks)
-        return take(*arguments)
+        return before
 
-    monkeypatch.setattr(tiered, "take", overtaken)
+    monkeypatch.setattr(tier, "present", overtaken)
     answers = keep(store, keys, blocks)
     assert {(str(answer.status), answer.tier) for answer in answers} == {("already_exists", "disk")}
     tiered.close()

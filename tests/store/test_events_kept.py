@@ -62,7 +62,8 @@ def test_whoever_comes_back_too_late_begins_anew(tiered: TieredStore) -> None:
     store = tiered.namespace("a")
     first = followed(tiered, "a")
     assert isinstance(first.take(0.0), Snapshot)
-    put_blocks(store, CHAIN.fingerprint, BLOCKS[:4])
+    for count in range(1, 5):
+        put_blocks(store, CHAIN.fingerprint, BLOCKS[:count])
     assert isinstance(heard := first.take(0.0), list) and len(heard) == first.sequence == 4
     back_soon = followed(tiered, "a", first.epoch, first.sequence)
     assert back_soon.take(0.0) == []

@@ -13,6 +13,7 @@ from cachestore.hashing import Chain
 from cachestore.index import Name
 from cachestore.metrics import total
 from cachestore.store.base import Durability, PutStatus, put_blocks
+from cachestore.store.reserving import AT_ONCE
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import (
     plans_of,
@@ -152,18 +153,24 @@ def test_times_to_live_that_cannot_be_are_refused(open_store: Opener, ttl: float
         store.put(keys.fingerprint, plans_of(blocks), ttl=ttl)
 
 
-def test_a_put_that_fails_while_it_reserves_leaves_nothing(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("together", [True, False])
+def test_a_put_that_fails_while_it_reserves_leaves_nothing(
+    open_store: Opener, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
     tiered = open_store()
     store = tiered.namespace("a")
-    keys, blocks = blocks_of(3)
-    take, count = tiered.take, iter([1, 1])
+    keys, blocks = blocks_of(3 * AT_ONCE if together else 3)
+    name = "take_free" if together else "take"
+    take, count = getattr(tiered, name), iter([1, 1])
 
     def failing(*arguments: Any) -> Any:
         if next(count, None) is None:
             raise MemoryError
         return take(*arguments)
 
-    monkeypatch.setattr(tiered, "take", failing)
+    if not together:
+        monkeypatch.setattr(tiered, "take_free", lambda *_: [])
+    monkeypatch.setattr(tiered, name, failing)
     with pytest.raises(MemoryError):
         store.put(keys.fingerprint, plans_of(blocks))
     monkeypatch.undo()

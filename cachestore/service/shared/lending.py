@@ -55,7 +55,8 @@ class SessionPut:
             self._take_back(blocks)
             if not self.lent:
                 self._put.abort()
-        answers = convert_put.answer_messages(self._put.answers[number] for number in blocks)
+        became = self._put.answers
+        answers = convert_put.answer_messages(became[number] for number in blocks)
         return store_pb2.WriteResponse(
             put=self.id, answers=answers, lease=convert.lease_message(lease) if lease else None
         )
@@ -68,7 +69,8 @@ class SessionPut:
 
     def _lease(self, blocks: list[int], ttl: float) -> Lease | None:
         """What a commit grants when nothing is left to publish."""
-        if any(self._put.answers[number].status is PutStatus.WANTED for number in blocks):
+        became = self._put.answers
+        if any(became[number].status is PutStatus.WANTED for number in blocks):
             raise Aborted("the put is over")
         remaining = max(self._put.deadline.remaining(), 1e-3)
         return self._store.lease(self._put.chain, ttl=ttl, timeout=remaining) if ttl else None
