@@ -75,6 +75,13 @@ def decode_pages(
     return holds
 
 
+def takes(planes: Sequence[Encoded]) -> bool:
+    """Whether kernels may decode a block with these planes: all are in one form that they know."""
+    codecs = {plane.codec for plane in planes}
+    codec = by_id(codecs.pop())
+    return not codecs and codec is not None and _form(codec) is not None
+
+
 def _parts(
     codec: Codec, spec: BlockSpec, pools: Pools, pages: Tensor, method: Method | None
 ) -> Iterator[tuple[dict[PlaneId, Tensor], Where, Form | None]]:

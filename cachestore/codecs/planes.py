@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cachestore.block import Buffer, Part, PlaneId
 from cachestore.codecs import by_id
 from cachestore.codecs.base import RAW, Codec, Encoded
+from cachestore.codecs.decoding_buffer import DecodingBuffer
 from cachestore.plane_table import PLACES, Stored, planes_at, remembered, selected
 from cachestore.seal import CorruptBlock, Header, checksum, checksums
 
@@ -63,15 +64,27 @@ def decode_planes(header: Header, chosen: Sequence[int], payload: Buffer, out: B
 
 
 def decode_packed(header: Header, packing: "Packing", payload: Buffer, out: Buffer) -> None:
-    """Does the same with planes whose packing is known."""
+    """Does the same with planes whose packing is known; the owner of `out` may decode them elsewhere."""
     if payload.nbytes < header.payload_bytes:
         raise CorruptBlock("truncated")
     if packing.pieces is not None:
         if copy_planes(payload, out, packing.pieces) != header.raw_checksums(packing.chosen):
             raise CorruptBlock("checksum")
         return
-    for plane, row, place in zip(packing.planes, header.stored(packing.chosen), packing.packed, strict=True):
-        decode_plane(plane, row, payload[row.offset : row.offset + row.stored_bytes], out[place])
+    rows = header.stored(packing.chosen)
+    stored = [payload[row.offset : row.offset + row.stored_bytes] for row in rows]
+    if isinstance(out, DecodingBuffer):
+        coded = [
+            Encoded(row.codec, data, plane.raw_bytes, row.stored_checksum, row.raw_checksum)
+            for plane, row, data in zip(packing.planes, rows, stored, strict=True)
+        ]
+        held = out.decode(packing.planes, coded)
+        if held is False:
+            raise CorruptBlock("checksum")
+        if held:
+            return
+    for plane, row, data, place in zip(packing.planes, rows, stored, packing.packed, strict=True):
+        decode_plane(plane, row, data, out[place])
 
 
 class Piece(NamedTuple):

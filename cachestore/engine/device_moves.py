@@ -8,12 +8,16 @@ out, where the next are copied while a store takes those before.
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from cachestore.block import Buffer
+from cachestore.block import Buffer, PlaneId
+from cachestore.codecs.base import Encoded
+from cachestore.codecs.decoding_buffer import DecodingBuffer
+from cachestore.codecs.pages import decode_pages, takes
 from cachestore.engine.page_moves import Incoming, Mark
 
 if TYPE_CHECKING:
@@ -98,7 +102,10 @@ def _taken(host: Tensor, copied: Mark) -> Iterator[Buffer]:
 
 
 class Staged:
-    """Pages that a read fills by way of host memory: copied there in pieces while it goes on."""
+    """Pages that a read fills by way of host memory: copied there in pieces while it goes on.
+
+    Of blocks that kernels decode only what is stored crosses to the device.
+    """
 
     def __init__(self, moves: DeviceMoves, pages: Sequence[int], mark: Any) -> None:
         self._moves = moves
@@ -107,6 +114,7 @@ class Staged:
         self._page_bytes = moves.memory.page_bytes(moves.memory.spec)
         self._there: Tensor | None = None
         self._host: Tensor | None = None
+        self._rows: Sequence[DecodingBuffer] = ()
         self._first = self._count = self._sent = 0
 
     @property
@@ -115,32 +123,49 @@ class Staged:
 
     def into(self, first: int, end: int) -> Sequence[Buffer]:
         moves, memory = self._moves, self._moves.memory
-        if self._host is None:
+        if self._host is None or self._there is None:
             self._host = moves.staging(min(self.most, len(self._pages)), self._page_bytes // memory.dtype.itemsize)
             with moves.on(moves.inward):
                 # whoever had the pages before may still be reading them
                 self._mark.wait(moves.inward)
                 self._there = torch.tensor(self._pages, device=memory.device)
         self._first, self._count, self._sent = first, 0, 0
-        return list(self._host[: end - first].view(torch.uint8).numpy())
+        self._rows = [
+            DecodingBuffer.of(row, partial(self._decoded, self._there[page : page + 1]))
+            for page, row in zip(range(first, end), self._host.view(torch.uint8).numpy(), strict=False)
+        ]
+        return self._rows
 
     def came(self) -> None:
+        if self._rows[self._count].decoded:
+            self._send()
+            self._sent += 1
         self._count += 1
         if (self._count - self._sent) * self._page_bytes >= PIECE:
             self._send()
 
     def settle(self) -> None:
         try:
-            if self._count > self._sent:
-                self._send()
+            self._send()
         finally:
             # what was sent may still be on its way to pages that are given back now
             with self._moves.on(self._moves.inward):
                 self._moves.mark().synchronize()
 
+    def _decoded(self, page: Tensor, planes: Sequence[PlaneId], coded: Sequence[Encoded]) -> bool | None:
+        memory = self._moves.memory
+        if memory.kernels is None or tuple(planes) != tuple(memory.spec.planes()) or not takes(coded):
+            return None
+        pools = memory.pools(range(len(memory.spec.slots)))
+        with self._moves.on(self._moves.inward):
+            return decode_pages(memory.spec, pools, page, [coded], method=memory.kernels)[0]
+
     def _send(self) -> None:
-        assert self._host is not None and self._there is not None
+        """Copies what came since the last time."""
         memory, (start, end) = self._moves.memory, (self._sent, self._count)
+        if start == end:
+            return
+        assert self._host is not None and self._there is not None
         with self._moves.on(self._moves.inward):
             brought = self._host[start:end].to(memory.device, non_blocking=True)
             memory.scattered(self._there[self._first + start : self._first + end], brought)

@@ -93,6 +93,15 @@ class PageMemory:
         halves = views if len(views) == 2 else views[0].chunk(2, 1)
         return halves[half is Half.V]
 
+    def pools(self, slots: range) -> dict[tuple[int, Half], Tensor]:
+        """The halves that these slots have."""
+        return {
+            (slot, half): self.half(slot, half)
+            for slot in slots
+            for half in (Half.K, Half.V)
+            if half is Half.K or self.spec.slots[slot].value_dim
+        }
+
     def gather(self, place: Place, index: Tensor) -> Tensor:
         """Copies the rows that `index`, flat and relative to the place's first, names: `[rows, row]`."""
         return self._rows[place.first :].index_select(0, index)

@@ -5,25 +5,14 @@ from contextlib import closing
 
 import torch
 
-from cachestore.block import Half
 from cachestore.codecs.base import RAW
-from cachestore.codecs.pages import Pools, encode_pages
+from cachestore.codecs.pages import encode_pages
 from cachestore.engine.page_memory import PageMemory
 from cachestore.engine.page_moves import Mark
 from cachestore.store.base import Put, PutStatus
 
 CODED = 64 << 20
 """Bytes in pages that are coded at a time: what kernels make of them takes room on the device."""
-
-
-def pools_of(memory: PageMemory, slots: range) -> Pools:
-    """The halves that these slots have."""
-    return {
-        (slot, half): memory.half(slot, half)
-        for slot in slots
-        for half in (Half.K, Half.V)
-        if half is Half.K or memory.spec.slots[slot].value_dim
-    }
 
 
 def write_pages(put: Put, memory: PageMemory, slots: range, pages: Mapping[int, int], mark: Mark) -> None:
@@ -43,6 +32,6 @@ def write_pages(put: Put, memory: PageMemory, slots: range, pages: Mapping[int, 
         some = wanted[first : first + most]
         with memory.moves.beside(mark):
             there = torch.tensor([page for _, page in some], device=memory.device)
-            blocks = encode_pages(put.codec, memory.spec, pools_of(memory, slots), there, method=memory.kernels)
+            blocks = encode_pages(put.codec, memory.spec, memory.pools(slots), there, method=memory.kernels)
         for (at, _), coded in zip(some, blocks, strict=True):
             put.write_encoded(at, start, *coded)

@@ -16,7 +16,6 @@ from cachestore.codecs.base import Codec, Encoded
 from cachestore.codecs.lossy import codec_for
 from cachestore.codecs.pages import decode_pages, encode_pages
 from cachestore.engine.page_memory import PageMemory
-from cachestore.engine.page_writing import pools_of
 from cachestore.errors import Mismatch
 
 
@@ -38,7 +37,7 @@ class Rounding:
         if not pages:
             return []
         memory = self.memory
-        pools = pools_of(memory, range(len(memory.spec.slots)))
+        pools = memory.pools(range(len(memory.spec.slots)))
         there = torch.tensor(pages, device=memory.device)
         coded = encode_pages(self.codec, memory.spec, pools, there, method=memory.kernels)
         if not all(decode_pages(memory.spec, pools, there, coded, method=memory.kernels)):

@@ -6,14 +6,17 @@ from dataclasses import replace
 import numpy as np
 
 from cachestore.block import Buffer, Into
+from cachestore.codecs.decoding_buffer import DecodingBuffer
 from cachestore.seal import CorruptBlock
 from cachestore.store.base import Loaded
 from cachestore.store.reading import LAYOUT
 
 
 def into_one(into: Sequence[Into] | None, number: int) -> Buffer | None:
-    """The buffer of block `number`, if it is one."""
+    """The buffer of block `number`, if it is one, for an attempt to fill it."""
     given = None if into is None else into[number]
+    if isinstance(given, DecodingBuffer):
+        given.begin()
     return given if isinstance(given, np.ndarray) else None
 
 

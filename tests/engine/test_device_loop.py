@@ -69,7 +69,8 @@ def _small_moves(monkeypatch: pytest.MonkeyPatch, computing: PagedModel) -> None
 
 @contextmanager
 def on(method: Method | None, model: PagedModel) -> Iterator[BatchLoop]:
-    with serving(model) as loop:
+    # the interpreter takes its time to decode
+    with serving(model, store_timeout=60.0, put_timeout=60.0) as loop:
         memory = loop._runner.memory
         memory.kernels = method
         if method is not None:
