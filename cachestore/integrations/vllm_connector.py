@@ -95,6 +95,9 @@ class CacheStoreConnector(KVConnectorBase_V1):
         # what is saved has left the pages before the step ended, so they can be freed at once
         return False, self._scheduler.finished(request)
 
+    def reset_cache(self) -> bool | None:
+        return self._scheduler.reset()
+
     def take_events(self) -> Iterable[Any]:
         return [] if self._scheduler.events is None else self._scheduler.events.taken()
 

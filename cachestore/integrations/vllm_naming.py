@@ -1,6 +1,7 @@
 """vLLM: which spec and which keys a request has. They are those of any engine with the same model."""
 
 import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ from vllm.config import VllmConfig
 
 from cachestore.block import BlockSpec
 from cachestore.engine.layers import text_config
+from cachestore.engine.revision import directory_revision
 from cachestore.engine.rotary import longrope_switch
 from cachestore.engine.spec import spec_of
 from cachestore.errors import ConfigError, UnsupportedModel
 from cachestore.integrations.keys import Image, PromptKeys
-from cachestore.integrations.named import model_name, revision
+from cachestore.integrations.named import model_name
+from cachestore.integrations.vllm_revision import model_revision
 
 BLOCK_TOKENS = 64
 
@@ -38,22 +41,41 @@ def base_spec(config: VllmConfig, chosen: int, given: str) -> BlockSpec:
         raise ConfigError(
             f"--kv-cache-dtype {cache.cache_dtype}: its scales are no part of a block; use auto, or the CacheStoreTier"
         )
+    if config.diffusion_config is not None:
+        raise UnsupportedModel("a diffusion model: the KV of a prefix would depend on the tokens behind it")
     if longrope_switch(text_config(model.hf_config)):
         raise UnsupportedModel("longrope: vLLM's tables and those of other engines change at other lengths")
     return spec_of(
         model.hf_config,
         model=model_name(model.model, model.hf_config),
-        revision=revision(model.model, given, model.revision),
+        revision=model_revision(config, given),
         dtype=str(model.dtype).removeprefix("torch."),
         block_tokens=block_tokens(cache.block_size, chosen),
         weights=model.quantization or "",
     )
 
 
+@dataclass(eq=False)
+class Adapters:
+    """Which files each LoRA had when it was first used, by its number in vLLM and path; safe for several threads."""
+
+    _first: dict[tuple[int, str], str] = field(default_factory=dict)
+
+    def spec(self, base: BlockSpec, adapter: Any) -> BlockSpec:
+        """`base` with this LoRA; hashes its files, if they are not those that were hashed before.
+
+        ConfigError if others lie there by now: nothing says which of them vLLM has loaded.
+        """
+        found = adapter_revision(adapter.lora_path)
+        if self._first.setdefault((adapter.lora_int_id, adapter.lora_path), found) != found:
+            raise ConfigError(
+                f"LoRA {adapter.lora_name!r}: its files have changed since it was loaded; unload it and load it again"
+            )
+        return replace(base, adapter=adapter.lora_name, adapter_revision=found)
+
+
 def adapter_revision(path: str) -> str:
     """The hash of an adapter's files. ConfigError if they are not in a local directory."""
-    from cachestore.engine.revision import directory_revision
-
     if not Path(path).is_dir():
         raise ConfigError(f"LoRA {path!r}: load it from a local directory, so that its files say which it is")
     settings = Path(path) / "adapter_config.json"

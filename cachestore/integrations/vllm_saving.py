@@ -16,6 +16,7 @@ import torch
 
 from cachestore.block import BlockSpec
 from cachestore.errors import CacheStoreError
+from cachestore.integrations.complaints import Complaints
 from cachestore.integrations.pages import EnginePages
 from cachestore.integrations.staging import Staging
 from cachestore.integrations.vllm_settings import ConnectorSettings
@@ -61,6 +62,7 @@ class Saves:
     staging: Staging
     _saved: list[bytes] = field(default_factory=list)
     _saving: list[Saving] = field(default_factory=list)
+    _complaints: Complaints = field(default_factory=lambda: Complaints(_log, "blocks were not saved"))
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
@@ -119,9 +121,10 @@ class Saves:
         stored: list[bytes] = []
         try:
             stored = self._put(saving)
+            self._complaints.went_well()
         except CacheStoreError as error:
             self.counters.add("save_failures", reason=error.reason)
-            _log.warning("blocks were not saved, the store could not go on: %s", error)
+            self._complaints.failed(error)
         except Exception:
             self.counters.add("save_failures", reason="internal")
             _log.exception("saving failed")

@@ -8,15 +8,18 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from threading import Lock
 from typing import Any
+from uuid import uuid4
+
+from vllm.v1.request import RequestStatus
 
 from cachestore.block import BlockSpec
 from cachestore.errors import CacheStoreError
 from cachestore.hashing import Chain
+from cachestore.integrations.complaints import Complaints
 from cachestore.integrations.keys import PromptKeys
 from cachestore.integrations.vllm_events import KVEvents
-from cachestore.integrations.vllm_naming import adapter_revision, prompt_keys
+from cachestore.integrations.vllm_naming import Adapters, prompt_keys
 from cachestore.integrations.vllm_settings import ConnectorSettings
 from cachestore.integrations.vllm_work import Done, Load, Save, Work
 from cachestore.metrics import Counters
@@ -27,13 +30,19 @@ from cachestore.store.base import Store
 _log = logging.getLogger(__name__)
 HANDOFF = "cachestore_blocks"
 """In `kv_transfer_params`: how many leading blocks the prefilling engine saves."""
+WITHOUT_KV = (
+    RequestStatus.WAITING,
+    RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR,
+    RequestStatus.PREEMPTED,
+)
 
 
 @dataclass(eq=False)
 class Tracked:
     """One request: its keys, and how many of its leading blocks the store has, or is being given.
 
-    `limit` bounds what is loaded, once a load brought less than was promised.
+    `limit` bounds what is loaded, once a load brought less than was promised. `stale` says that its KV may be that of
+    weights which were replaced since.
     """
 
     request: Any
@@ -45,6 +54,7 @@ class Tracked:
     held: int = 0
     limit: int | None = None
     promised: int = 0
+    stale: bool = False
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -68,8 +78,9 @@ class Scheduling:
     events: KVEvents | None = None
     _requests: dict[str, Tracked] = field(default_factory=dict)
     _pending: list[Load] = field(default_factory=list)
-    _adapters: dict[tuple[str, str], BlockSpec] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
+    _complaints: Complaints = field(default_factory=lambda: Complaints(_log, "nothing was looked up"))
+    _own: str = ""
+    _adapters: Adapters = field(default_factory=Adapters)
 
     def __post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="cachestore-vllm-lookup")
@@ -84,19 +95,18 @@ class Scheduling:
             return
         tracked = self._requests[request.request_id] = Tracked(request)
         params = request.kv_transfer_params or {}
-        if params.get("do_remote_prefill"):
+        if params.get("do_remote_prefill") and not self._own:
             tracked.promised = _promised(params.get(HANDOFF))
-        adapter = request.lora_request
-        if adapter is None:
+        if request.lora_request is None:
             tracked.keys = prompt_keys(self.spec, request)
         else:
-            # its files are hashed, which takes a while
-            tracked.naming = self._threads.submit(self._adapted, adapter.lora_name, adapter.lora_path)
+            # its files are hashed, which takes a while the first time
+            tracked.naming = self._threads.submit(self._adapters.spec, self.spec, request.lora_request)
 
     def matched(self, request: Any, computed: int) -> tuple[int | None, bool]:
         """Tokens that can be loaded behind the `computed` that vLLM has; None while that is not known."""
         tracked = self._requests.get(request.request_id)
-        if tracked is None or not self.loads:
+        if tracked is None or tracked.stale or not self.loads:
             return 0, False
         keys = self._keys(tracked)
         if keys is None:
@@ -168,11 +178,30 @@ class Scheduling:
         params = request.kv_transfer_params or {}
         if tracked is None or not self.saves or not params.get("do_remote_decode"):
             return None
-        blocks = min(tracked.held, request.num_prompt_tokens // self.spec.block_tokens)
+        # nobody finds what has a name of this engine's own
+        blocks = 0 if self._own else min(tracked.held, request.num_prompt_tokens // self.spec.block_tokens)
         if blocks and tracked.keys is not None:
             # those that are still being saved are leased as they are published
             self._threads.submit(self._lease, tracked.keys.chain.first(blocks))
         return {"do_remote_prefill": True, "do_remote_decode": False, HANDOFF: blocks}
+
+    def reset(self) -> bool:
+        """vLLM's caches are reset, since weights may have been replaced: nobody else has KV of theirs, nor this engine.
+
+        From now on it shares with itself alone, under a name that it did not have before. A request that holds KV of
+        before goes on, but saves nothing more. False as long as there are such: vLLM has not reset its own cache then.
+        """
+        base = self.spec.revision.removesuffix(self._own)
+        self._own = f" {uuid4().hex}"
+        self.spec, self._adapters = replace(self.spec, revision=base + self._own), Adapters()
+        if self.events is not None:
+            self.events = KVEvents(self.events.page_tokens, self.events.per_block)
+        for tracked in list(self._requests.values()):
+            if tracked.request.status in WITHOUT_KV:
+                self.add(tracked.request)
+            else:
+                tracked.stale = True
+        return not any(tracked.stale for tracked in self._requests.values())
 
     def close(self) -> None:
         """Ends threads and connections."""
@@ -191,13 +220,6 @@ class Scheduling:
                 _log.warning("request %s is left alone: %s", tracked.request.request_id, error)
                 del self._requests[tracked.request.request_id]
         return tracked.keys
-
-    def _adapted(self, name: str, path: str) -> BlockSpec:
-        """The spec with a LoRA; in a thread."""
-        with self._lock:
-            if (name, path) not in self._adapters:
-                self._adapters[name, path] = replace(self.spec, adapter=name, adapter_revision=adapter_revision(path))
-            return self._adapters[name, path]
 
     def _ready(self, tracked: Tracked, chain: Chain) -> int | None:
         """How many leading blocks can be loaded; None while that is not known."""
@@ -221,10 +243,13 @@ class Scheduling:
     def _ask(self, chain: Chain) -> int:
         """In a thread: a store that cannot answer has nothing."""
         try:
-            return self.store.lookup(chain, timeout=self.settings.lookup_timeout).ready
+            ready = self.store.lookup(chain, timeout=self.settings.lookup_timeout).ready
         except CacheStoreError as error:
             self.counters.add("lookup_failures", reason=error.reason)
+            self._complaints.failed(error)
             return 0
+        self._complaints.went_well()
+        return ready
 
     def _lease(self, chain: Chain) -> None:
         """In a thread: nothing evicts what there is of a prompt while it is handed on. The lease ends by itself."""
@@ -235,6 +260,8 @@ class Scheduling:
 
     def _save(self, work: Work, tracked: Tracked, computed: int, state: Any) -> None:
         """Adds the blocks that are full after this step and that the store lacks."""
+        if tracked.stale:
+            return
         size, known = self.spec.block_tokens, tracked.request.num_tokens
         # drafts of a speculative step are no tokens yet
         end = min(computed, known) // size

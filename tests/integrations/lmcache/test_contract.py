@@ -1,5 +1,6 @@
 """The LMCache that is installed has the interfaces that our adapters were written for."""
 
+import argparse
 import inspect
 from importlib.metadata import version
 
@@ -7,10 +8,12 @@ import pytest
 
 pytest.importorskip("lmcache", reason="LMCache is not installed here: make integrations")
 
+from lmcache.cli.commands import register_commands
 from lmcache.utils import CacheEngineKey
 from lmcache.v1.distributed.api import ObjectKey
 from lmcache.v1.distributed.l2_adapters import plugin_l2_adapter
 from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface
+from lmcache.v1.distributed.l2_adapters.config import parse_args_to_l2_adapters_config
 from lmcache.v1.health_monitor.checks.remote_backend_check import RemoteBackendHealthCheck
 from lmcache.v1.storage_backend.connector import ConnectorAdapter, ConnectorContext
 from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
@@ -19,6 +22,9 @@ from lmcache.v1.token_database import ChunkedTokenDatabase
 
 from cachestore.integrations.lmcache_connector import PROBE, CacheStoreAdapter, CacheStoreConnector
 from cachestore.integrations.lmcache_l2 import CacheStoreL2Adapter
+from cachestore.integrations.lmcache_settings import LMCacheSettings
+from cachestore.integrations.settings import settings_from
+from tests.integrations.commands import of_page, of_script
 from tests.integrations.contracts import differences
 
 pytestmark = pytest.mark.slow
@@ -65,3 +71,15 @@ def test_keys_say_no_more_than_ours_do() -> None:
 def test_the_health_check_uses_the_key_that_is_known_as_its() -> None:
     source = inspect.getsource(RemoteBackendHealthCheck._resource_manager)
     assert f'model_name="{PROBE[0]}"' in source and f"chunk_hash={PROBE[1]}" in source
+
+
+def test_the_servers_command_that_is_to_be_copied_is_understood() -> None:
+    (of_the_page,) = of_page("lmcache server")
+    for words in (of_the_page, of_script("lmcache_server.sh")):
+        parser = argparse.ArgumentParser()
+        register_commands(parser.add_subparsers(dest="command"), words[1:])
+        given = parser.parse_args(words[1:])
+        print(given)
+        (plugin,) = parse_args_to_l2_adapters_config(given).adapters
+        assert (plugin.module_path, plugin.class_name) == (CacheStoreL2Adapter.__module__, CacheStoreL2Adapter.__name__)
+        assert settings_from(LMCacheSettings, plugin.adapter_params, "adapter_params").address == "127.0.0.1:7420"

@@ -1,6 +1,8 @@
 """vLLM's own scheduler with a connector, ours or another, and workers of ours in place of vLLM's, on a CPU."""
 
+import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from tests.integrations.vllm.model import PAGE_TOKENS, Backend, Shape, config_of
-from tests.integrations.vllm.workers import Workers
+from tests.integrations.vllm.workers import Workers, answer
 
 STAGING = "16MiB"
 """Of each worker; the default would take gigabytes for the engines of one test."""
@@ -33,7 +35,7 @@ OURS = {
 class Engine:
     """One vLLM engine with one worker for each of `ranks`, which share the heads. `events` are told where asked for.
 
-    `work` is what its workers do.
+    `model` are settings of the model, `work` is what its workers do.
     """
 
     directory: Path
@@ -49,12 +51,13 @@ class Engine:
     telling: bool = False
     transfer: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     work: type[Workers] = Workers
 
     def __post_init__(self) -> None:
         extra = {"address": self.address, "staging": STAGING, **self.extra}
         transfer = {"kv_connector_extra_config": extra, **OURS, **self.transfer}
-        self.config = config_of(self.directory, self.shape, self.pages, self.budget, transfer)
+        self.config = config_of(self.directory, self.shape, self.pages, self.budget, transfer, **self.model)
         # set afterwards, since vLLM looks for as many devices
         self.config.parallel_config.tensor_parallel_size = self.config.parallel_config.world_size = self.ranks
         if self.telling:
@@ -159,3 +162,20 @@ class Engine:
         for connector in self.workers.connectors:
             connector.shutdown()
         self.scheduler.shutdown()
+
+
+Make = Callable[..., Engine]
+
+
+def prompt(length: int, seed: int = 1) -> list[int]:
+    choose = random.Random(seed)
+    return [choose.randrange(1, 4000) for _ in range(length)]
+
+
+def asked(engine: Engine, name: str, tokens: list[int], new: int = 4, **more: Any) -> int:
+    """How many tokens were computed for a request that is answered, as it would be without a store."""
+    before = engine.computed
+    engine.add(name, tokens, new, **more)
+    engine.run()
+    assert engine.answers[name] == answer(tokens, new)
+    return engine.computed - before

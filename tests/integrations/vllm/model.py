@@ -47,13 +47,15 @@ class StandIn(torch.nn.Module):
         return hidden_states
 
 
-def config_of(directory: Path, shape: Shape, pages: int, budget: int, transfer: dict[str, Any]) -> VllmConfig:
-    """vLLM's configuration of a tiny Llama whose files are in `directory`."""
+def config_of(
+    directory: Path, shape: Shape, pages: int, budget: int, transfer: dict[str, Any], **model: Any
+) -> VllmConfig:
+    """vLLM's configuration of a tiny Llama whose files are in `directory`; `model` are more settings of it."""
     directory.mkdir(parents=True, exist_ok=True)
     # else vLLM imports its Llama in a process of its own, to ask it the same
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, StandIn)
-    model = {
+    files = {
         "model_type": "llama",
         "architectures": [ARCHITECTURE],
         "vocab_size": 4096,
@@ -66,13 +68,13 @@ def config_of(directory: Path, shape: Shape, pages: int, budget: int, transfer: 
         "max_position_embeddings": 32768,
         "torch_dtype": str(shape.dtype).removeprefix("torch."),
     }
-    (directory / "config.json").write_text(json.dumps(model))
+    (directory / "config.json").write_text(json.dumps(files))
     (directory / "model.safetensors").write_bytes(b"weights")
     cache = CacheConfig(block_size=PAGE_TOKENS, gpu_memory_utilization=0.5, enable_prefix_caching=True)
     cache.num_gpu_blocks = pages
     return VllmConfig(
         model_config=ModelConfig(
-            model=str(directory), tokenizer=str(directory), skip_tokenizer_init=True, dtype=shape.dtype
+            model=str(directory), tokenizer=str(directory), skip_tokenizer_init=True, dtype=shape.dtype, **model
         ),
         cache_config=cache,
         scheduler_config=SchedulerConfig(

@@ -80,7 +80,11 @@ class Engine:
             self.manager.on_request_finished(context)
 
     def store(self, keys: Sequence[bytes]) -> None:
-        with self.request() as context, self.manager.lock:
+        with self.request() as context:
+            self.store_for(context, keys)
+
+    def store_for(self, context: ReqContext, keys: Sequence[bytes]) -> None:
+        with self.manager.lock:
             prepared = self.manager.prepare_store(keys, context)
             for key, slot in zip(prepared.keys_to_store, prepared.store_spec.chunk_ids, strict=True):
                 self.slots[slot] = content(key)
@@ -107,6 +111,12 @@ class Engine:
                     assert np.array_equal(self.slots[slot], content(key)), "wrong bytes"
                 self.manager.complete_load(keys[:hits], context)
         return hits
+
+    def reset(self) -> None:
+        """As vLLM does when weights may have been replaced."""
+        with self.manager.lock:
+            self.manager.reset_cache()
+            self.manager.on_reset_flushed()
 
     def close(self) -> None:
         self.slots = None
@@ -168,8 +178,37 @@ def test_other_settings_share_nothing(engine: Callable[..., Engine]) -> None:
     one, wanted = engine(), keys("a", 4)
     one.store(wanted)
     assert engine(revision="two").load(wanted) == 0
-    assert engine(weights="fp8").load(wanted) == 0
     assert engine().load(wanted) == 4
+
+
+def test_after_a_reset_nothing_of_before_is_found(engine: Callable[..., Engine]) -> None:
+    one, wanted = engine(), keys("a", 4)
+    one.store(wanted)
+    one.reset()
+    assert one.load(wanted) == 0
+    # under this engine's own name
+    one.store(wanted)
+    one.store(keys("b", SLOTS))
+    assert one.load(wanted) == 4
+    one.reset()
+    assert one.load(wanted) == 0
+    assert engine().load(wanted) == 4
+
+
+def test_requests_from_before_a_reset_store_nothing_more(engine: Callable[..., Engine]) -> None:
+    one, wanted = engine(), keys("a", 4)
+    with one.request() as before:
+        # asked, and not answered yet
+        with one.manager.lock:
+            assert one.tier.lookup(wanted[0], before) is LookupResult.RETRY
+        one.step()
+        one.reset()
+        one.store_for(before, wanted)
+        one.store(keys("b", SLOTS))
+        assert one.load(wanted) == 0
+    one.store(wanted)
+    one.store(keys("b", SLOTS))
+    assert one.load(wanted) == 4
 
 
 def test_a_store_that_goes_away_is_a_miss(engine: Callable[..., Engine], served: Served) -> None:
@@ -194,7 +233,7 @@ def test_hashes_that_may_collide_are_not_stored(engine: Callable[..., Engine], s
 def test_settings_that_are_unknown_are_refused(served: Served) -> None:
     with pytest.raises(ConfigError, match="secondary_tiers"):
         Engine(served.address, adress="x")
-    with pytest.raises(ConfigError, match="revision: nothing says which weights"):
+    with pytest.raises(ConfigError, match=r"use the CacheStoreOffloadingConnector, .* or give a `revision`"):
         Engine(served.address, revision="")
 
 

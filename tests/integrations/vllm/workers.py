@@ -37,6 +37,7 @@ class Held:
     shape: Shape
     tokens: list[int]
     pages: list[int]
+    weights: int
 
     @cached_property
     def numbers(self) -> np.ndarray:
@@ -45,13 +46,14 @@ class Held:
     @cached_property
     def kv(self) -> Tensor:
         """`[layers, tokens, kv_heads, 2 * head_dim]`: what its pages should hold."""
-        return kv_of(self.shape, self.numbers)
+        return kv_of(self.shape, self.numbers, self.weights)
 
     def follow(self) -> int:
         """The token that the model draws, which is one of the request's from now on."""
         self.tokens.append(drawn(self.numbers))
         fresh = prefixes(self.tokens[-1:], int(self.numbers[-1]))
-        self.kv, self.numbers = torch.cat((self.kv, kv_of(self.shape, fresh)), 1), np.append(self.numbers, fresh)
+        self.kv = torch.cat((self.kv, kv_of(self.shape, fresh, self.weights)), 1)
+        self.numbers = np.append(self.numbers, fresh)
         return self.tokens[-1]
 
 
@@ -73,6 +75,7 @@ class Workers:
             layout = config.cache_config.kv_cache_layout
             self.caches.append(self._allocate(group.kv_cache_spec, kv_config.num_blocks, layout))
             self.connectors[-1].register_kv_caches(self.caches[-1])
+        self.weights = 0
         self.held: dict[str, Held] = {}
         self.computed = 0
         """Tokens that were computed."""
@@ -82,6 +85,13 @@ class Workers:
     def heads_of(self, rank: int) -> slice:
         first = rank * self.shape.kv_heads // self.ranks
         return slice(first, first + self.heads)
+
+    def reload(self, weights: int) -> None:
+        """Other weights compute other KV from now on; the tokens that are drawn stay the same."""
+        self.weights = weights
+        for held in self.held.values():
+            held.weights = weights
+            held.__dict__.pop("kv", None)
 
     def execute(self, output: Any) -> tuple[list[KVConnectorOutput], dict[str, list[int]]]:
         """One step: what each connector has to say, and the tokens that are drawn, by request."""
@@ -117,7 +127,7 @@ class Workers:
             self.held.pop(name, None)
         for new in output.scheduled_new_reqs:
             tokens = new.prefill_token_ids or new.prompt_token_ids
-            self.held[new.req_id] = Held(self.shape, list(tokens), list(new.block_ids[0]))
+            self.held[new.req_id] = Held(self.shape, list(tokens), list(new.block_ids[0]), self.weights)
         cached = output.scheduled_cached_reqs
         for index, name in enumerate(cached.req_ids):
             fresh, held = cached.new_block_ids[index], self.held[name]
@@ -182,9 +192,9 @@ class Workers:
         return dict(zip(self.names, views, strict=True))
 
 
-def kv_of(shape: Shape, numbers: np.ndarray) -> Tensor:
+def kv_of(shape: Shape, numbers: np.ndarray, weights: int) -> Tensor:
     """`[layers, tokens, kv_heads, 2 * head_dim]`."""
-    bits = content(shape.layers, shape.kv_heads * 2 * shape.head_dim, numbers)
+    bits = content(shape.layers, shape.kv_heads * 2 * shape.head_dim, numbers ^ np.uint64(weights))
     return bits.view(shape.dtype).view(shape.layers, len(numbers), shape.kv_heads, 2 * shape.head_dim)
 
 

@@ -1,0 +1,114 @@
+"""vLLM's connector gives KV of other weights, adapters, salts or images other names, and the same ones the same."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed here: make integrations")
+
+from safetensors.numpy import save_file
+from vllm.lora.request import LoRARequest
+from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
+from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
+
+from cachestore.errors import ConfigError
+from tests.integrations.vllm.engine import Make, asked, prompt
+
+pytestmark = pytest.mark.slow
+
+
+def adapter(directory: Path, scale: int) -> Path:
+    """A directory with the files of a LoRA."""
+    directory.mkdir(exist_ok=True)
+    save_file({"a": np.full(4, scale, dtype=np.float32)}, directory / "adapter_model.safetensors")
+    (directory / "adapter_config.json").write_text('{"lora_alpha": 2}')
+    return directory
+
+
+def image(content: str, offset: int, length: int) -> MultiModalFeatureSpec:
+    """What vLLM says of an image of this hash among a prompt's tokens."""
+    return MultiModalFeatureSpec(None, "image", content, PlaceholderRange(offset, length), mm_hash=content)
+
+
+def test_salts_are_kept_apart(engine: Make) -> None:
+    one, two, shared = engine(), engine(extra={"mirror": False}), prompt(130)
+    asked(one, "salted", shared, cache_salt="theirs")
+    one.settle()
+    assert asked(two, "plain", shared) == 133
+    assert asked(two, "other", shared, cache_salt="ours") == 133
+    assert asked(two, "salted", shared, cache_salt="theirs") == 133 - 128
+    two.settle()
+    assert asked(engine(extra={"mirror": False}), "other", shared, cache_salt="ours") == 133 - 128
+
+
+def test_images_are_told_by_what_they_show_and_where(engine: Make) -> None:
+    def seeing(**settings: Any) -> Any:
+        made = engine(extra={"mirror": False}, **settings)
+        # as for a model that takes images; the workers' encoder is none
+        made.scheduler.max_num_encoder_input_tokens = 1024
+        made.scheduler.encoder_cache_manager = EncoderCacheManager(1024)
+        return made
+
+    one, two, shared = seeing(), seeing(), prompt(200)
+    asked(one, "cat", shared, mm_features=[image("cat", 70, 40)])
+    one.settle()
+    # the first block holds no image
+    assert asked(two, "dog", shared, mm_features=[image("dog", 70, 40)]) == 203 - 64
+    assert asked(two, "text", shared) == 203 - 64
+    assert asked(two, "moved", shared, mm_features=[image("cat", 71, 40)]) == 203 - 64
+    three = seeing()
+    assert asked(three, "cat", shared, mm_features=[image("cat", 70, 40)]) == 203 - 192
+
+
+def test_adapters_are_told_by_their_files(engine: Make, tmp_path: Path) -> None:
+    one, two, shared = engine(), engine(extra={"mirror": False}), prompt(130)
+    for index, name in enumerate(("x", "y"), 1):
+        files = adapter(tmp_path / name, index)
+        asked(one, name, shared, lora_request=LoRARequest("one", index, str(files)))
+    one.settle()
+    assert asked(two, "plain", shared) == 133
+    assert asked(two, "x", shared, lora_request=LoRARequest("one", 3, str(tmp_path / "x"))) == 133 - 128
+    # one that says not which it is
+    assert asked(two, "z", shared, lora_request=LoRARequest("two", 4, "some/hub-id")) == 133
+    assert two.stats["requests_left_alone"] == 1
+
+
+def test_an_adapter_whose_files_change_is_left_alone_until_it_is_loaded_anew(engine: Make, tmp_path: Path) -> None:
+    # without a cache of vLLM's own, which knows adapters by name and path
+    one, shared, files = engine(caching=False, extra={"mirror": False}), prompt(130), adapter(tmp_path / "x", 1)
+    assert asked(one, "a", shared, lora_request=LoRARequest("one", 1, str(files))) == 133
+    one.settle()
+    assert asked(one, "b", shared, lora_request=LoRARequest("one", 1, str(files))) == 133 - 128
+    adapter(files, 2)
+    # vLLM may still have the old ones, or not
+    assert asked(one, "c", shared, lora_request=LoRARequest("one", 1, str(files))) == 133
+    assert one.stats["requests_left_alone"] == 1
+    one.settle()
+    assert asked(one, "d", shared, lora_request=LoRARequest("one", 2, str(files))) == 133
+    one.settle()
+    assert asked(one, "e", shared, lora_request=LoRARequest("one", 2, str(files))) == 133 - 128
+    adapter(files, 1)
+    assert asked(one, "f", shared, lora_request=LoRARequest("one", 3, str(files))) == 133 - 128
+
+
+@pytest.mark.parametrize("revision", ["", "one"])
+def test_an_override_of_the_models_configuration_is_part_of_the_name(engine: Make, revision: str) -> None:
+    extra, shared = {"mirror": False, "revision": revision}, prompt(130)
+    one = engine(extra=extra)
+    asked(one, "a", shared)
+    one.settle()
+    loud = {"hf_overrides": {"rms_norm_eps": 0.1}}
+    two = engine(extra=extra, model=loud)
+    assert asked(two, "a", shared) == 133
+    two.settle()
+    assert asked(engine(extra=extra, model=loud), "a", shared) == 133 - 128
+    assert asked(engine(extra=extra, model={"hf_overrides": {"rms_norm_eps": 0.2}}), "a", shared) == 133
+    assert asked(engine(extra=extra), "a", shared) == 133 - 128
+
+
+def test_a_function_that_changes_the_configuration_needs_a_revision(engine: Make) -> None:
+    with pytest.raises(ConfigError, match="revision: --hf-overrides is a function, or holds one"):
+        engine(model={"hf_overrides": lambda config: config})
+    assert asked(engine(model={"hf_overrides": lambda config: config}, extra={"revision": "mine"}), "a", [1, 2, 3]) == 6

@@ -1,0 +1,134 @@
+"""Weights are replaced while vLLM's engine lives, as in reinforcement learning: KV of before is not used any more."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed here: make integrations")
+
+from vllm.lora.request import LoRARequest
+
+from cachestore.integrations.keys import PromptKeys
+from cachestore.integrations.vllm_scheduling import HANDOFF
+from tests.integrations.vllm.engine import Engine, Make, asked, prompt
+from tests.integrations.vllm.test_names import adapter
+from tests.integrations.vllm.workers import answer
+
+pytestmark = pytest.mark.slow
+
+
+def replaced(engine: Engine, weights: int, running: bool = False) -> bool:
+    """The weights of an engine are replaced, and it is told so as vLLM's own interface has it."""
+    engine.workers.reload(weights)
+    return bool(engine.scheduler.reset_prefix_cache(reset_running_requests=running, reset_connector=True))
+
+
+def heard(engine: Engine, tokens: list[int]) -> None:
+    """Until the engine's mirror knows of the prompt's blocks."""
+    scheduling, until = engine.scheduler.connector._scheduling, time.monotonic() + 10
+    chain = PromptKeys(scheduling.spec).grow(tokens)
+    while scheduling._mirror.lookup(chain).ready < len(chain):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_kv_of_before_is_not_loaded_and_that_of_after_is_this_engines_own(engine: Make, mirror: bool) -> None:
+    one, shared = engine(extra={"mirror": mirror}), prompt(300)
+    assert asked(one, "a", shared) == 303
+    one.settle()
+    for weights in (7, 8):
+        assert replaced(one, weights)
+        # every byte is compared with what these weights compute
+        assert asked(one, f"b{weights}", shared) == 303
+        one.settle()
+        # vLLM's own cache is emptied, ours kept
+        assert one.scheduler.reset_prefix_cache()
+        if mirror:
+            heard(one, shared)
+        assert asked(one, f"c{weights}", shared) == 303 - 256
+    # other engines have the weights of before
+    assert asked(engine(extra={"mirror": False}), "d", shared) == 303 - 256
+
+
+def test_requests_that_run_begin_anew_with_the_new_weights(engine: Make) -> None:
+    one, prompts = engine(), {f"r{seed}": prompt(200, seed) for seed in range(3)}
+    for name, tokens in prompts.items():
+        one.add(name, tokens, new=70)
+    for _ in range(6):
+        one.step()
+    assert len(one.scheduler.running) == 3
+    assert replaced(one, 7, running=True)
+    one.run()
+    one.settle()
+    for name, tokens in prompts.items():
+        assert one.answers[name] == answer(tokens, 70)
+    assert one.scheduler.reset_prefix_cache()
+    for name, tokens in prompts.items():
+        assert asked(one, f"again {name}", tokens + answer(tokens, 56)) == 256 - 192 - 63 + 3
+
+
+def test_requests_that_go_on_with_kv_of_before_save_nothing_more(engine: Make) -> None:
+    one, shared = engine(), prompt(100)
+    one.add("a", shared, new=100)
+    # the store may be asked first
+    while not one.computed:
+        one.step()
+    one.settle()
+    before = one.stats["saved_blocks"]
+    assert before == 1
+    # vLLM itself has reset nothing either
+    assert not one.scheduler.reset_prefix_cache(reset_connector=True)
+    one.run()
+    one.settle()
+    assert one.stats["saved_blocks"] == before
+    assert one.scheduler.reset_prefix_cache(reset_connector=True)
+    assert asked(one, "b", shared) == 103
+
+
+def test_what_waits_is_looked_up_under_the_new_name(engine: Make) -> None:
+    one, shared = engine(extra={"mirror": False}), prompt(300)
+    asked(one, "a", shared)
+    one.settle()
+    one.add("b", shared)
+    assert replaced(one, 7)
+    before = one.computed
+    one.run()
+    assert one.computed - before == 303
+
+
+def test_nobody_waits_for_blocks_of_another_name(engine: Make) -> None:
+    first = engine(transfer={"kv_role": "kv_producer"})
+    second = engine(transfer={"kv_role": "kv_consumer"}, extra={"mirror": False, "handoff_wait": "60s"})
+    shared = prompt(300)
+    asked(first, "a", shared, new=1, params={"do_remote_decode": True})
+    assert replaced(second, 7)
+    # run() gives it 30 seconds
+    assert asked(second, "a", shared, params=first.params["a"]) == 303
+    assert replaced(first, 7)
+    asked(first, "b", shared, new=1, params={"do_remote_decode": True})
+    assert first.params["b"][HANDOFF] == 0
+
+
+def test_routers_are_not_told_of_blocks_of_before(engine: Make) -> None:
+    one = engine(telling=True)
+    one.add("a", prompt(150), new=1)
+    one.run()
+    assert replaced(one, 7)
+    one.settle()
+    one.step()
+    assert not [event for event in one.events if getattr(event, "medium", "") == "STORAGE"]
+
+
+def test_an_adapter_that_was_loaded_in_place_counts_as_new(engine: Make, tmp_path: Path) -> None:
+    one, shared, files = engine(extra={"mirror": False}), prompt(130), adapter(tmp_path / "x", 1)
+    lora = LoRARequest("one", 1, str(files))
+    assert asked(one, "a", shared, lora_request=lora) == 133
+    adapter(files, 2)
+    assert replaced(one, 7)
+    assert asked(one, "b", shared, lora_request=lora) == 133
+    one.settle()
+    assert one.scheduler.reset_prefix_cache()
+    assert asked(one, "c", shared, lora_request=lora) == 133 - 128
+    assert "requests_left_alone" not in one.stats
