@@ -197,8 +197,10 @@ class Scheduling:
         if self.events is not None:
             self.events = KVEvents(self.events.page_tokens, self.events.per_block)
         for tracked in list(self._requests.values()):
-            if tracked.request.status in WITHOUT_KV:
-                self.add(tracked.request)
+            request = tracked.request
+            # what was loaded, and had no room to run yet, waits too
+            if request.status in WITHOUT_KV and not request.num_computed_tokens:
+                self.add(request)
             else:
                 tracked.stale = True
         return not any(tracked.stale for tracked in self._requests.values())

@@ -1,5 +1,6 @@
 """Weights are replaced while vLLM's engine lives, as in reinforcement learning: KV of before is not used any more."""
 
+import random
 import time
 from pathlib import Path
 
@@ -56,9 +57,8 @@ def test_requests_that_run_begin_anew_with_the_new_weights(engine: Make) -> None
     one, prompts = engine(), {f"r{seed}": prompt(200, seed) for seed in range(3)}
     for name, tokens in prompts.items():
         one.add(name, tokens, new=70)
-    for _ in range(6):
+    while len(one.scheduler.running) < 3:
         one.step()
-    assert len(one.scheduler.running) == 3
     assert replaced(one, 7, running=True)
     one.run()
     one.settle()
@@ -132,3 +132,28 @@ def test_an_adapter_that_was_loaded_in_place_counts_as_new(engine: Make, tmp_pat
     assert one.scheduler.reset_prefix_cache()
     assert asked(one, "c", shared, lora_request=lora) == 133 - 128
     assert "requests_left_alone" not in one.stats
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whenever_weights_are_replaced_no_byte_is_of_before(engine: Make, seed: int) -> None:
+    choose = random.Random(seed)
+    # preempted and found again in the store, since vLLM has no cache of its own
+    one, families = engine(pages=60, caching=False), [prompt(400, number) for number in range(3)]
+    wanted, resets = {}, 0
+    for number in range(60):
+        tokens = choose.choice(families)[: choose.randrange(60, 400)] + prompt(choose.randrange(1, 40), 100 + number)
+        wanted[f"n{number}"] = tokens, choose.randrange(1, 40)
+        one.add(f"n{number}", *wanted[f"n{number}"])
+        for _ in range(choose.randrange(12)):
+            one.step()
+        if choose.random() < 0.3:
+            try:
+                assert one.scheduler.reset_prefix_cache(reset_running_requests=True, reset_connector=True)
+            except RuntimeError:
+                # vLLM does not reset while loads are on their way
+                continue
+            one.workers.reload(number + 1)
+            resets += 1
+    one.run(60.0)
+    assert all(one.answers[name] == answer(*each) for name, each in wanted.items())
+    assert resets > 2 and one.stats["loaded_blocks"] > 5
