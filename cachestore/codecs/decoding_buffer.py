@@ -1,40 +1,58 @@
-"""Memory for a block whose owner can decode planes itself, as where pages lie on a device."""
+"""Memory for a block whose owner can take it elsewhere, as into a page on a device."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cachestore.block import Buffer, PlaneId
 from cachestore.codecs.base import Encoded
 
-Decode: TypeAlias = Callable[[Sequence[PlaneId], Sequence[Encoded]], bool | None]
-"""Takes the planes of a block as they are stored, and says whether they hold, by their raw checksums; None: not taken.
 
-Their bytes may be any, and may change meanwhile.
-"""
+class Elsewhere(Protocol):
+    """Where the owner of a buffer would rather have its block."""
+
+    def decode(self, planes: Sequence[PlaneId], coded: Sequence[Encoded]) -> bool | None:
+        """Takes planes as they are stored; whether they hold there, by their raw checksums. None: they are not taken.
+
+        Their bytes may be any, and may change meanwhile.
+        """
+
+    def page(self, device: torch.device) -> Tensor | None:
+        """That memory itself, uint8 and as long as the buffer, for whoever fills it with raw planes; None if elsewhere.
+
+        Nobody else uses it, on the device neither.
+        """
 
 
 class DecodingBuffer(np.ndarray[tuple[int], np.dtype[np.uint8]]):
     """A `Buffer` for a read's `into`. Whoever does not know what it is fills it as any other."""
 
-    _decode: Decode | None = None
-    decoded = False
-    """Whether the block that was handed out last was decoded by the owner. Else it lies here."""
+    _elsewhere: Elsewhere | None = None
+    taken = False
+    """Whether the block that was handed out last is where its owner has it. Else it lies here."""
 
     @classmethod
-    def of(cls, memory: Buffer, decode: Decode) -> "DecodingBuffer":
-        """This memory, with its owner's `decode`."""
+    def of(cls, memory: Buffer, elsewhere: Elsewhere) -> "DecodingBuffer":
+        """This memory, or that place."""
         made: DecodingBuffer = memory.view(cls)
-        made._decode = decode
+        made._elsewhere = elsewhere
         return made
 
     def begin(self) -> None:
-        """A block is about to be laid here, or to be decoded."""
-        self.decoded = False
+        """A block is about to be laid here, or there."""
+        self.taken = False
 
     def decode(self, planes: Sequence[PlaneId], coded: Sequence[Encoded]) -> bool | None:
         """As its owner does; None for a part of it."""
-        held = self._decode(planes, coded) if self._decode is not None else None
-        self.decoded = held is True
+        held = self._elsewhere.decode(planes, coded) if self._elsewhere is not None else None
+        self.taken = held is True
         return held
+
+    def page(self, device: torch.device) -> Tensor | None:
+        """As its owner says; whoever gets it fills it, or another attempt begins."""
+        page = self._elsewhere.page(device) if self._elsewhere is not None else None
+        self.taken = page is not None
+        return page

@@ -8,7 +8,7 @@ out, where the next are copied while a store takes those before.
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -101,10 +101,38 @@ def _taken(host: Tensor, copied: Mark) -> Iterator[Buffer]:
     yield from host.view(torch.uint8).numpy()
 
 
+@dataclass(frozen=True)
+class OnePage:
+    """Page `number`, int64 [1] as `there`, that nobody uses after `mark`."""
+
+    moves: DeviceMoves
+    number: int
+    there: Tensor
+    mark: Mark
+
+    def decode(self, planes: Sequence[PlaneId], coded: Sequence[Encoded]) -> bool | None:
+        """Follows `Elsewhere`."""
+        memory = self.moves.memory
+        if memory.kernels is None or tuple(planes) != tuple(memory.spec.planes()) or not takes(coded):
+            return None
+        pools = memory.pools(range(len(memory.spec.slots)))
+        with self.moves.on(self.moves.inward):
+            return decode_pages(memory.spec, pools, self.there, [coded], method=memory.kernels)[0]
+
+    def page(self, device: torch.device) -> Tensor | None:
+        """Follows `Elsewhere`."""
+        page = self.moves.memory.page(self.number)
+        if page.device != device:
+            return None
+        # it is filled on no stream of ours
+        self.mark.synchronize()
+        return page
+
+
 class Staged:
     """Pages that a read fills by way of host memory: copied there in pieces while it goes on.
 
-    Of blocks that kernels decode only what is stored crosses to the device.
+    Of blocks that kernels decode only what is stored crosses to the device; of those in pages there already, nothing.
     """
 
     def __init__(self, moves: DeviceMoves, pages: Sequence[int], mark: Any) -> None:
@@ -131,13 +159,13 @@ class Staged:
                 self._there = torch.tensor(self._pages, device=memory.device)
         self._first, self._count, self._sent = first, 0, 0
         self._rows = [
-            DecodingBuffer.of(row, partial(self._decoded, self._there[page : page + 1]))
-            for page, row in zip(range(first, end), self._host.view(torch.uint8).numpy(), strict=False)
+            DecodingBuffer.of(row, OnePage(moves, self._pages[at], self._there[at : at + 1], self._mark))
+            for at, row in zip(range(first, end), self._host.view(torch.uint8).numpy(), strict=False)
         ]
         return self._rows
 
     def came(self) -> None:
-        if self._rows[self._count].decoded:
+        if self._rows[self._count].taken:
             self._send()
             self._sent += 1
         self._count += 1
@@ -151,14 +179,6 @@ class Staged:
             # what was sent may still be on its way to pages that are given back now
             with self._moves.on(self._moves.inward):
                 self._moves.mark().synchronize()
-
-    def _decoded(self, page: Tensor, planes: Sequence[PlaneId], coded: Sequence[Encoded]) -> bool | None:
-        memory = self._moves.memory
-        if memory.kernels is None or tuple(planes) != tuple(memory.spec.planes()) or not takes(coded):
-            return None
-        pools = memory.pools(range(len(memory.spec.slots)))
-        with self._moves.on(self._moves.inward):
-            return decode_pages(memory.spec, pools, page, [coded], method=memory.kernels)[0]
 
     def _send(self) -> None:
         """Copies what came since the last time."""

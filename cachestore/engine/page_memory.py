@@ -118,8 +118,12 @@ class PageMemory:
         """The bytes of a page, in place: what a store's read fills and its put takes. InvalidArgument on a device."""
         if self.device.type != "cpu":
             raise InvalidArgument(f"a page on {self.device} has no bytes in host memory; use moves, or planes")
-        data: Buffer = self._flat[page].view(torch.uint8).numpy()
+        data: Buffer = self.page(page).numpy()
         return data
+
+    def page(self, number: int) -> Tensor:
+        """The bytes of a page where it is: uint8, a view."""
+        return self._flat[number].view(torch.uint8)
 
     def gathered(self, pages: Tensor, slots: range) -> Tensor:
         """A copy of these slots of pages, int64 `[pages]`, on their device: `[pages, numbers]` in canonical order."""

@@ -28,12 +28,15 @@ from cachestore.index import Name
 from cachestore.metrics import Counters, total
 from cachestore.seal import Header
 from cachestore.service.client import RemoteStore
+from cachestore.service.pages.owner_store import OwnerStore
+from cachestore.service.pages.reader_store import ReaderStore
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.store.apart import into_one
 from cachestore.store.base import PutStatus, Store
 from cachestore.store.tiered import TieredStore
 from cachestore.tiers.cpu import Cpu
+from cachestore.tiers.gpu import Gpu
 from cachestore_kernels.method import Method
 from tests.kernels.conftest import interpreting
 
@@ -81,14 +84,14 @@ def kernels_decode(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return told
 
 
-def written(spec: BlockSpec, store: Store) -> None:
+def written(spec: BlockSpec, store: Store, codec: Codec | None = None) -> None:
     """Puts `PAGES` of a memory on the CPU."""
     memory = PageMemory(spec, 6, torch.device("cpu"))
     random = np.random.default_rng(3)
     for page in range(6):
         values = random.standard_normal(memory.page_bytes(spec) // 2).astype(np.float16)
         memory.buffer(page)[:] = values.view(np.uint8)
-    coded: Any = Coded(store, codec_for(spec) or Entropy())
+    coded: Any = Coded(store, codec or codec_for(spec) or Entropy())
     put = MemoryPut(coded, memory, chain(spec, TOKENS), 0, PAGES, Deadline.after(20.0))
     assert put.run() == [PutStatus.STORED] * 4
 
@@ -170,7 +173,32 @@ def test_what_does_not_hold_on_the_device_is_a_miss_and_counted(
 
 
 def test_a_buffer_whose_block_was_decoded_can_be_filled_after_all() -> None:
-    buffer = DecodingBuffer.of(np.zeros(4, dtype=np.uint8), lambda planes, coded: True)
-    assert buffer.decode([], []) and buffer.decoded
-    assert into_one([buffer], 0) is buffer and not buffer.decoded
-    assert buffer[:2].decode([], []) is None
+    class Anywhere:
+        def decode(self, planes: object, coded: object) -> bool:
+            return True
+
+        def page(self, device: torch.device) -> torch.Tensor:
+            return torch.zeros(4, dtype=torch.uint8)
+
+    buffer = DecodingBuffer.of(np.zeros(4, dtype=np.uint8), Anywhere())
+    assert buffer.decode([], []) and buffer.taken and buffer.page(torch.device("cpu")) is not None
+    assert into_one([buffer], 0) is buffer and not buffer.taken
+    assert buffer[:2].decode([], []) is None is buffer[:2].page(torch.device("cpu"))
+
+
+def test_a_page_of_another_worker_is_copied_into_its_own(tiered: TieredStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one device nothing goes by way of the host."""
+    monkeypatch.delattr(PageMemory, "scattered")
+    with ExitStack() as held:
+        server = held.enter_context(CacheStoreServer(tiered, ServiceSettings(port=0)))
+        tier = Gpu(capacity=8 << 20, device="cpu").start(Lru())
+        tier.open(lambda departures: None)
+        held.callback(tier.close)
+        owner = held.enter_context(OwnerStore(server.address, tier, "cpu"))
+        written(SPEC, owner, create("raw"))
+        reader = held.enter_context(ReaderStore(server.address, "cpu"))
+        memory, fetch = fetched(SPEC, reader, "naive")
+        assert fetch.tiers == ["gpu"] * 4
+        for page, block in zip(INTO, read(SPEC, tiered.namespace("default")), strict=True):
+            assert np.array_equal(memory.buffer(page), block)
+        assert not memory.buffer(2).any() and not memory.buffer(3).any()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cachestore.block import Block, Buffer, Views
+from cachestore.codecs.decoding_buffer import DecodingBuffer
 from cachestore.codecs.planes import packing_of
 from cachestore.deadline import Deadline
 from cachestore.errors import CacheStoreError
@@ -132,12 +133,7 @@ class PageSource:
     def _copied(self, number: int, into: Buffer | None) -> Block:
         page = self._page(number)
         packing = packing_of(page.header.places, self._asked.part)
-        if into is None:
-            target = torch.empty(packing.nbytes, dtype=torch.uint8, device=self._memory.device)
-        elif into.nbytes == packing.nbytes:
-            target = torch.from_numpy(into)
-        else:
-            raise Broken  # other copies have the same planes: what that means is for them to say
+        target = self._target(page, packing.nbytes, into)
         at = 0
         for start, end in _pieces(page.header, packing.chosen):
             self._memory.copy(page.tensor[start:end], target[at : at + end - start])
@@ -148,6 +144,15 @@ class PageSource:
         data = OnDevice(target, packing.packed) if into is None else Views(into, packing.packed)
         header = page.header
         return Block(header.key, header.token_count, packing.planes, data, bool(header.flags & SHORT))
+
+    def _target(self, page: Page, nbytes: int, into: Buffer | None) -> Tensor:
+        """Where the planes go: `into`, or where its owner has it on the page's device."""
+        if into is None:
+            return torch.empty(nbytes, dtype=torch.uint8, device=self._memory.device)
+        if into.nbytes != nbytes:
+            raise Broken  # other copies have the same planes: what that means is for them to say
+        there = into.page(page.tensor.device) if isinstance(into, DecodingBuffer) else None
+        return torch.from_numpy(into) if there is None else there
 
     def _page(self, number: int) -> Page:
         place, chain = self._pages[number - self._first], self._asked.chain
