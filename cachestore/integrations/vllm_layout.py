@@ -72,6 +72,11 @@ def engine_pages(
     if name not in LAYOUTS:
         raise ConfigError(f"vLLM's KV cache layout {name!r} is not known here; set VLLM_KV_CACHE_LAYOUT to LBNHC")
     names = layer_names(kv_cache_config)
+    if len(names) > len(spec.slots):
+        raise ConfigError(
+            f"vLLM keeps KV of {len(names)} layers, and the model has {len(spec.slots)}: those of a model that drafts "
+            "are no part of a block; choose another --speculative-config, such as ngram, or use the CacheStoreTier"
+        )
     pages = EnginePages(spec, [caches[each] for each in names], config.cache_config.block_size)
     layers = config.compilation_config.static_forward_context
     for slot, each in enumerate(names):

@@ -46,9 +46,16 @@ def config(directory: Path, address: str = "", revision: str = "", **model: Any)
 
 
 @pytest.fixture
-def tier(served: Served, tmp_path: Path) -> Iterator[Tier]:
-    made: list[Any] = []
+def made() -> Iterator[list[Any]]:
+    """Connectors."""
+    connectors: list[Any] = []
+    yield connectors
+    for each in connectors:
+        each.shutdown()
 
+
+@pytest.fixture
+def tier(served: Served, tmp_path: Path, made: list[Any]) -> Tier:
     def make(revision: str = "", **model: Any) -> CacheStoreTier:
         shape = Shape()
         names = [f"model.layers.{layer}.self_attn.attn" for layer in range(shape.layers)]
@@ -63,9 +70,7 @@ def tier(served: Served, tmp_path: Path) -> Iterator[Tier]:
         found: CacheStoreTier = made[-1].connector_scheduler.manager.secondary_tiers[0]
         return found
 
-    yield make
-    for each in made:
-        each.shutdown()
+    return make
 
 
 def test_the_tier_is_named_as_the_model_is(tier: Tier, tmp_path: Path) -> None:
@@ -74,6 +79,15 @@ def test_the_tier_is_named_as_the_model_is(tier: Tier, tmp_path: Path) -> None:
     assert tier(hf_overrides={"rms_norm_eps": 0.1})._spec.revision not in (plain.revision, "")
     assert tier("mine", hf_overrides={"rms_norm_eps": 0.1})._spec.revision.startswith("mine {")
     assert tier("mine")._spec.revision == "mine"
+
+
+def test_a_reset_of_vllms_connector_reaches_the_tier(tier: Tier, made: list[Any]) -> None:
+    found = tier("mine")
+    for _ in range(2):
+        before = found._pages.spec
+        made[-1].reset_cache()
+        assert found._pages.spec != before and found._pages.spec.revision.startswith("mine ")
+        assert found._spec.revision == "mine"
 
 
 def test_what_a_tier_is_not_told_otherwise_is_in_its_revision(tmp_path: Path) -> None:

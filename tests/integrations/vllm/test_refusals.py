@@ -24,6 +24,8 @@ def test_heads_that_cannot_be_spread_are_refused(engine: Make) -> None:
 def test_pages_that_are_not_what_we_take_them_for_are_refused(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Mismatch, match="layer 0: known K and V"):
         engine(wrong=True)
+    with pytest.raises(ConfigError, match="vLLM keeps KV of 3 layers, and the model has 2: those of"):
+        engine(model={"hf_overrides": {"num_hidden_layers": 2}})
     with pytest.raises(ConfigError, match="attention backend CPU_ATTN may pack its pages"):
         engine(backend="CPU_ATTN")
     with pytest.raises(ConfigError, match="kv_load_failure_policy must be 'recompute'"):
