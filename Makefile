@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := build/peers
 ENGINES := build/integrations
+# Images of Python often set it: pytest would rewrite, and every process that a test starts compile, all anew each time.
+unexport PYTHONDONTWRITEBYTECODE
 TESTED := $(patsubst tests/integrations/%/requirements.txt,%,$(wildcard tests/integrations/*/requirements.txt))
 
 .PHONY: demo test check soak mutations bench bench-peers integrations lint proto needle clean
