@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cachestore.block import Buffer
 from cachestore.errors import ConfigError, Mismatch
+from cachestore.store.spread import Spread
 
 LAYOUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -97,16 +99,36 @@ class HostPages:
         memory: Buffer = self._pool.kv_buffer.view(-1).view(torch.uint8).numpy()
         return memory
 
-    def pages(self, indices: torch.Tensor) -> list[tuple[Buffer, ...]]:
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """Where the runs of each page of the pool start in its memory, as far as SGLang was asked; else -1."""
+        return np.full((self._pool.size // self._pool.page_size, len(self.runs)), -1)
+
+    def pages(self, indices: torch.Tensor) -> Spread:
         """The runs of the pages that hold these tokens, in place. Mismatch for what lies outside the pool."""
-        pointers, sizes = self._pool.get_page_buffer_meta(indices)
-        count, base, memory = len(self.runs), self._pool.kv_buffer.data_ptr(), self._memory
-        if tuple(sizes) != self.runs * (len(pointers) // count):
+        size = self._pool.page_size
+        tokens = indices.numpy()[::size]
+        numbers, within = np.divmod(tokens, size)
+        if tokens.size and (within.any() or tokens.min() < 0 or numbers.max() >= len(self._starts)):
+            raise Mismatch(f"SGLang names tokens that are no whole pages of {size} of its host pool")
+        starts = self._starts[numbers]
+        if tokens.size and starts.min() < 0:
+            # they never move: asked once, this is a look into an array for every further batch
+            unknown = np.unique(numbers[starts[:, 0] < 0])
+            self._starts[unknown] = self._asked(torch.from_numpy(unknown * size))
+            starts = self._starts[numbers]
+        return Spread(self._memory, starts, self.runs)
+
+    def _asked(self, tokens: torch.Tensor) -> NDArray[np.int64]:
+        """Where SGLang says that the runs of pages start whose first tokens these are."""
+        pointers, sizes = self._pool.get_page_buffer_meta(tokens.repeat_interleave(self._pool.page_size))
+        if tuple(sizes) != self.runs * len(tokens):
             raise Mismatch(f"SGLang's pages are runs of {sorted(set(sizes))} bytes, and were of {self.runs}")
-        if pointers and not base <= min(pointers) <= max(pointers) <= base + memory.nbytes - max(sizes):
+        base: int = self._pool.kv_buffer.data_ptr()
+        starts: NDArray[np.int64] = np.array(pointers, dtype=np.int64).reshape(len(tokens), -1) - base
+        if starts.min() < 0 or (starts > self._memory.nbytes - np.array(self.runs)).any():
             raise Mismatch("SGLang names pages that lie outside its host pool")
-        found = [memory[at - base : at - base + size] for at, size in zip(pointers, sizes, strict=True)]
-        return [tuple(found[first : first + count]) for first in range(0, len(found), count)]
+        return starts
 
     def prove(self) -> None:
         """Writes known bytes into a free page's runs and reads it as SGLang does, and the other way: Mismatch if not.

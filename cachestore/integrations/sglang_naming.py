@@ -62,10 +62,10 @@ def settings_of(config: Any) -> HiCacheSettings:
 def engine_keys(keys: Sequence[str]) -> list[bytes]:
     """SGLang's page hashes as bytes. InvalidArgument for what is no SHA-256: others may collide between prompts."""
     try:
-        found = [bytes.fromhex(key) for key in keys]
+        found = list(map(bytes.fromhex, keys))
     except ValueError:
         found = [b""]
-    if any(len(key) != HASH_BYTES for key in found):
+    if found and set(map(len, found)) != {HASH_BYTES}:
         raise InvalidArgument("SGLang's page hashes must be SHA-256 in hexadecimal: others may collide between prompts")
     return found
 

@@ -6,14 +6,25 @@ may wait for the store, up to its time-out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cachestore.block import Buffer, OpaqueSpec, PlaneId
-from cachestore.hashing import opaque_chain
+from cachestore.hashing import Chain, opaque_chain
 from cachestore.integrations.opaque import HELD
 from cachestore.store.base import BlockPlan, Store
+from cachestore.store.spread import Spread
 
 MOST_KEYS = 4096
 """Keys in one question to the store: an engine may ask for a whole prompt, and its pages may be single tokens."""
+
+
+CHAINS = 64
+"""Batches whose keys are remembered: an engine asks for its pages before it loads them, and again where others did."""
+
+
+@lru_cache(maxsize=CHAINS)
+def _chain(spec: OpaqueSpec, keys: tuple[bytes, ...]) -> Chain:
+    return opaque_chain(spec, keys)
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class RunPages:
         ready = 0
         for start in range(0, len(keys), MOST_KEYS):
             asked = keys[start : start + MOST_KEYS]
-            found = self.store.lookup(opaque_chain(self.spec, asked), timeout=self.lookup_timeout).ready
+            found = self.store.lookup(_chain(self.spec, tuple(asked)), timeout=self.lookup_timeout).ready
             ready += found
             if found < len(asked):
                 break
@@ -54,26 +65,27 @@ class RunPages:
         """
         if not keys:
             return 0
-        with self.store.read(opaque_chain(self.spec, keys), into=into, timeout=self.timeout) as reading:
+        with self.store.read(_chain(self.spec, tuple(keys)), into=into, timeout=self.timeout) as reading:
             return reading.fill()
 
     def scatter(self, keys: Sequence[bytes], pages: Sequence[Sequence[Buffer]]) -> int:
         """As `read`, into the runs of each page."""
-        if len(self.runs) == 1:
-            return self.read(keys, [run for (run,) in pages])
         if not keys:
             return 0
-        with self.store.read(opaque_chain(self.spec, keys), into=pages, timeout=self.timeout) as reading:
+        with self.store.read(_chain(self.spec, tuple(keys)), into=pages, timeout=self.timeout) as reading:
             return reading.fill()
 
     def put(self, keys: Sequence[bytes], pages: Sequence[Sequence[Buffer]]) -> list[bool]:
         """Puts pages that the store lacks, each in its runs or in one piece; for each whether the store has it now."""
         if not keys:
             return []
-        chain = opaque_chain(self.spec, keys)
+        chain = _chain(self.spec, tuple(keys))
         plans = BlockPlan.alike(chain.keys, 1, self.planes)
         with self.store.put(chain.fingerprint, plans, timeout=self.timeout) as put:
-            # SGLang gives a page in one piece where it copied it
-            put.write_whole({number: page[0] if len(page) == 1 else page for number, page in enumerate(pages)})
+            if isinstance(pages, Spread):
+                put.write_whole(pages)
+            else:
+                # SGLang gives a page in one piece where it copied it
+                put.write_whole({number: page[0] if len(page) == 1 else page for number, page in enumerate(pages)})
             put.commit()
             return [answer.status in HELD for answer in put.answers]

@@ -10,6 +10,7 @@ from cachestore.service import convert, convert_put
 from cachestore.service.transport import Lays, Sink
 from cachestore.store.base import Durability, Lease, PutAnswer, PutStatus
 from cachestore.store.checks import check_blocks, check_encoded, check_kept, check_whole, check_write, is_flat, unmet
+from cachestore.store.spread import Spread
 
 
 class RemotePut:
@@ -21,7 +22,7 @@ class RemotePut:
         self._plans = reservation.own_plans()
         self._durable = reservation.durability is Durability.DURABLE
         self._answers = list(sink.answers)
-        self._written: dict[int, set[int]] = {}
+        self._written: dict[int, set[int] | frozenset[int]] = {}
         self._runs: dict[tuple[int, int, int], range] = {}
 
     @property
@@ -44,20 +45,26 @@ class RemotePut:
         self._once(block, chosen)
         sink.write(block, chosen, data)
 
-    def write_whole(self, blocks: Mapping[int, Into]) -> None:
+    def write_whole(self, blocks: Mapping[int, Into] | Spread) -> None:
         sink = self._open()
-        check_whole(self._plans, blocks)
-        wanted = {block: data for block, data in blocks.items() if self._answers[block].status is PutStatus.WANTED}
-        before = next((block for block in wanted if self._written.get(block)), None)
+        if isinstance(blocks, Spread):
+            blocks.check_planned(self._plans)
+        else:
+            check_whole(self._plans, blocks)
+        numbers = range(len(blocks)) if isinstance(blocks, Spread) else blocks
+        wanted = [block for block in numbers if self._answers[block].status is PutStatus.WANTED]
+        before = next((block for block in wanted if self._written.get(block)), None) if self._written else None
         if before is not None:
             raise InvalidArgument(f"one of the planes of block {before} was written before")
         if self._codec.id == RAW and isinstance(sink, Lays):
-            for block in wanted:
-                self._written[block] = set(range(len(self._plans[block].planes)))
-            sink.lay(wanted)
+            # by identity: the blocks of a put share their planes
+            kinds = {id(plan.planes): plan.planes for plan in self._plans}
+            whole = {same: frozenset(range(len(planes))) for same, planes in kinds.items()}
+            self._written |= {block: whole[id(self._plans[block].planes)] for block in wanted}
+            sink.lay(blocks, wanted)
             return
-        for block, data in wanted.items():
-            for plane, piece in enumerate(pieces(data)):
+        for block in wanted:
+            for plane, piece in enumerate(pieces(blocks[block])):
                 self.write(block, plane, piece)
 
     def write_encoded(self, block: int, plane: int, *encoded: Encoded) -> None:
@@ -113,7 +120,7 @@ class RemotePut:
             raise InvalidArgument(
                 f"one of the planes {chosen.start} to {chosen[-1]} of block {block} was written before"
             )
-        written.update(chosen)
+        self._written[block] |= set(chosen)
 
     def _open(self) -> Sink:
         if self._sink is None:

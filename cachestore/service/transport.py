@@ -13,6 +13,7 @@ from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
 from cachestore.service.convert_put import Reservation
 from cachestore.store.base import Loaded, Provisional, PutAnswer
+from cachestore.store.spread import Spread
 from cachestore.wire import store_pb2 as wire
 
 
@@ -84,8 +85,8 @@ class Sink(Protocol):
 class Lays(Protocol):
     """A sink that takes many blocks at once."""
 
-    def lay(self, blocks: Mapping[int, Into]) -> None:
-        """Raw wanted blocks by number, of which no plane came before, whole; they may be reused on return."""
+    def lay(self, blocks: Mapping[int, Into] | Spread, wanted: Sequence[int]) -> None:
+        """The raw wanted blocks of these, of which no plane came before, whole; they may be reused on return."""
 
 
 class Followed(Protocol):

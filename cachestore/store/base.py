@@ -14,6 +14,7 @@ from cachestore.codecs.base import Codec, Encoded
 from cachestore.hashing import Chain
 from cachestore.metrics import Figure
 from cachestore.store.plan import BlockPlan as BlockPlan
+from cachestore.store.spread import Spread
 
 TIMEOUT = 10.0
 """Seconds a call may take when its caller does not say."""
@@ -165,10 +166,11 @@ class Put(Protocol):
         beyond the last, or one of the planes came before; then none of it is taken.
         """
 
-    def write_whole(self, blocks: Mapping[int, Into]) -> None:
+    def write_whole(self, blocks: Mapping[int, Into] | Spread) -> None:
         """As `write`, of all planes of blocks by number, each in one buffer or in one for each plane.
 
-        It takes less time where blocks are small. InvalidArgument if one is not such; then none of them is taken.
+        A spread has the blocks from the first on. It takes less time where blocks are small. InvalidArgument if one is
+        not such; then none of them is taken.
         """
 
     @property

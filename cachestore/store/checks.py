@@ -10,6 +10,7 @@ from cachestore.codecs.base import RAW, Encoded
 from cachestore.errors import DurabilityUnmet, InvalidArgument
 from cachestore.hashing import KEY_BYTES
 from cachestore.store.base import BlockPlan, Lease, PutAnswer, PutStatus
+from cachestore.store.spread import Spread
 
 _BYTE = np.dtype(np.uint8)
 _FILLABLE = 0x0401
@@ -26,6 +27,9 @@ def check_into(into: Sequence[Into] | None, blocks: int) -> None:
         return
     if len(into) != blocks:
         raise InvalidArgument(f"into must hold one buffer for each of the {blocks} keys, got {len(into)}")
+    if isinstance(into, Spread):
+        into.check(fillable=True)
+        return
     for index, given in enumerate(into):
         for buffer in pieces(given):
             # flags as one number: to ask for each by name takes longer than all the rest

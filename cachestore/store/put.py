@@ -30,6 +30,7 @@ from cachestore.store.joint import own_plans
 from cachestore.store.laying import OpenBlock
 from cachestore.store.reserving import Reserved
 from cachestore.store.room import lacking
+from cachestore.store.spread import Spread
 
 if TYPE_CHECKING:
     from cachestore.store.local import LocalStore
@@ -110,8 +111,12 @@ class LocalPut:
             self._append(open_block, number, encoded)
             self._tell(open_block, range(number, number + 1))
 
-    def write_whole(self, blocks: Mapping[int, Into]) -> None:
-        check_whole(self.plans, blocks)
+    def write_whole(self, blocks: Mapping[int, Into] | Spread) -> None:
+        if isinstance(blocks, Spread):
+            blocks.check_planned(self.plans)
+            blocks = dict(enumerate(blocks))
+        else:
+            check_whole(self.plans, blocks)
         for block in blocks:
             open_block = self._blocks.open.get(block)
             if open_block is not None and open_block.written:

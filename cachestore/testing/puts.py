@@ -11,6 +11,7 @@ from cachestore.codecs import create
 from cachestore.errors import CacheStoreError, InvalidArgument
 from cachestore.metrics import total
 from cachestore.store.base import Lookup, PutStatus, Store, put_blocks
+from cachestore.store.spread import Spread
 from cachestore.testing.blocks import plans_of, same, small_spec, write_blocks
 from cachestore.testing.coded_puts import CodedPutTests
 
@@ -86,6 +87,25 @@ class PutTests(CodedPutTests):
             there, stored = PutStatus.ALREADY_EXISTS, PutStatus.STORED
             assert [answer.status for answer in put.answers] == [stored, there, stored, stored]
         assert all(map(same, (block for block, _ in self.read(store, keys)), blocks))
+
+    @pytest.mark.parametrize("name", ["raw", "lz4"])
+    def test_blocks_may_lie_in_pieces_anywhere_in_one_memory(self, store: Store, name: str) -> None:
+        keys, blocks = self.blocks(3)
+        put_blocks(store, keys.fingerprint, blocks[1:2])
+        sizes = tuple(plane.raw_bytes for plane in blocks[0].planes)
+        ends = np.cumsum(np.tile(sizes, (3, 1))).reshape(3, -1)
+        given, into = (
+            Spread(np.zeros(3 * sum(sizes), dtype=np.uint8), ends - np.array(sizes), sizes) for _ in range(2)
+        )
+        for block, rooms in zip(blocks, given, strict=True):
+            for data, room in zip(block.data, rooms, strict=True):
+                room[:] = data
+        with store.put(keys.fingerprint, plans_of(blocks), codec=create(name)) as put:
+            put.write_whole(given)
+            put.commit()
+        with store.read(keys, into=into) as reading:
+            assert reading.fill() == 3
+        assert np.array_equal(given.memory, into.memory)
 
     def test_a_block_has_one_writer_at_a_time(self, store: Store) -> None:
         keys, blocks = self.blocks(2)

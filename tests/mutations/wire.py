@@ -13,6 +13,27 @@ WIRE = (
         ("tests/service/test_filling.py::test_damage_ends_it_and_is_counted_once",),
     ),
     Mutation(
+        "checksums of blocks copied into one memory not compared",
+        "cachestore/service/shared/filling.py",
+        "    held = (came == np.array(meant, dtype=np.uint64)).all(axis=1)\n",
+        "    held = (came > 0).all(axis=1)\n",
+        ("tests/service/test_spread.py::test_damage_ends_it_and_is_counted_once",),
+    ),
+    Mutation(
+        "generations of blocks copied into one memory not compared",
+        "cachestore/service/shared/filling.py",
+        "        return min(_spread(slab.bytes, starts, packing, into, sums), places.current)\n",
+        "        return _spread(slab.bytes, starts, packing, into, sums)\n",
+        ("tests/service/test_spread.py::test_memory_that_is_used_again_meanwhile_is_a_miss",),
+    ),
+    Mutation(
+        "checksums of pieces handed to a taker not compared",
+        "cachestore/service/shared/filling.py",
+        "        if sums != meant[at : at + len(sums)]:\n            return False\n",
+        "",
+        ("tests/service/test_filling.py::test_a_taker_is_handed_nothing_that_does_not_hold",),
+    ),
+    Mutation(
         "checksums of headers looked at at once not compared",
         "cachestore/service/shared/alike.py",
         "    words = words[: _leading(words[:, -1] == digests)]\n",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from cachestore.block import Buffer, Into
 from cachestore.codecs.planes import Packing, copy_planes, packing_of
@@ -12,13 +13,11 @@ from cachestore.seal import ENCRYPTED, CorruptBlock, Header
 from cachestore.service.shared.alike import raw_checksums
 from cachestore.service.shared.mapped import Places
 from cachestore.service.transport import Asked
+from cachestore.store.spread import LITTLE, Spread, moved
 from cachestore.tiers.slab import WORD_BYTES
 
 AT_ONCE = 64
 """Blocks whose headers are checked at once: between two blocks' bytes no cache would still have what that takes."""
-
-LITTLE = 128 << 10
-"""Bytes that are copied in less time than giving up the interpreter lock and getting it back costs."""
 
 
 def filled(places: Places, asked: Asked, namespace: bytes, first: int, into: Sequence[Into]) -> int:
@@ -45,12 +44,27 @@ def filled(places: Places, asked: Asked, namespace: bytes, first: int, into: Seq
     sums = raw_checksums(model, words, keys)
     if len(packing.chosen) < len(model.table):
         sums = [[each[plane] for plane in packing.chosen] for each in sums]
+    if isinstance(into, Spread):
+        starts = places.offsets + (WORD_BYTES + model.size)
+        return min(_spread(slab.bytes, starts, packing, into, sums), places.current)
     came = 0
     for start, meant, target in zip((places.offsets + (WORD_BYTES + model.size)).tolist(), sums, into, strict=False):
         if _copied(slab.bytes, start, packing, target) != meant:
             break
         came += 1
     return min(came, places.current)
+
+
+def _spread(
+    memory: Buffer, starts: NDArray[np.int64], packing: Packing, into: Spread, meant: Sequence[Sequence[int]]
+) -> int:
+    """How many of the blocks whose payloads start there, of these checksums, came whole to where they are to go."""
+    if tuple(place.stop - place.start for place in packing.stored) != into.sizes or not meant:
+        return 0
+    froms = starts[: len(meant), None] + np.array([place.start for place in packing.stored])
+    came = moved(memory, froms, into.memory, into.starts, into.sizes)
+    held = (came == np.array(meant, dtype=np.uint64)).all(axis=1)
+    return len(held) if held.all() else int(held.argmin())
 
 
 def _copied(memory: Buffer, start: int, packing: Packing, into: Into) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import xxhash
@@ -11,10 +12,10 @@ from cachestore.block import Into, PlaneId
 from cachestore.codecs.base import RAW
 from cachestore.codecs.planes import copy_planes
 from cachestore.plane_table import RAW_BYTES, RAW_SUM, STORED_SUM, WORD
-from cachestore.service.shared.filling import LITTLE
 from cachestore.service.shared.mapped import Mapped, Places
 from cachestore.store.adopting import Front
 from cachestore.store.laying import Laying, Layout, Run, layout_of
+from cachestore.store.spread import LITTLE, Spread, moved
 from cachestore.tiers.slab import WORD_BYTES
 
 TELLS = 4 << 20
@@ -53,42 +54,46 @@ class Lent:
             self._at.pop(number, None)
             self._laying.pop(number, None)
 
-    def lay(self, blocks: Mapping[int, Into], writes: Iterator[int]) -> None:
-        """Whole raw blocks, of which nothing was laid; `writes` numbers them. What is not lent is left out."""
-        group: list[int] = []
-        given: list[Into] = []
-        nbytes = 0
-        for number, data in blocks.items():
-            at = self._at.get(number)
-            if at is None:
-                continue
-            if group and (nbytes >= TELLS or not self._alike(group[0], at)):
-                self._lay(group, given, writes)
-                group, given, nbytes = [], [], 0
-            group.append(at)
-            given.append(data)
-            nbytes += self._layouts[at].nbytes
-        if group:
-            self._lay(group, given, writes)
+    def lay(self, blocks: Mapping[int, Into] | Spread, wanted: Sequence[int], writes: Iterator[int]) -> None:
+        """Those of these raw blocks that are wanted, whole, of which nothing was laid; `writes` numbers them.
 
-    def _alike(self, one: int, other: int) -> bool:
+        What is not lent is left out.
+        """
+        lent = [number for number in wanted if number in self._at]
+        places = [self._at[number] for number in lent]
         slabs, layouts = self._places.slabs, self._layouts
-        return slabs[one] is slabs[other] and layouts[one] is layouts[other]
+        first = 0
+        for alike in (list(group) for _, group in groupby(places, lambda at: (id(slabs[at]), id(layouts[at])))):
+            most = max(1, TELLS // layouts[alike[0]].nbytes)
+            for start in range(0, len(alike), most):
+                some = alike[start : start + most]
+                self._lay(some, blocks, lent[first : first + len(some)], writes)
+                first += len(some)
 
-    def _lay(self, group: Sequence[int], given: Sequence[Into], writes: Iterator[int]) -> None:
-        """Blocks of one slab and layout."""
-        slab, layout = self._places.slabs[group[0]], self._layouts[group[0]]
-        fronts = self._places.offsets[list(group)] + WORD_BYTES
+    def _lay(
+        self,
+        places: Sequence[int],
+        blocks: Mapping[int, Into] | Spread,
+        chosen: Sequence[int],
+        writes: Iterator[int],
+    ) -> None:
+        """Lays these blocks at these places, which are of one slab and layout."""
+        slab, layout = self._places.slabs[places[0]], self._layouts[places[0]]
+        fronts = self._places.offsets[list(places)] + WORD_BYTES
         run = layout.run_of(range(len(layout.planes)))
-        sums = [
-            _copied(slab, start, run, data) for start, data in zip((fronts + layout.start).tolist(), given, strict=True)
-        ]
-        rows = np.tile(_rows(layout), (len(group), 1, 1))
-        numbers = np.fromiter(writes, dtype=np.uint64, count=len(group))
+        begin = fronts + layout.start
+        if isinstance(blocks, Spread):
+            tos = begin[:, None] + run.offsets.astype(np.int64)
+            sums = moved(blocks.memory, blocks.starts[list(chosen)], slab.bytes, tos, blocks.sizes)
+        else:
+            pairs = zip(begin.tolist(), chosen, strict=True)
+            sums = np.array([_copied(slab, start, run, blocks[number]) for start, number in pairs], dtype=np.uint64)
+        rows = np.tile(_rows(layout), (len(places), 1, 1))
+        numbers = np.fromiter(writes, dtype=np.uint64, count=len(places))
         rows[:, :, RAW_BYTES] = numbers[:, None]
-        rows[:, :, STORED_SUM] = rows[:, :, RAW_SUM] = np.array(sums, dtype=np.uint64)
+        rows[:, :, STORED_SUM] = rows[:, :, RAW_SUM] = sums
         first = fronts // WORD
-        slab.words[first[:, None] + np.arange(rows[0].size)] = rows.reshape(len(group), -1)
+        slab.words[first[:, None] + np.arange(rows[0].size)] = rows.reshape(len(places), -1)
         # last of all: who sees it takes the rows for whole
         slab.words[first + (layout.start // WORD - 1)] = numbers
 

@@ -15,6 +15,7 @@ from cachestore.service.shared.client import Lost, SharedSession
 from cachestore.service.shared.lent import Lent
 from cachestore.service.shared.sessions import SharedSessions
 from cachestore.store.base import PutAnswer
+from cachestore.store.spread import Spread
 from cachestore.wire import session_pb2, store_pb2
 
 ABORT_SECONDS = 1.0
@@ -93,11 +94,11 @@ class SharedSink:
                 if holds(each, laying.append(number, each)):
                     front.laid(range(number, number + 1), laying.table(), next(self._writes))
 
-    def lay(self, blocks: Mapping[int, Into]) -> None:
+    def lay(self, blocks: Mapping[int, Into] | Spread, wanted: Sequence[int]) -> None:
         self._deadline.check("writing")
         with self._writing:
             self._opened()
-            self._open.lay(blocks, self._writes)
+            self._open.lay(blocks, wanted, self._writes)
 
     def commit(self, blocks: Sequence[int], lease_ms: int) -> store_pb2.WriteResponse:
         with self._writing:
