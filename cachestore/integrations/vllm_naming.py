@@ -57,19 +57,21 @@ def base_spec(config: VllmConfig, chosen: int, given: str) -> BlockSpec:
 
 @dataclass(eq=False)
 class Adapters:
-    """Which files each LoRA had when it was first used, by its number in vLLM and path; safe for several threads."""
+    """Which files each LoRA had when it was first used, by name and path; safe for several threads."""
 
-    _first: dict[tuple[int, str], str] = field(default_factory=dict)
+    _first: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def spec(self, base: BlockSpec, adapter: Any) -> BlockSpec:
         """`base` with this LoRA; hashes its files, if they are not those that were hashed before.
 
-        ConfigError if others lie there by now: nothing says which of them vLLM has loaded.
+        ConfigError if others lie there by now. vLLM may have either of them loaded, and its own cache, which knows an
+        adapter by name and path, has KV of the first ones: it would be saved as that of the others.
         """
         found = adapter_revision(adapter.lora_path)
-        if self._first.setdefault((adapter.lora_int_id, adapter.lora_path), found) != found:
+        if self._first.setdefault((adapter.lora_name, adapter.lora_path), found) != found:
             raise ConfigError(
-                f"LoRA {adapter.lora_name!r}: its files have changed since it was loaded; unload it and load it again"
+                f"LoRA {adapter.lora_name!r}: its files have changed since it was first used; load it from another "
+                "directory, or reset vLLM's caches with the connector"
             )
         return replace(base, adapter=adapter.lora_name, adapter_revision=found)
 
