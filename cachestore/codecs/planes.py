@@ -128,6 +128,29 @@ def _packing(places: bytes, chosen: tuple[int, ...]) -> Packing:
     return Packing(chosen, planes_at(places, chosen), stored, packed, sum(sizes), pieces, start)
 
 
+@remembered
+def portions_of(places: bytes, asked: tuple[Part, tuple[int, ...]]) -> tuple[tuple[Piece, ...], ...] | None:
+    """The way there of planes of a part that go a few at a time, portions of so many bytes, each to a place of its own.
+
+    None if not all are as they are, or a portion ends within a plane.
+    """
+    part, sizes = asked
+    packing = packing_of(places, part)
+    if packing.pieces is None or sum(sizes) != packing.nbytes:
+        return None
+    found, first = [], 0
+    for start, nbytes in zip(starts(sizes), sizes, strict=True):
+        inside = [place for place in packing.packed[first:] if place.stop <= start + nbytes]
+        last = first + len(inside)
+        found.append(
+            pieces_of(packing.stored[first:last], [slice(place.start - start, place.stop - start) for place in inside])
+        )
+        if not inside or inside[-1].stop != start + nbytes:
+            return None
+        first = last
+    return tuple(found)
+
+
 def as_they_are(rows: NDArray[np.void]) -> bool:
     """Whether the stored bytes of all these planes are their raw bytes."""
     return not (rows["codec"] != RAW).any() and bool((rows["stored_bytes"] == rows["raw_bytes"]).all())

@@ -29,9 +29,29 @@ class Pair(NamedTuple):
     blocks: Rows
 
 
+class Stretch(NamedTuple):
+    """Pages that lie at equal distances on both sides."""
+
+    target: slice
+    source: slice
+
+
+class Held(NamedTuple):
+    """An engine's pages that hold one block, of which the first `skip` are left as they are."""
+
+    pages: Sequence[int]
+    skip: int
+    stretches: Sequence[Stretch]
+    """The way into the others, out of a block."""
+
+    @classmethod
+    def of(cls, pages: Sequence[int], skip: int = 0) -> "Held":
+        return cls(pages, skip, stretches(pages[skip:], range(skip, len(pages))))
+
+
 class Run(NamedTuple):
-    """Slots that lie at equal distances on both sides: their pairs have an axis for them in front. No pairs where torch
-    copies."""
+    """Slots that lie at equal distances on both sides: their pairs have an axis for them behind that of the pages. No
+    pairs where torch copies."""
 
     slots: range
     pairs: tuple[Pair, ...]
@@ -59,15 +79,33 @@ class Beside:
         self.runs = [Run(run, _stacked(self.slots, run)) for run in _alike(self.slots)]
 
 
-def copy_pages(target: Rows, targets: Sequence[int], source: Rows, sources: Sequence[int]) -> None:
-    """Copies these pages of `source` to those of `target`; at once those that follow each other on both sides."""
-    first = 0
-    for number in range(1, len(targets) + 1):
-        if number < len(targets) and all(pages[number] == pages[number - 1] + 1 for pages in (targets, sources)):
+def stretches(targets: Sequence[int], sources: Sequence[int]) -> list[Stretch]:
+    """How these pages are copied to those, in few copies: engines hand pages out upwards or downwards."""
+    found, first = [], 0
+    for end in range(1, len(targets) + 1):
+        if end < len(targets) and all(_equidistant(pages[first : end + 1]) for pages in (targets, sources)):
             continue
-        count, there, here = number - first, targets[first], sources[first]
-        np.copyto(target[..., there : there + count, :, :, :], source[..., here : here + count, :, :, :])
-        first = number
+        found.append(Stretch(_slice(targets[first:end]), _slice(sources[first:end])))
+        first = end
+    return found
+
+
+def _equidistant(pages: Sequence[int]) -> bool:
+    """Whether the last of these is as far from the one before as the others are."""
+    return len(pages) < 3 or pages[-1] - pages[-2] == pages[1] - pages[0]
+
+
+def _slice(pages: Sequence[int]) -> slice:
+    """These, which are equally far from each other."""
+    step = pages[1] - pages[0] if len(pages) > 1 else 1
+    end = pages[-1] + step
+    return slice(pages[0], end if end >= 0 else None, step)
+
+
+def copy_pages(target: Rows, source: Rows, found: Sequence[Stretch]) -> None:
+    """Copies pages of `source` to pages of `target`; of both they are the first axis."""
+    for there, here in found:
+        np.copyto(target[there], source[here])
 
 
 def _engine_rows(cache: Tensor, slot: Slot) -> tuple[Rows, ...]:
@@ -133,5 +171,5 @@ def _stacked(slots: Sequence[tuple[Pair, ...]], run: range) -> tuple[Pair, ...]:
 
 
 def _layers(rows: Rows, count: int, step: int) -> Rows:
-    """So many arrays like this one, `step` bytes apart."""
-    return as_strided(rows, (count, *rows.shape), (step, *rows.strides))
+    """So many arrays like this one, `step` bytes apart, along an axis behind that of the pages."""
+    return np.moveaxis(as_strided(rows, (count, *rows.shape), (step, *rows.strides)), 0, -4)

@@ -14,7 +14,7 @@ from torch import Tensor
 from cachestore.block import BlockSpec, Half
 from cachestore.engine.page_memory import PageMemory
 from cachestore.errors import ConfigError, Mismatch
-from cachestore.integrations.page_rows import Beside, copy_pages
+from cachestore.integrations.page_rows import Beside, Held, copy_pages, stretches
 
 Write = Callable[[int, int, Tensor, Tensor], None]
 """How an engine writes K and V of a page's tokens, each `[tokens, kv_heads, dim]`: slot, page, K, V."""
@@ -56,7 +56,7 @@ class EnginePages:
         """Copies one slot of a block out of the engine's pages into page `block` of `memory`."""
         if pairs := self._beside(memory).slots[slot]:
             for held, blocks in pairs:
-                copy_pages(blocks[block], range(len(pages)), held, pages)
+                copy_pages(blocks[block], held, stretches(range(len(pages)), pages))
             return
         found = self.caches[slot][self._index(slot, pages)]
         for half, content in self._contents(slot):
@@ -67,20 +67,22 @@ class EnginePages:
         """Copies one slot of a block from page `block` of `memory` into the engine's pages, not the first `skip`."""
         if pairs := self._beside(memory).slots[slot]:
             for held, blocks in pairs:
-                copy_pages(held, pages[skip:], blocks[block], range(skip, len(pages)))
+                copy_pages(held, blocks[block], Held.of(pages, skip).stretches)
+            return
+        if skip >= len(pages):
             return
         cache, index = self.caches[slot], self._index(slot, pages[skip:])
         for half, content in self._contents(slot):
             found = self._canonical(slot, half, memory, block)[:, skip:].transpose(0, 1)
             cache[index, :, :, content] = found.to(cache.device, non_blocking=True)
 
-    def give_all(self, pages: Sequence[int], memory: PageMemory, block: int, skip: int = 0) -> None:
+    def give_all(self, held: Held, memory: PageMemory, block: int) -> None:
         """Copies all slots of a block from page `block` of `memory` into the engine's pages, as `give` does one."""
         for slots, pairs in self._beside(memory).runs:
-            for held, blocks in pairs:
-                copy_pages(held, pages[skip:], blocks[:, block], range(skip, len(pages)))
+            for pages, blocks in pairs:
+                copy_pages(pages, blocks[block], held.stretches)
             for slot in () if pairs else slots:
-                self.give(slot, pages, memory, block, skip)
+                self.give(slot, held.pages, memory, block, held.skip)
 
     def _beside(self, memory: PageMemory) -> Beside:
         """The engine's pages and those of `memory`, which is remembered."""

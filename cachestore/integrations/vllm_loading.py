@@ -1,28 +1,23 @@
-"""vLLM: loads on their way, from the store into vLLM's pages.
+"""vLLM: loads on their way, from the store into vLLM's pages, which nobody reads yet.
 
-Of each load one thread reads block after block into staging and another copies them into pages, which nobody reads yet.
-Two of a kind would wait for each other: checksums give the interpreter lock up at every plane, copies of whole blocks
-hardly ever. The staging of a load is a few blocks, used again while the processor's caches have it.
+A load is shared out among the threads, each of which reads a stretch of its blocks and copies them piece by piece as
+they come. Of one whose blocks are still being written one thread reads all: the others would only wait with it.
 """
 
 import logging
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import cycle, islice, takewhile
+from itertools import pairwise
 from threading import Condition
-
-import torch
 
 from cachestore.deadline import Deadline
 from cachestore.engine.page_memory import PageMemory
 from cachestore.errors import CacheStoreError
 from cachestore.hashing import Chain
+from cachestore.integrations.page_taking import PageTaker
 from cachestore.integrations.pages import EnginePages
-from cachestore.integrations.staging import Staging
 from cachestore.integrations.vllm_settings import ConnectorSettings
 from cachestore.integrations.vllm_shards import Shard
 from cachestore.integrations.vllm_work import Load
@@ -31,27 +26,40 @@ from cachestore.store.base import Purpose, Store
 
 _log = logging.getLogger(__name__)
 
-RING = 3
-"""Blocks of staging of one load: one that is read, one that is copied, and one between them."""
+SHARE = 8 << 20
+"""Bytes for which another thread is worth a read of its own."""
 
 PAUSE = 0.005
 """Seconds before promised blocks are asked for again that the store knows nothing of."""
 
 
 @dataclass(eq=False)
+class Share:
+    """Blocks of a load that one thread reads, and how many leading ones of them are in their pages."""
+
+    blocks: range
+    came: int = 0
+
+
+@dataclass(eq=False)
 class Loading:
-    """One load, and how many leading blocks of it are in their pages."""
+    """One load, in shares of which `left` have not ended."""
 
     load: Load
     deadline: Deadline
-    came: int = 0
-    copies: "deque[Future[None]]" = field(default_factory=deque)
+    shares: Sequence[Share]
+    left: int
+    broken: bool = False
 
-    def copied(self) -> None:
-        """Waits for the next copy, and raises what it raised."""
-        self.copies[0].result()
-        self.copies.popleft()
-        self.came += 1
+    @property
+    def came(self) -> int:
+        """How many leading blocks are in their pages."""
+        came = 0
+        for share in self.shares:
+            came += share.came
+            if share.came < len(share.blocks):
+                break
+        return came
 
 
 @dataclass(eq=False)
@@ -69,23 +77,21 @@ class Loads:
     _changed: Condition = field(default_factory=Condition)
 
     def __post_init__(self) -> None:
-        threads, spec = self.settings.threads, self.shard.spec
-        most = threads * RING * PageMemory.page_bytes(spec)
-        self._staging = Staging(spec, min(self.settings.staging // 2, most))
+        threads = self.settings.threads
+        self._takers = [PageTaker(self.pages) for _ in range(threads)]
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="cachestore-vllm-load")
-        self._copiers = ThreadPoolExecutor(threads, thread_name_prefix="cachestore-vllm-copy")
-
-    @property
-    def staging(self) -> int:
+        self.staging = sum(taker.nbytes for taker in self._takers)
         """Bytes of staging."""
-        return self._staging.memory.pages * PageMemory.page_bytes(self.shard.spec)
 
     def begin(self, loads: Iterable[Load]) -> None:
         """Begins these."""
         for load in loads:
+            shares = self._shares(load)
+            loading = Loading(load, Deadline.after(self.settings.timeout), shares, len(shares))
             with self._changed:
                 self._underway += 1
-            self._readers.submit(self._load, Loading(load, Deadline.after(self.settings.timeout)))
+            for share in shares:
+                self._readers.submit(self._load, loading, share)
 
     def wait(self, seconds: float) -> None:
         """Until one has ended that `ended` did not tell of, if any is on its way."""
@@ -99,7 +105,7 @@ class Loads:
             return ended
 
     def failed(self) -> set[int]:
-        """vLLM's pages whose blocks did not come, since the last time."""
+        """vLLM's pages whose blocks did not come, since the last time. Anything may lie in them."""
         with self._changed:
             failed, self._failed = self._failed, set()
             return failed
@@ -107,74 +113,67 @@ class Loads:
     def close(self) -> None:
         """Waits for what is on its way."""
         self._readers.shutdown()
-        self._copiers.shutdown()
 
-    def _load(self, loading: Loading) -> None:
+    def _shares(self, load: Load) -> list[Share]:
+        blocks = len(load.keys)
+        worth = blocks * PageMemory.page_bytes(self.shard.spec) // SHARE
+        shares = 1 if load.wait else max(1, min(self.settings.threads, worth, blocks))
+        return [Share(range(*ends)) for ends in pairwise(blocks * share // shares for share in range(shares + 1))]
+
+    def _load(self, loading: Loading, share: Share) -> None:
         load = loading.load
+        # there are as many as threads
+        taker = self._takers.pop()
         try:
-            self._read(loading)
+            self._read(loading, share, taker)
         except CacheStoreError as error:
-            self.counters.add("load_failures", reason=error.reason)
+            self._broke(loading, error.reason)
             _log.warning("request %s: the store could not go on: %s", load.request, error)
         except Exception:
             # the request would wait for ever
-            self.counters.add("load_failures", reason="internal")
+            self._broke(loading, "internal")
             _log.exception("request %s: loading failed", load.request)
-        self.counters.add("loaded_blocks", loading.came)
-        self.counters.add("lost_blocks", len(load.keys) - loading.came)
-        first = max(loading.came * self.pages.per_block, load.skip)
+        finally:
+            self._takers.append(taker)
         with self._changed:
-            self._underway -= 1
-            self._failed.update(load.pages[first:])
-            self._ended[load.request] = loading.came
-            self._changed.notify_all()
+            loading.left -= 1
+            if not loading.left:
+                self._end(loading)
 
-    def _read(self, loading: Loading) -> None:
-        """Reads the blocks; `loading` says how many came, also where this raises."""
-        load, deadline = loading.load, loading.deadline
-        blocks = self._staging.take(min(RING, len(load.keys)), deadline.remaining())
-        until = time.monotonic() + load.wait
-        try:
-            deadline.check("waiting for staging")
-            self._read_on(loading, blocks, load.wait)
-            while loading.came < len(load.keys) and (wait := until - time.monotonic()) > 0:
-                # promised, and the engine that saves it may not have told the store yet
-                time.sleep(PAUSE)
-                self._read_on(loading, blocks, wait)
-        finally:
-            self._staging.give(blocks)
+    def _broke(self, loading: Loading, reason: str) -> None:
+        """Counts a load once that an error ended."""
+        with self._changed:
+            counted, loading.broken = loading.broken, True
+        if not counted:
+            self.counters.add("load_failures", reason=reason)
 
-    def _read_on(self, loading: Loading, blocks: Sequence[int], wait: float) -> None:
-        """The same with those that did not come yet, in one read, through these blocks of staging."""
-        load, first, copies = loading.load, loading.came, loading.copies
-        chain = Chain(load.fingerprint, load.keys[first:])
+    def _end(self, loading: Loading) -> None:
+        load, came = loading.load, loading.came
+        self.counters.add("loaded_blocks", came)
+        self.counters.add("lost_blocks", len(load.keys) - came)
+        self._underway -= 1
+        self._failed.update(load.pages[max(came * self.pages.per_block, load.skip) :])
+        self._ended[load.request] = came
+        self._changed.notify_all()
+
+    def _read(self, loading: Loading, share: Share, taker: PageTaker) -> None:
+        """Reads the blocks of a share, which says how many came, also where this raises."""
+        wait = loading.load.wait
+        until = time.monotonic() + wait
+        loading.deadline.check("waiting for a thread")
+        share.came += self._read_on(loading, share.blocks, wait, taker)
+        while share.came < len(share.blocks) and (wait := until - time.monotonic()) > 0:
+            # promised, and the engine that saves it may not have told the store yet
+            time.sleep(PAUSE)
+            share.came += self._read_on(loading, share.blocks[share.came :], wait, taker)
+
+    def _read_on(self, loading: Loading, blocks: range, wait: float, taker: PageTaker) -> int:
+        """The same of these blocks in one read; how many came."""
+        load, per_block = loading.load, self.pages.per_block
+        first = blocks.start * per_block
+        taker.towards(load.pages[first : blocks.stop * per_block], max(0, load.skip - first))
+        chain = Chain(load.fingerprint, load.keys[blocks.start : blocks.stop])
         purpose = Purpose.HANDOFF if load.wait else Purpose.REUSE
-        buffers = [self._staging.memory.buffer(block) for block in blocks]
-        into, part = list(islice(cycle(buffers), len(chain))), self.shard.part
         timeout = max(loading.deadline.remaining(), 1e-3)
-        try:
-            with self.store.read(chain, part=part, into=into, wait=wait, purpose=purpose, timeout=timeout) as reading:
-                # block after block: buffers are filled in their turn
-                for number, _ in enumerate(reading):
-                    block = blocks[number % len(blocks)]
-                    copies.append(self._copiers.submit(self._copy, load, first + number, block))
-                    if len(copies) == len(blocks):
-                        # the next block comes to where this one lies
-                        loading.copied()
-        finally:
-            # whatever broke: they are at the staging
-            wait_for(copies)
-            for _ in takewhile(lambda copy: copy.exception() is None, list(copies)):
-                loading.copied()
-        for copy in copies:
-            copy.result()
-
-    def _copy(self, load: Load, number: int, block: int) -> None:
-        """Block `number` of the load, from staging into its pages; what vLLM has of it already is not written over."""
-        first = number * self.pages.per_block
-        held = load.pages[first : first + self.pages.per_block]
-        self.pages.give_all(held, self._staging.memory, block, max(0, load.skip - first))
-        cache = self.pages.caches[0]
-        if cache.is_cuda:
-            # the staging is used again
-            torch.cuda.current_stream(cache.device).synchronize()
+        with self.store.read(chain, part=self.shard.part, wait=wait, purpose=purpose, timeout=timeout) as reading:
+            return reading.fill(taker)

@@ -16,8 +16,8 @@ class ConnectorSettings:
     bounds one load or save, `lookup_timeout` one question, `handoff_wait` how long a decoding engine waits for blocks
     that a prefilling one promised, `handoff_lease` how long nothing evicts what a prefilling engine handed on.
     `idle_wait` bounds how long a step that computes nothing waits for loads. `staging` is host memory for blocks on
-    their way, of a worker; what has no room there is not saved. Each of `threads` loads one request at a time, and as
-    many save. `layerwise` saves while the model computes, which excludes full CUDA graphs.
+    their way, of a worker; what has no room there is not saved. `threads` load, among whom a long load is shared out,
+    and as many save. `layerwise` saves while the model computes, which excludes full CUDA graphs.
     """
 
     address: str = ""

@@ -16,8 +16,9 @@ from cachestore.service import convert
 from cachestore.service.transport import Asked, Broken, Fills, Followed, Follows, Source, Transport
 from cachestore.service.words import PURPOSE, VERDICT
 from cachestore.store.apart import apart, into_one
-from cachestore.store.base import Lease, Loaded, Provisional, Purpose, Verdict
-from cachestore.store.checks import NOTHING_TO_FILL, in_one
+from cachestore.store.base import Lease, Loaded, Provisional, Purpose, Taker, Verdict
+from cachestore.store.checks import NOTHING_TO_FILL, TAKEN_LATER, in_one
+from cachestore.store.handing import Handed, Handing
 from cachestore.wire import store_pb2 as wire
 
 RELEASE_SECONDS = 1.0
@@ -44,6 +45,7 @@ class RemoteReading:
         self._into = into
         self._deadline = deadline
         self._source: Source | None = None
+        self._provisional = False
         self._followed: Followed | None = None
         self._planes: Iterator[Provisional] = iter(())
         self._verdicts: list[Verdict] = []
@@ -63,6 +65,7 @@ class RemoteReading:
             wait_ms=convert.milliseconds(wait, "wait"),
             purpose=PURPOSE.number(purpose),
         )
+        self._provisional = provisional
         follows = [number for number, transport in enumerate(self._transports) if isinstance(transport, Follows)]
         if provisional and follows:
             del self._transports[: follows[0]]
@@ -96,14 +99,24 @@ class RemoteReading:
             self._verdicts.append(Verdict.USED)
             yield loaded
 
-    def fill(self) -> int:
-        if self._into is None:
+    def fill(self, taker: Taker | None = None) -> int:
+        if taker is not None and self._provisional:
+            raise InvalidArgument(TAKEN_LATER)
+        handing: Handing | None = None
+        if self._into is not None and taker is None:
+            targets: Sequence[Into | Handed] = self._into
+        elif self._into is None and taker is not None:
+            handing = Handing(taker, len(self._chain))
+            self._into, targets = handing.into, handing.targets
+        else:
             raise InvalidArgument(NOTHING_TO_FILL)
         blocks, came = iter(self), 0
         while True:
-            came += self._filled(self._into)
+            came += self._filled(targets)
             if next(blocks, None) is None:
                 return came
+            if handing is not None:
+                handing.hand(len(self._verdicts) - 1)
             came += 1
 
     def close(self) -> None:
@@ -148,7 +161,7 @@ class RemoteReading:
                 raise Unavailable(f"no way to the store is open for this read (tried {self._transports[0].name} last)")
             del self._transports[0]
 
-    def _filled(self, into: Sequence[Into]) -> int:
+    def _filled(self, into: Sequence[Into | Handed]) -> int:
         """How many blocks came all at once, up to one that must be loaded."""
         source, number = self._source, len(self._verdicts)
         if self._closed or not self._fills or not isinstance(source, Fills):

@@ -13,6 +13,7 @@ from cachestore.deadline import Deadline
 from cachestore.hashing import Chain
 from cachestore.service.convert_put import Reservation
 from cachestore.store.base import Loaded, Provisional, PutAnswer
+from cachestore.store.handing import Handed
 from cachestore.store.spread import Spread
 from cachestore.wire import store_pb2 as wire
 
@@ -51,10 +52,11 @@ class Source(Protocol):
 class Fills(Protocol):
     """A source that can hand out many blocks at once."""
 
-    def fill(self, number: int, into: Sequence[Into]) -> int:
-        """Blocks from `number` on, verified, into these buffers; how many, up to one that takes more than copying.
+    def fill(self, number: int, into: Sequence[Into | Handed]) -> int:
+        """Blocks from `number` on, verified, to where each is to go; how many, up to one that takes more than copying.
 
-        What there is to say of it, `load` says. What lies in the buffers of those that did not come is undefined.
+        What there is to say of it, `load` says. What lies in the buffers of those that did not come is undefined, and
+        what a taker has of them is void.
         """
 
 

@@ -119,6 +119,23 @@ class Provisional(NamedTuple):
     data: Buffer
 
 
+class Taker(Protocol):
+    """Takes blocks a piece at a time, out of little memory: whoever copies them on does so while a cache has them."""
+
+    @property
+    def rooms(self) -> Sequence[Buffer]:
+        """Where the pieces of a block are laid, its planes one behind the other; each is whole planes.
+
+        They may be the same memory: a piece is taken before the next is laid.
+        """
+
+    def take(self, block: int, piece: int) -> None:
+        """This piece of block number `block` of the chain is in its room, and its checksums hold.
+
+        It is void unless its block is one of those that came. One that did not come whole may begin anew.
+        """
+
+
 class Reading(Protocol):
     """The blocks of one read, in order, ending at the first that is missing, corrupt or late.
 
@@ -130,10 +147,12 @@ class Reading(Protocol):
     def __exit__(self, *exception: object) -> None: ...
     def __iter__(self) -> Iterator[Loaded]: ...
 
-    def fill(self) -> int:
-        """Reads the blocks into the buffers given as `into`, instead of iterating; how many came.
+    def fill(self, taker: Taker | None = None) -> int:
+        """Reads the blocks into the buffers given as `into`, or else hands them to `taker`; how many came.
 
-        It takes less time where blocks are small. InvalidArgument without `into`.
+        It takes less time than iterating where blocks are small, and with a taker where they are copied on. A block of
+        another size than the taker's rooms is corrupt to this reader. InvalidArgument without either and with both, and
+        for a taker of a provisional read.
         """
 
     def planes(self) -> Iterator[Provisional]:

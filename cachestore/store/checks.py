@@ -16,7 +16,8 @@ _BYTE = np.dtype(np.uint8)
 _FILLABLE = 0x0401
 """NPY_ARRAY_C_CONTIGUOUS and NPY_ARRAY_WRITEABLE."""
 
-NOTHING_TO_FILL = "fill: give the buffers to fill with the read, as `into`"
+NOTHING_TO_FILL = "fill: give the buffers to fill with the read, as `into`, or else a taker"
+TAKEN_LATER = "fill: a read that is provisional has no taker; give it `into`, or iterate"
 _UNMET = (PutStatus.FAILED, PutStatus.NOT_KEPT, PutStatus.IN_PROGRESS, PutStatus.KEPT_FIRST)
 """Nor what another writer has: what becomes of that is not known here."""
 
@@ -32,8 +33,7 @@ def check_into(into: Sequence[Into] | None, blocks: int) -> None:
         return
     for index, given in enumerate(into):
         for buffer in pieces(given):
-            # flags as one number: to ask for each by name takes longer than all the rest
-            if buffer.ndim != 1 or buffer.dtype != _BYTE or buffer.flags.num & _FILLABLE != _FILLABLE:
+            if not is_fillable(buffer):
                 raise InvalidArgument(
                     f"into[{index}] must be a one-dimensional, contiguous, writeable array of uint8, or one for each "
                     "plane, such as tensor.view(torch.uint8).numpy()"
@@ -55,6 +55,12 @@ def in_one(into: Sequence[Into] | None) -> Sequence[Buffer] | None:
     if len(found) < len(into):
         raise InvalidArgument("into must hold one buffer for each block in a read that is provisional, or of pages")
     return found
+
+
+def is_fillable(buffer: Buffer) -> bool:
+    """Whether this is one contiguous piece of bytes that can be written."""
+    # flags as one number: to ask for each by name takes longer than all the rest
+    return buffer.ndim == 1 and buffer.dtype == _BYTE and buffer.flags.num & _FILLABLE == _FILLABLE
 
 
 def is_flat(data: Buffer) -> bool:

@@ -13,8 +13,9 @@ from cachestore.codecs.planes import decode_packed, packing_of
 from cachestore.errors import InvalidArgument
 from cachestore.seal import SHORT, CorruptBlock, Header, checksums
 from cachestore.store.apart import apart, into_one
-from cachestore.store.base import Loaded, Provisional
+from cachestore.store.base import Loaded, Provisional, Taker
 from cachestore.store.checks import NOTHING_TO_FILL
+from cachestore.store.handing import Handing
 from cachestore.store.reading import LAYOUT, SealedBlock, SealedReading
 from cachestore.store.received import Received
 
@@ -51,10 +52,16 @@ class LocalReading:
             self._used.add(sealed.number)
             yield loaded
 
-    def fill(self) -> int:
-        if self.into is None:
+    def fill(self, taker: Taker | None = None) -> int:
+        if (self.into is None) == (taker is None):
             raise InvalidArgument(NOTHING_TO_FILL)
-        return sum(1 for _ in self)
+        if taker is None:
+            return sum(1 for _ in self)
+        handing = Handing(taker, len(self.sealed.holding.blocks))
+        self.into, came = handing.into, 0
+        for came, _ in enumerate(self, 1):
+            handing.hand(came - 1)
+        return came
 
     def planes(self) -> Iterator[Provisional]:
         """Nothing: this reading began with what is published."""

@@ -8,8 +8,8 @@ from cachestore.block import Buffer, Part
 from cachestore.deadline import Deadline
 from cachestore.errors import InvalidArgument
 from cachestore.seal import CorruptBlock
-from cachestore.store.base import Loaded, Provisional
-from cachestore.store.checks import NOTHING_TO_FILL
+from cachestore.store.base import Loaded, Provisional, Taker
+from cachestore.store.checks import NOTHING_TO_FILL, TAKEN_LATER
 from cachestore.store.local_reading import LocalReading
 from cachestore.store.provisional import Began, Ended, Following, Wrote, sight
 from cachestore.store.received import Received
@@ -53,7 +53,9 @@ class ProvisionalReading:
         if self._reading is not None:
             yield from self._reading
 
-    def fill(self) -> int:
+    def fill(self, taker: Taker | None = None) -> int:
+        if taker is not None:
+            raise InvalidArgument(TAKEN_LATER)
         if self._into is None:
             raise InvalidArgument(NOTHING_TO_FILL)
         return sum(1 for _ in self)

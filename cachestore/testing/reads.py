@@ -15,6 +15,7 @@ from cachestore.metrics import total
 from cachestore.store.base import BlockPlan, Lease, Lookup, Purpose, PutStatus, Store, Verdict, put_blocks
 from cachestore.testing.blocks import plans_of, random_planes, same, small_spec, write_blocks
 from cachestore.testing.suite import StoreSuite
+from cachestore.testing.taking import Keeper
 
 
 class ReadTests(StoreSuite):
@@ -116,6 +117,47 @@ class ReadTests(StoreSuite):
                 assert same(block, blocks[number], part)
                 assert all(map(np.shares_memory, block.data, planes[number]))
         assert number == 2
+
+    @pytest.mark.parametrize("name", ["raw", "lz4"])
+    @pytest.mark.parametrize("part", [WHOLE, Part(halves=frozenset({Half.V})), Part(groups=range(1, 2))])
+    def test_a_taker_has_the_blocks_piece_by_piece(self, store: Store, part: Part, name: str) -> None:
+        keys, blocks = self.blocks(5)
+        with store.put(keys.fingerprint, plans_of(blocks), codec=create(name)) as put:
+            for number in (0, 1, 2, 4):
+                for plane, data in enumerate(blocks[number].data):
+                    put.write(number, plane, data)
+            put.commit()
+        wanted = [[data for id, data in zip(b.planes, b.data, strict=True) if part.holds(*id[:3])] for b in blocks]
+        sizes = [plane.nbytes for plane in wanted[0]]
+        for pieces in ([sum(sizes)], sizes, [sum(sizes[:1]), sum(sizes[1:])], [sum(sizes) - 1, 1]):
+            keeper = Keeper(pieces)
+            with store.read(keys, part=part) as reading:
+                assert reading.fill(keeper) == 3
+            for taken, planes in zip(keeper.taken[:3], wanted, strict=False):
+                assert [piece.nbytes for piece in taken] == pieces
+                assert np.array_equal(np.concatenate(taken), np.concatenate(planes))
+        figures = store.stats()
+        assert total(figures, "read_hits") == 12 and total(figures, "read_misses") == 8
+
+    def test_a_taker_of_other_blocks_gets_none(self, store: Store) -> None:
+        keys, blocks = self.stored(store, 2)
+        size = sum(data.nbytes for data in blocks[0].data)
+        for wrong in ([size - 1], [size, 1], [1]):
+            with store.read(keys) as reading:
+                assert reading.fill(Keeper(wrong)) == 0
+        figures = store.stats()
+        assert total(figures, "read_hits") == 0 and total(figures, "read_corrupt") == total(figures, "corruptions") == 3
+        frozen, keeper = Keeper([size]), Keeper([size])
+        frozen.rooms[0].flags.writeable = False
+        with store.read(keys) as reading, pytest.raises(InvalidArgument, match="rooms"):
+            reading.fill(frozen)
+        with store.read(keys, into=[np.zeros(size, dtype=np.uint8)] * 2) as reading:
+            with pytest.raises(InvalidArgument, match="into"):
+                reading.fill(keeper)
+        with store.read(keys, provisional=True) as reading, pytest.raises(InvalidArgument, match="provisional"):
+            reading.fill(keeper)
+        # to others they are what they want
+        assert not keeper.taken and len(self.read(store, keys)) == 2
 
     def test_memory_for_planes_of_another_size_stays_unfilled(self, store: Store) -> None:
         keys, blocks = self.stored(store, 2)

@@ -9,7 +9,7 @@ import torch
 from cachestore.block import BlockSpec, Half, Slot
 from cachestore.engine.page_memory import PageMemory
 from cachestore.errors import ConfigError, Mismatch
-from cachestore.integrations.page_rows import Beside
+from cachestore.integrations.page_rows import Beside, Held
 from cachestore.integrations.pages import EnginePages, prove
 
 PAGE = 4
@@ -30,7 +30,7 @@ def caches(order: tuple[int, ...]) -> list[torch.Tensor]:
 def test_blocks_hold_what_pages_held(order: tuple[int, ...]) -> None:
     pages, memory = EnginePages(SPEC, caches(order), PAGE), PageMemory(SPEC, 2, torch.device("cpu"))
     other = EnginePages(SPEC, [torch.zeros_like(cache) for cache in pages.caches], PAGE)
-    for slot, held in itertools.product(range(2), ([5, 1, 3], [2, 3, 4])):
+    for slot, held in itertools.product(range(2), ([5, 1, 3], [2, 3, 4], [2, 1, 0])):
         pages.take(slot, held, memory, 1)
         dim = SPEC.slots[slot].key_dim
         tokens = torch.cat([pages.caches[slot][page] for page in held], 1)
@@ -55,12 +55,12 @@ def test_slots_that_lie_alike_are_copied_at_once() -> None:
     pages = EnginePages(spec, found, PAGE)
     runs = [run.slots for run in Beside(found, memory, pages.per_block).runs]
     assert runs == [range(3), range(3, 4), range(4, 6), range(6, 8), range(8, 9), range(9, 10)]
-    for skip, held in itertools.product(range(3), ([5, 1, 3], [2, 3, 4], [1, 5, 6])):
+    for skip, held in itertools.product(range(3), ([5, 1, 3], [2, 3, 4], [1, 5, 6], [2, 1, 0], [6, 3, 0], [0, 1, 4])):
         expected = EnginePages(spec, [torch.zeros_like(cache) for cache in found], PAGE)
         for slot, cache in enumerate(found):
             cache.zero_()
             expected.give(slot, held, memory, 1, skip)
-        pages.give_all(held, memory, 1, skip)
+        pages.give_all(Held.of(held, skip), memory, 1)
         for cache, other in zip(found, expected.caches, strict=True):
             assert cache.any() and torch.equal(cache.view(torch.int16), other.view(torch.int16))
 

@@ -16,6 +16,7 @@ from cachestore.service.shared.filling import AT_ONCE
 from cachestore.store.base import put_blocks
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import check_sums, plans_of, random_planes
+from cachestore.testing.taking import Keeper
 from tests.service.sessions import SOON
 
 SPEC = OpaqueSpec("engine", "1", "m", "r", "bfloat16", "pages", 0, 1, "sha256")
@@ -112,16 +113,70 @@ def test_damage_ends_it_and_is_counted_once(tiered: TieredStore, shared: RemoteS
     assert shared.lookup(keys).ready == at
 
 
-@pytest.mark.parametrize("at", [0, 1, AT_ONCE + 1])
-def test_memory_that_is_used_again_meanwhile_is_a_miss(
-    tiered: TieredStore, shared: RemoteStore, monkeypatch: pytest.MonkeyPatch, at: int
+@pytest.mark.parametrize("at", [0, 3, AT_ONCE, MANY - 1])
+@pytest.mark.parametrize("where", ["header", "first plane", "last plane"])
+def test_a_taker_is_handed_nothing_that_does_not_hold(
+    tiered: TieredStore, shared: RemoteStore, alone: list[int], where: str, at: int
 ) -> None:
     keys, blocks = pages(MANY)
     put_blocks(shared, keys.fingerprint, blocks)
-    copied, left = filling._copied, [at]
+    slots = [
+        entry.slot for entry in tiered.index.ready(tiered.namespace("default").namespace, keys.fingerprint).values()
+    ]
+    header = slots[at].nbytes - 2 * 3008
+    slots[at].bytes[{"header": 150, "first plane": header, "last plane": header + 3008 + RUN - 1}[where]] ^= 1
+    keeper = Keeper([RUN, RUN])
+    with shared.read(keys) as reading:
+        assert reading.fill(keeper) == at
+    # of the one that does not hold nothing counts, and what was handed on is sound
+    assert len(keeper.taken) == at + (where == "last plane") and alone == [at]
+    for taken, block in zip(keeper.taken, blocks, strict=False):
+        assert all(map(np.array_equal, taken, block.data))
+    figures = shared.stats()
+    check_sums(figures)
+    assert total(figures, "corruptions") == total(figures, "read_corrupt") == 1
+    assert shared.lookup(keys).ready == at
+
+
+def test_a_taker_whose_rooms_end_within_a_plane_gets_blocks_one_by_one(shared: RemoteStore, alone: list[int]) -> None:
+    keys, blocks = pages(MANY)
+    put_blocks(shared, keys.fingerprint, blocks)
+    keeper = Keeper([RUN - 1, RUN + 1])
+    with shared.read(keys) as reading:
+        assert reading.fill(keeper) == MANY == len(alone)
+    for taken, block in zip(keeper.taken, blocks, strict=True):
+        assert np.array_equal(np.concatenate(taken), np.concatenate(block.data))
+
+
+def test_much_is_copied_with_a_look_at_the_clock(shared: RemoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, blocks = pages(9)
+    put_blocks(shared, keys.fingerprint, blocks)
+    monkeypatch.setattr(filling, "MUCH", 2 * 2 * 3008 + 3000)
+    calls: list[int] = []
+
+    def counted(*given: object) -> int:
+        calls.append(filling.filled(*given))  # type: ignore[arg-type]
+        return calls[-1]
+
+    monkeypatch.setattr(shared_source, "filled", counted)
+    into = room(blocks)
+    with shared.read(keys, into=into) as reading:
+        assert reading.fill() == 9 and came(blocks, into, 9)
+    assert calls == [2, 2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.parametrize("at", [0, 1, AT_ONCE + 1])
+def test_memory_that_is_used_again_meanwhile_is_a_miss(
+    tiered: TieredStore, shared: RemoteStore, monkeypatch: pytest.MonkeyPatch, at: int, taken: bool
+) -> None:
+    keys, blocks = pages(MANY)
+    put_blocks(shared, keys.fingerprint, blocks)
+    way = "_handed" if taken else "_copied"
+    copied, left = getattr(filling, way), [at]
 
     def slowly(*given: object) -> object:
-        found = copied(*given)  # type: ignore[arg-type]
+        found: object = copied(*given)
         if not left[0]:
             with tiered.index.changed:
                 for holding in list(tiered.leases._open.values()):
@@ -130,10 +185,11 @@ def test_memory_that_is_used_again_meanwhile_is_a_miss(
         left[0] -= 1
         return found
 
-    monkeypatch.setattr(filling, "_copied", slowly)
-    into = room(blocks)
-    with shared.read(keys, into=into) as reading:
-        assert reading.fill() == at and came(blocks, into, at)
+    monkeypatch.setattr(filling, way, slowly)
+    into, keeper = room(blocks), Keeper([RUN, RUN])
+    with shared.read(keys, into=None if taken else into) as reading:
+        assert reading.fill(keeper if taken else None) == at
+    assert came(blocks, keeper.taken if taken else into, at)
     figures = shared.stats()
     check_sums(figures)
     assert total(figures, "corruptions") == 0

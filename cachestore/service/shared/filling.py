@@ -6,28 +6,33 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from cachestore.block import Buffer, Into
-from cachestore.codecs.planes import Packing, copy_planes, packing_of
+from cachestore.block import Buffer, Into, Part
+from cachestore.codecs.planes import Packing, Piece, copy_planes, packing_of, portions_of
 from cachestore.plane_table import WORD
 from cachestore.seal import ENCRYPTED, CorruptBlock, Header
 from cachestore.service.shared.alike import raw_checksums
 from cachestore.service.shared.mapped import Places
 from cachestore.service.transport import Asked
+from cachestore.store.handing import Handed
 from cachestore.store.spread import LITTLE, Spread, moved
 from cachestore.tiers.slab import WORD_BYTES
 
 AT_ONCE = 64
 """Blocks whose headers are checked at once: between two blocks' bytes no cache would still have what that takes."""
 
+MUCH = 64 << 20
+"""Bytes that are copied without a look at the clock."""
 
-def filled(places: Places, asked: Asked, namespace: bytes, first: int, into: Sequence[Into]) -> int:
-    """Copies the blocks from `first` on that lie at `places` into these buffers; how many came and hold.
+
+def filled(places: Places, asked: Asked, namespace: bytes, first: int, into: Sequence[Into | Handed]) -> int:
+    """Copies the blocks from `first` on that lie at `places` to where they are to go; how many came and hold.
 
     It ends before the first that is another kind of block than the one before, coded, or not what it should be.
     """
-    places = places[: min(places.alike, AT_ONCE, len(into))]
-    if not places:
+    if not places or not into:
         return 0
+    few = max(1, MUCH // max(1, int(places.sizes[0])))
+    places = places[: min(places.alike, AT_ONCE, few, len(into))]
     keys = asked.chain.keys[first : first + len(places)]
     try:
         model = Header.parse(places[0].bytes)
@@ -47,12 +52,34 @@ def filled(places: Places, asked: Asked, namespace: bytes, first: int, into: Seq
     if isinstance(into, Spread):
         starts = places.offsets + (WORD_BYTES + model.size)
         return min(_spread(slab.bytes, starts, packing, into, sums), places.current)
-    came = 0
+    came, portions = 0, _portions(model, asked.part, into[0])
     for start, meant, target in zip((places.offsets + (WORD_BYTES + model.size)).tolist(), sums, into, strict=False):
-        if _copied(slab.bytes, start, packing, target) != meant:
+        if isinstance(target, Handed):
+            if not _handed(slab.bytes[start:], portions, target, meant):
+                break
+        elif _copied(slab.bytes, start, packing, target) != meant:
             break
         came += 1
     return min(came, places.current)
+
+
+def _portions(model: Header, part: Part, target: Into | Handed) -> Sequence[Sequence[Piece]]:
+    """How blocks like `model` go to a taker, a piece at a time; none if its rooms are not for such blocks."""
+    if not isinstance(target, Handed):
+        return ()
+    return portions_of(model.places, (part, tuple(room.nbytes for room in target.taker.rooms))) or ()
+
+
+def _handed(memory: Buffer, portions: Sequence[Sequence[Piece]], target: Handed, meant: Sequence[int]) -> bool:
+    """Hands the planes that begin at `memory` on, those that hold; whether all did."""
+    at = 0
+    for piece, (portion, room) in enumerate(zip(portions, target.taker.rooms, strict=False)):
+        sums = copy_planes(memory, room, portion)
+        if sums != meant[at : at + len(sums)]:
+            return False
+        at += len(sums)
+        target.taker.take(target.block, piece)
+    return at == len(meant) > 0
 
 
 def _spread(

@@ -10,6 +10,7 @@ from cachestore.service.shared.filling import filled
 from cachestore.service.shared.mapped import Places
 from cachestore.service.transport import Asked, Broken
 from cachestore.store.base import Loaded
+from cachestore.store.handing import Handed
 from cachestore.store.local_reading import decoded
 from cachestore.store.reading import LOOK_AHEAD
 from cachestore.wire import store_pb2 as wire
@@ -63,7 +64,7 @@ class SharedSource:
             raise Broken  # unless somebody renewed the lease, which the store knows
         return Loaded(block, self._tier)
 
-    def fill(self, number: int, into: Sequence[Into]) -> int:
+    def fill(self, number: int, into: Sequence[Into | Handed]) -> int:
         place, came = number - self._first, 0
         while place + came < min(len(self._places), self._leased - self._first) and self._deadline.remaining():
             further = filled(self._places[place + came :], self._asked, self._namespace, number + came, into[came:])

@@ -1,0 +1,28 @@
+"""A reader that takes blocks piece by piece, and keeps what it was handed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cachestore.block import Buffer
+
+
+class Keeper:
+    """Follows `cachestore.store.base.Taker`: pieces of these sizes, all in the same memory."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        memory = np.zeros(max(sizes), dtype=np.uint8)
+        self.rooms: list[Buffer] = [memory[:size] for size in sizes]
+        self.taken: list[list[Buffer]] = []
+        """By block, the pieces in order."""
+
+    def take(self, block: int, piece: int) -> None:
+        if not piece:
+            # a block may begin anew
+            del self.taken[block:]
+            assert block == len(self.taken)
+            self.taken.append([])
+        assert piece == len(self.taken[block]) and block == len(self.taken) - 1
+        self.taken[block].append(self.rooms[piece].copy())
+        # whoever left them to the taker alone would have lost them
+        self.rooms[piece][:] = 0
