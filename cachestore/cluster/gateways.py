@@ -14,7 +14,7 @@ from cachestore.cluster.gateway_health import SERVING, certificate, health
 from cachestore.cluster.ports import free_port
 from cachestore.cluster.settings import ClusterSettings
 from cachestore.cluster.stores import Node, alive
-from cachestore.cluster.workers import APPLICATION, CLOSE_SECONDS, POLL_SECONDS, Tell, messages
+from cachestore.cluster.workers import APPLICATION, CLOSE_SECONDS, POLL_SECONDS, STATUS_SECONDS, Tell, messages
 from cachestore.config import build
 from cachestore.errors import ConfigError, Unavailable
 from cachestore.registry import Catalogue
@@ -127,7 +127,7 @@ def await_gateway(settings: ClusterSettings) -> None:
             raise cause(messages(state), "the gateway did not start")
         if time.monotonic() > until:
             raise Unavailable(f"the gateway did not start within cluster.start_timeout = {settings.start_timeout:g} s")
-        time.sleep(POLL_SECONDS)
+        time.sleep(STATUS_SECONDS)
 
 
 def await_ready(url: str, tables: Mapping[str, Any], settings: ClusterSettings) -> None:

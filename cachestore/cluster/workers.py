@@ -20,6 +20,8 @@ REPLICA = "SERVE_REPLICA"
 """With it Serve names the actor of a replica: `SERVE_REPLICA::application#deployment#replica`."""
 
 POLL_SECONDS = 0.1
+STATUS_SECONDS = 0.5
+"""Between questions to Serve: it pickles whatever is deployed for every answer, a tenth of a second of computing."""
 CLOSE_SECONDS = 10.0
 """How long a worker may take to close what is its own, once its requests have ended or were given up."""
 
@@ -121,7 +123,7 @@ def _await_running(serve: Any, names: Mapping[str, str], settings: ClusterSettin
                 f"{' and '.join(f'{count} {role}' for role, count in asked.items())}, each asking for "
                 f"{settings.num_cpus:g} CPUs and {settings.num_gpus:g} GPUs; {_has()}"
             )
-        time.sleep(POLL_SECONDS)
+        time.sleep(STATUS_SECONDS)
 
 
 def _delete(serve: Any, names: Set[str], drain: float) -> None:
@@ -131,7 +133,7 @@ def _delete(serve: Any, names: Set[str], drain: float) -> None:
     until = time.monotonic() + drain + CLOSE_SECONDS + STOP_SECONDS
     while names & set(serve.status().applications) and time.monotonic() < until:
         _forget_unplaced(names)
-        time.sleep(POLL_SECONDS)
+        time.sleep(STATUS_SECONDS)
 
 
 def _forget_unplaced(names: Set[str]) -> None:
