@@ -211,7 +211,9 @@ def test_requests_from_before_a_reset_store_nothing_more(engine: Callable[..., E
     assert one.load(wanted) == 4
 
 
-def test_a_store_that_goes_away_is_a_miss(engine: Callable[..., Engine], served: Served) -> None:
+def test_a_store_that_goes_away_is_a_miss(
+    engine: Callable[..., Engine], served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
     one, wanted = engine(timeout="500ms"), keys("a", 4)
     one.store(wanted)
     two = engine(timeout="500ms")
@@ -219,6 +221,10 @@ def test_a_store_that_goes_away_is_a_miss(engine: Callable[..., Engine], served:
     assert two.load(wanted) == 0
     two.store(keys("b", 2))
     assert two.load(keys("b", 2)) == 2
+    two.store(keys("c", 2))
+    assert two.load(keys("d", 2)) == 0
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("cachestore.integrations")]
+    assert sorted(each.partition(",")[0] for each in told) == ["nothing was looked up", "pages were not moved"]
 
 
 def test_hashes_that_may_collide_are_not_stored(engine: Callable[..., Engine], served: Served) -> None:
