@@ -1,6 +1,6 @@
 """Coded blocks read into pages of a device: decoded there, and verified there, over every way to the store."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -84,16 +84,17 @@ def kernels_decode(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return told
 
 
-def written(spec: BlockSpec, store: Store, codec: Codec | None = None) -> None:
-    """Puts `PAGES` of a memory on the CPU."""
+def written(spec: BlockSpec, store: Store, raw: Sequence[int] = ()) -> None:
+    """Puts `PAGES` of a memory on the CPU, those numbered in `raw` as they are."""
     memory = PageMemory(spec, 6, torch.device("cpu"))
     random = np.random.default_rng(3)
     for page in range(6):
         values = random.standard_normal(memory.page_bytes(spec) // 2).astype(np.float16)
         memory.buffer(page)[:] = values.view(np.uint8)
-    coded: Any = Coded(store, codec or codec_for(spec) or Entropy())
-    put = MemoryPut(coded, memory, chain(spec, TOKENS), 0, PAGES, Deadline.after(20.0))
-    assert put.run() == [PutStatus.STORED] * 4
+    keys, codec = chain(spec, TOKENS), codec_for(spec) or Entropy()
+    for number, page in enumerate(PAGES):
+        coded: Any = Coded(store, create("raw") if number in raw else codec)
+        assert MemoryPut(coded, memory, keys, number, [page], Deadline.after(20.0)).run() == [PutStatus.STORED]
 
 
 class Coded:
@@ -134,6 +135,17 @@ def test_what_is_stored_is_decoded_where_it_is_wanted(
     for page, block in zip(INTO, read(spec, store), strict=True):
         assert np.array_equal(memory.buffer(page), block)
     assert not memory.buffer(2).any() and not memory.buffer(3).any()
+
+
+@pytest.mark.parametrize("raw", [(0, 1), (1,), (0, 2), (3,)])
+def test_what_is_stored_raw_comes_between(
+    raw: Sequence[int], method: Method, store: Store, kernels_decode: list[bool]
+) -> None:
+    written(SPEC, store, raw)
+    memory, fetch = fetched(SPEC, store, method)
+    assert fetch.tiers == ["cpu"] * 4 and kernels_decode == [True] * (4 - len(raw))
+    for page, block in zip(INTO, read(SPEC, store), strict=True):
+        assert np.array_equal(memory.buffer(page), block)
 
 
 @pytest.mark.parametrize("recipe", ["", INT8])
@@ -195,7 +207,7 @@ def test_a_page_of_another_worker_is_copied_into_its_own(tiered: TieredStore, mo
         tier.open(lambda departures: None)
         held.callback(tier.close)
         owner = held.enter_context(OwnerStore(server.address, tier, "cpu"))
-        written(SPEC, owner, create("raw"))
+        written(SPEC, owner, range(4))
         reader = held.enter_context(ReaderStore(server.address, "cpu"))
         memory, fetch = fetched(SPEC, reader, "naive")
         assert fetch.tiers == ["gpu"] * 4

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cachestore.block import BlockSpec, Slot
+from cachestore.codecs.decoding_buffer import DecodingBuffer
 from cachestore.engine import device_moves
 from cachestore.engine.device_moves import DeviceMoves
 from cachestore.engine.page_memory import PageMemory
@@ -88,7 +89,7 @@ def test_a_move_waits_for_what_was_launched_before_its_mark(
     memory: PageMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine's own launches come late; what is moved under a mark sees them, and none of those behind it."""
-    late = Queue()
+    late, waited = Queue(), list[object]()
 
     class Event:
         def record(self, stream: object = None) -> None:
@@ -98,7 +99,8 @@ def test_a_move_waits_for_what_was_launched_before_its_mark(
             late.catch_up(self.count)
 
         def synchronize(self) -> None:
-            pass
+            waited.append(self)
+            late.catch_up(self.count)
 
     moves = DeviceMoves(memory)
     moves.streams = SimpleNamespace(Event=Event, stream=moves.streams.stream)
@@ -117,6 +119,13 @@ def test_a_move_waits_for_what_was_launched_before_its_mark(
     incoming.settle()
     late.catch_up(len(late.todo))
     assert (memory.buffer(2) == 7).all()
+    late.todo.append(lambda: memory.zero(6))
+    mark = moves.mark()
+    (buffer,) = moves.incoming([6], mark).into(0, 1)
+    assert isinstance(buffer, DecodingBuffer) and mark not in waited
+    page = buffer.page(memory.device)
+    # who fills it does so on a stream that waits for nothing
+    assert mark in waited and page is not None and page.data_ptr() == memory.page(6).data_ptr()
     late.todo.append(lambda: memory.zero(1))
     with moves.beside(moves.mark()):
         assert not memory.buffer(1).any()
