@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, repeat
+from operator import itemgetter
 from struct import Struct
 from typing import NamedTuple
 
@@ -181,7 +182,7 @@ def reserve_message(value: Reservation) -> wire.Reserve:
     message = wire.Reserve(
         fingerprint=value.fingerprint, layouts=map(layout_message, layouts),
         durability=durability, ttl_ms=ttl_ms, after=value.after or b"", check=check,
-        first_group=groups.start, groups=len(groups),
+        first_group=groups.start, groups=len(groups), alike=True,
     )  # fmt: skip
     for plan, (tokens, number, short) in zip(value.plans, kinds, strict=True):
         # a third of what it takes to make one and hand it over
@@ -219,9 +220,23 @@ def commit(message: wire.Commit, blocks: int) -> tuple[list[int], float]:
 
 def answers(messages: Iterable[wire.PutAnswer]) -> list[PutAnswer]:
     """What became of blocks of a put."""
-    return [PutAnswer(m.block, PUT_STATUS.word(m.status), m.tier) for m in messages]
+    found: list[PutAnswer] = []
+    for message in messages:
+        if message.alike >= MOST_KEYS:
+            raise InvalidArgument(f"answers.alike = {message.alike} is more than a put has blocks")
+        numbers = range(message.block, message.block + 1 + message.alike)
+        fields = zip(numbers, repeat(PUT_STATUS.word(message.status)), repeat(message.tier), strict=False)
+        found += map(PutAnswer._make, fields)
+    return found
 
 
-def answer_messages(values: Iterable[PutAnswer]) -> list[wire.PutAnswer]:
-    """The other way."""
-    return [wire.PutAnswer(block=a.block, status=PUT_STATUS.number(a.status), tier=a.tier) for a in values]
+def answer_messages(values: Iterable[PutAnswer], *, alike: bool = False) -> list[wire.PutAnswer]:
+    """The other way; one for each block, unless one may be for all that are `alike` and follow each other."""
+    found: list[wire.PutAnswer] = []
+    for (status, tier), same in groupby(values, itemgetter(1, 2)):
+        number, blocks = PUT_STATUS.number(status), [answer.block for answer in same]
+        if alike and blocks == list(range(blocks[0], blocks[0] + len(blocks))):
+            found.append(wire.PutAnswer(block=blocks[0], status=number, tier=tier, alike=len(blocks) - 1))
+        else:
+            found += [wire.PutAnswer(block=block, status=number, tier=tier) for block in blocks]
+    return found

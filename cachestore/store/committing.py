@@ -44,6 +44,8 @@ class Committing:
 
     def lower(self, chosen: Sequence[int]) -> None:
         """Hands to lower tiers what must be there first: durable blocks, and those that memory has no room for."""
+        if not self.durable and not self.tiered.staging:
+            return
         entries = []
         with self.writing:
             for number in chosen:
@@ -89,11 +91,13 @@ class Committing:
             unmet = dict.fromkeys(opened.keys() - whole.keys(), PutStatus.FAILED)
             self._seal(list(whole.values()))
             with self.tiered.index.changed:
-                failed = {number: status for number, block in whole.items() if (status := self._unmet(block.entry))}
-                shown = {number: block.entry for number, block in whole.items() if number not in failed}
+                shown = {number: block.entry for number, block in whole.items()}
+                if self.durable or self.tiered.staging:
+                    failed = {number: status for number, entry in shown.items() if (status := self._unmet(entry))}
+                    unmet |= failed
+                    shown = {number: entry for number, entry in shown.items() if number not in failed}
                 self._show(shown)
                 published |= shown
-            unmet |= failed
             for number, status in unmet.items():
                 self.blocks.drop(number, status)
 
@@ -104,11 +108,11 @@ class Committing:
         return PutStatus.NOT_KEPT if self.tiered.staged(entry.slot) and not entry.cold else None
 
     def _show(self, entries: Mapping[int, Entry]) -> None:
-        staged = [entry for entry in entries.values() if self.tiered.staged(entry.slot)]
-        # a tier that is other nodes had to let these read it before
-        fresh = [entry for entry in entries.values() if not entry.ready and not self.tiered.staged(entry.slot)]
+        staged = {entry for entry in entries.values() if self.tiered.staged(entry.slot)} if self.tiered.staging else ()
         for entry in staged:
             self.tiered.index.remove(entry)
+        # a tier that is other nodes had to let these read it before
+        fresh = [entry for entry in entries.values() if not entry.ready and entry not in staged]
         self.tiered.publish(fresh, self.ttl)
         memory = self.tiered.memory.name
         self.blocks.stored({number: min(entry.cold) if entry.cold else memory for number, entry in entries.items()})

@@ -14,6 +14,9 @@ class Staging:
     memory: CpuTier
     _taken: set[Slot] = field(default_factory=set)
 
+    def __len__(self) -> int:
+        return len(self._taken)
+
     def __contains__(self, slot: Slot) -> bool:
         return slot in self._taken
 

@@ -264,7 +264,7 @@ class Layout(_message.Message):
     def __init__(self, planes: _Optional[_Iterable[_Union[PlaneId, _Mapping]]] = ...) -> None: ...
 
 class Reserve(_message.Message):
-    __slots__ = ("fingerprint", "layouts", "blocks", "durability", "ttl_ms", "bulk", "after", "first_group", "groups", "check")
+    __slots__ = ("fingerprint", "layouts", "blocks", "durability", "ttl_ms", "bulk", "after", "first_group", "groups", "alike", "check")
     class Block(_message.Message):
         __slots__ = ("key", "token_count", "layout", "short")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -285,6 +285,7 @@ class Reserve(_message.Message):
     AFTER_FIELD_NUMBER: _ClassVar[int]
     FIRST_GROUP_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
+    ALIKE_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     fingerprint: bytes
     layouts: _containers.RepeatedCompositeFieldContainer[Layout]
@@ -295,8 +296,9 @@ class Reserve(_message.Message):
     after: bytes
     first_group: int
     groups: int
+    alike: bool
     check: int
-    def __init__(self, fingerprint: _Optional[bytes] = ..., layouts: _Optional[_Iterable[_Union[Layout, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Reserve.Block, _Mapping]]] = ..., durability: _Optional[_Union[Durability, str]] = ..., ttl_ms: _Optional[int] = ..., bulk: bool = ..., after: _Optional[bytes] = ..., first_group: _Optional[int] = ..., groups: _Optional[int] = ..., check: _Optional[int] = ...) -> None: ...
+    def __init__(self, fingerprint: _Optional[bytes] = ..., layouts: _Optional[_Iterable[_Union[Layout, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[Reserve.Block, _Mapping]]] = ..., durability: _Optional[_Union[Durability, str]] = ..., ttl_ms: _Optional[int] = ..., bulk: bool = ..., after: _Optional[bytes] = ..., first_group: _Optional[int] = ..., groups: _Optional[int] = ..., alike: bool = ..., check: _Optional[int] = ...) -> None: ...
 
 class PlaneFrame(_message.Message):
     __slots__ = ("block", "segments", "data", "run")
@@ -347,14 +349,16 @@ class WriteRequest(_message.Message):
     def __init__(self, reserve: _Optional[_Union[Reserve, _Mapping]] = ..., frame: _Optional[_Union[PlaneFrame, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
 
 class PutAnswer(_message.Message):
-    __slots__ = ("block", "status", "tier")
+    __slots__ = ("block", "status", "tier", "alike")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
+    ALIKE_FIELD_NUMBER: _ClassVar[int]
     block: int
     status: PutStatus
     tier: str
-    def __init__(self, block: _Optional[int] = ..., status: _Optional[_Union[PutStatus, str]] = ..., tier: _Optional[str] = ...) -> None: ...
+    alike: int
+    def __init__(self, block: _Optional[int] = ..., status: _Optional[_Union[PutStatus, str]] = ..., tier: _Optional[str] = ..., alike: _Optional[int] = ...) -> None: ...
 
 class WriteResponse(_message.Message):
     __slots__ = ("put", "answers", "lease", "bulk", "runs", "first_group", "groups")

@@ -57,6 +57,14 @@ def test_values_come_back_as_they_went() -> None:
     assert convert.lease(convert.lease_message(lease)) == lease
     answers = [PutAnswer(index, status, "cpu") for index, status in enumerate(PutStatus)]
     assert convert_put.answers(convert_put.answer_messages(answers)) == answers
+    apart = [PutAnswer(0, PutStatus.WANTED), *(PutAnswer(index, PutStatus.STORED, "cpu") for index in (1, 2, 3, 7, 9))]
+    for alike, messages in ((False, 6), (True, 6)):
+        assert len(convert_put.answer_messages(apart, alike=alike)) == messages
+        assert convert_put.answers(convert_put.answer_messages(apart, alike=alike)) == apart
+    assert len(convert_put.answer_messages(apart[:4], alike=True)) == 2
+    assert convert_put.answers(convert_put.answer_messages(apart[:4], alike=True)) == apart[:4]
+    with pytest.raises(InvalidArgument, match="alike"):
+        convert_put.answers([wire.PutAnswer(status=wire.WANTED, alike=1 << 31)])
     figures = [Figure("a", (("x", "1"), ("y", "2")), 3), Figure("b", (), 0)]
     assert convert.figures(convert.figure_messages(figures)) == figures
     member = Member("store", "n", "h:1", "node", b"i", 3)

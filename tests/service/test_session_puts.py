@@ -23,14 +23,14 @@ from cachestore.errors import (
 )
 from cachestore.eviction.lru import Lru
 from cachestore.metrics import total
-from cachestore.service import convert
+from cachestore.service import convert, convert_put
 from cachestore.service.auth import tokens
 from cachestore.service.auth.identity import Identity, Role
 from cachestore.service.client import RemoteStore
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.service.shared.client import Lost, SharedSession
-from cachestore.store.base import PutStatus, put_blocks
+from cachestore.store.base import Durability, PutStatus, put_blocks
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import check_sums, plans_of, random_prompt, same, small_spec, write_blocks
 from cachestore.tiers.cpu import Cpu
@@ -124,6 +124,17 @@ def test_one_put_at_a_time(attach: Attach) -> None:
     reserve(session, *random_prompt(small_spec(), 1))
     with pytest.raises(InvalidArgument, match="one put open"):
         reserve(session, *random_prompt(small_spec(), 1, seed=2))
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_one_answer_is_for_many_blocks_only_where_the_writer_reads_that(attach: Attach, alike: bool) -> None:
+    keys, blocks = random_prompt(small_spec(), 4)
+    asked = convert_put.Reservation(keys.fingerprint, tuple(plans_of(blocks)), Durability.CACHE, None)
+    message = convert_put.reserve_message(asked)
+    message.alike = alike
+    answer = attach().ask(session_pb2.SessionRequest(reserve=message), SOON)
+    assert len(answer.write.answers) == (1 if alike else 4)
+    assert [each.status for each in convert_put.answers(answer.write.answers)] == [PutStatus.WANTED] * 4
 
 
 @pytest.mark.parametrize("then", ["commit", "abort", "refused"])

@@ -4,14 +4,14 @@ The memory is lent: no block of it is used again before the client committed it,
 whose time is over becomes invisible, but what was lent still counts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cachestore.deadline import Deadline
 from cachestore.errors import Aborted, InvalidArgument
 from cachestore.index import Entry
 from cachestore.service import carried, convert, convert_put
 from cachestore.service.stream import writing
-from cachestore.store.base import Lease, PutStatus
+from cachestore.store.base import Lease, PutAnswer, PutStatus
 from cachestore.store.local import LocalStore
 from cachestore.wire import session_pb2, store_pb2
 
@@ -25,6 +25,7 @@ class SessionPut:
                 "reserve.groups: memory is lent to one writer at a time; put head groups over bulk or stream"
             )
         self._store = store
+        self._alike = request.alike
         self._put = writing.reserved(store, request, deadline, owner)
         self.lent: dict[int, Entry] = self._put.lend()
         if not self.lent:
@@ -37,7 +38,7 @@ class SessionPut:
 
     def answer(self) -> store_pb2.WriteResponse:
         """What became of each block when they were reserved."""
-        return store_pb2.WriteResponse(put=self.id, answers=convert_put.answer_messages(self._put.answers))
+        return store_pb2.WriteResponse(put=self.id, answers=self._messages(self._put.answers))
 
     def commit(self, message: session_pb2.SharedCommit) -> store_pb2.WriteResponse:
         """Publishes what the client laid. The put ends with the last of its blocks."""
@@ -56,7 +57,7 @@ class SessionPut:
             if not self.lent:
                 self._put.abort()
         became = self._put.answers
-        answers = convert_put.answer_messages(became[number] for number in blocks)
+        answers = self._messages([became[number] for number in blocks])
         return store_pb2.WriteResponse(
             put=self.id, answers=answers, lease=convert.lease_message(lease) if lease else None
         )
@@ -66,6 +67,9 @@ class SessionPut:
         dropped = self._put.give_up()
         self._take_back(list(self.lent))
         return dropped
+
+    def _messages(self, answers: Sequence[PutAnswer]) -> list[store_pb2.PutAnswer]:
+        return convert_put.answer_messages(answers, alike=self._alike)
 
     def _lease(self, blocks: list[int], ttl: float) -> Lease | None:
         """What a commit grants when nothing is left to publish."""
