@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed here: make integrations")
 
 from vllm.lora.request import LoRARequest
+from vllm.v1.request import RequestStatus
 
 from cachestore.integrations.keys import PromptKeys
 from cachestore.integrations.vllm_scheduling import HANDOFF
@@ -85,6 +86,26 @@ def test_requests_that_go_on_with_kv_of_before_save_nothing_more(engine: Make) -
     assert one.stats["saved_blocks"] == before
     assert one.scheduler.reset_prefix_cache(reset_connector=True)
     assert asked(one, "b", shared) == 103
+
+
+def test_what_was_loaded_and_waits_for_room_is_of_before_too(engine: Make) -> None:
+    one, shared = engine(), prompt(256)
+    asked(one, "a", shared, new=1)
+    one.settle()
+    two = engine(extra={"mirror": False})
+    # so that what is behind its prefix does not fit into a step
+    two.scheduler.scheduler_config.enable_chunked_prefill = False
+    two.add("b", shared + prompt(300, 2), new=1)
+    request = two.scheduler.requests["b"]
+    while request.status is not RequestStatus.WAITING or not request.num_computed_tokens:
+        two.step()
+        time.sleep(0.001)
+    assert two.scheduler.connector.reset_cache() is False
+    two.scheduler.scheduler_config.enable_chunked_prefill = True
+    two.run()
+    two.settle()
+    assert two.answers["b"] == answer(shared + prompt(300, 2), 1)
+    assert two.stats["loaded_blocks"] == 4 and "saved_blocks" not in two.stats
 
 
 def test_what_waits_is_looked_up_under_the_new_name(engine: Make) -> None:
