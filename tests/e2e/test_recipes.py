@@ -1,8 +1,15 @@
-"""Workers that store less: without loss by a codec of their own, or rounded by the recipe of their engine."""
+"""Workers that store less: without loss by a codec of their own, or rounded by the recipe of their engine.
+
+The workers are in this process, in front of a store in another: each process takes six CPU-seconds to import a model
+library, and that workers of their own answer is shown elsewhere.
+"""
 
 import json
+import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +22,18 @@ from cachestore.engine.settings import EngineSettings
 from cachestore.hashing import chain
 from cachestore.metrics import total
 from decode_worker.client import DecodeClient
+from decode_worker.server import DecodeServer
 from prefill_worker.client import PrefillClient
-from tests.e2e.cluster import BLOCK, ROOT, Children, Trio
+from prefill_worker.server import PrefillServer
+from prefill_worker.worker_server import WorkerServer
+from tests.e2e.cluster import BATCH, BLOCK, ROOT, Children, Trio
 
 NEEDLE = ROOT / "examples" / "needle"
 MODEL = NEEDLE / "model"
-PATIENT = 'prefill_begin = "20s"\nsilence = "20s"\n'
+SETTINGS = {
+    "prefill": "",
+    "decode": f'local_prefill_tokens = {BLOCK - 1}\nprefill_begin = "20s"\nsilence = "20s"\n',
+}
 """A machine that is busy must not make the decode worker prefill."""
 
 
@@ -40,28 +53,42 @@ def spec(recipe: str) -> BlockSpec:
     return model_spec(EngineSettings(str(MODEL), block_tokens=BLOCK, recipe=recipe))
 
 
+def worker(
+    of: type[PrefillServer] | type[DecodeServer], name: str, trio: Trio, recipe: str, codec: str
+) -> WorkerServer:
+    """One that stores so, in front of that store."""
+    tables = tomllib.loads(
+        f'[engine]\nmodel = "{MODEL}"\nblock_tokens = {BLOCK}\nthreads = 1\nrecipe = "{recipe}"\n[batch]\n{BATCH}\n'
+        f'[{of.role}_worker]\ncodec = "{codec}"\n{SETTINGS[of.role]}\n'
+    )
+    return of(tables, store=trio.store_child.address, name=name)
+
+
 @pytest.fixture
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Trio]]:
+def stack() -> Iterator[ExitStack]:
+    """What a test opened."""
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def start(tmp_path: Path, stack: ExitStack) -> Callable[[str, str], Trio]:
     """A store, and workers with this recipe and codec."""
-    started = []
 
     def make(recipe: str, codec: str) -> Trio:
-        trio = Trio(Children(tmp_path_factory.mktemp("needle")), MODEL, engine_table=f'recipe = "{recipe}"\n')
-        started.append(trio)
+        trio = Trio(Children(tmp_path), MODEL)
+        stack.callback(trio.end)
         trio.start_store()
-        settings = f'codec = "{codec}"\n'
-        workers = [trio.start_worker("prefill", "p0", settings), trio.start_worker("decode", "d0", settings + PATIENT)]
-        trio.prefill_child, trio.decode_child = map(trio.children.told, workers)
-        trio.prefill, trio.decode = PrefillClient(trio.prefill_child.address), DecodeClient(trio.decode_child.address)
+        prefill = stack.enter_context(worker(PrefillServer, "p0", trio, recipe, codec))
+        decode = stack.enter_context(worker(DecodeServer, "d0", trio, recipe, codec))
+        trio.prefill, trio.decode = PrefillClient(prefill.address), DecodeClient(decode.address)
         trio.prefill.open()
         trio.decode.open()
         trio.known("prefill", 1)
         trio.known("decode", 1)
         return trio
 
-    yield make
-    for trio in started:
-        trio.end()
+    return make
 
 
 def answers(trio: Trio, name: str) -> list[str]:
@@ -99,7 +126,7 @@ def test_the_needle_is_found(recipe: str, codec: str, share: float, start: Calla
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_workers_of_another_recipe_share_nothing(start: Callable[[str, str], Trio]) -> None:
+def test_workers_of_another_recipe_share_nothing(start: Callable[[str, str], Trio], stack: ExitStack) -> None:
     """Neither handoffs nor blocks: what was rounded is under keys of its own."""
     recipe = "quantisation=int8,group=64"
     trio = start(recipe, "raw")
@@ -108,8 +135,7 @@ def test_workers_of_another_recipe_share_nothing(start: Callable[[str, str], Tri
     trio.at_rest()
     whole = len(tokens) // BLOCK
     assert [trio.store.lookup(chain(spec(each), tokens)).ready for each in (recipe, "")] == [whole, 0]
-    trio.engine_table = ""
-    other = trio.children.told(trio.start_worker("decode", "d1"))
+    other = stack.enter_context(worker(DecodeServer, "d1", trio, "", "raw"))
     trio.known("decode", 2)
     with DecodeClient(other.address) as exact:
         answer = exact.generate(tokens, max_tokens=8, timeout=30)
