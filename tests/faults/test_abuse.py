@@ -36,7 +36,8 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
         HELLO
         + b"".join(frame(HEADERS, CALL, END_HEADERS, stream) + rst_stream(stream, 8) for stream in range(1, 4_001, 2))
     ),
-    "continuation flood": lambda: HELLO + frame(HEADERS, CALL, 0, 1) + frame(CONTINUATION, b"\x00" * 10_000, 0, 1) * 50,
+    # six times the headers that gRPC takes
+    "continuation flood": lambda: HELLO + frame(HEADERS, CALL, 0, 1) + frame(CONTINUATION, b"\x00" * 10_000, 0, 1) * 10,
     "huge headers": lambda: (
         HELLO + frame(HEADERS, CALL, 0, 1) + frame(CONTINUATION, b"\x00\x01a\x7f\xff\xff\x7f", 4, 1)
     ),
