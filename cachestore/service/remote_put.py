@@ -7,7 +7,7 @@ from cachestore.block import Buffer, Into, PlaneId, pieces
 from cachestore.codecs.base import RAW, Codec, Encoded
 from cachestore.errors import Aborted, InvalidArgument
 from cachestore.service import convert, convert_put
-from cachestore.service.transport import Lays, Sink
+from cachestore.service.transport import Sink, lays
 from cachestore.store.base import Durability, Lease, PutAnswer, PutStatus
 from cachestore.store.checks import check_blocks, check_encoded, check_kept, check_whole, check_write, is_flat, unmet
 from cachestore.store.spread import Spread
@@ -56,7 +56,7 @@ class RemotePut:
         before = next((block for block in wanted if self._written.get(block)), None) if self._written else None
         if before is not None:
             raise InvalidArgument(f"one of the planes of block {before} was written before")
-        if self._codec.id == RAW and isinstance(sink, Lays):
+        if self._codec.id == RAW and lays(sink):
             # by identity: the blocks of a put share their planes
             kinds = {id(plan.planes): plan.planes for plan in self._plans}
             whole = {same: frozenset(range(len(planes))) for same, planes in kinds.items()}

@@ -13,7 +13,7 @@ from cachestore.errors import CacheStoreError, InvalidArgument, Unavailable
 from cachestore.hashing import Chain
 from cachestore.seal import CorruptBlock
 from cachestore.service import convert
-from cachestore.service.transport import Asked, Broken, Fills, Followed, Follows, Source, Transport
+from cachestore.service.transport import Asked, Broken, Followed, Follows, Source, Transport, fills
 from cachestore.service.words import PURPOSE, VERDICT
 from cachestore.store.apart import apart, into_one
 from cachestore.store.base import Lease, Loaded, Provisional, Purpose, Taker, Verdict
@@ -66,8 +66,10 @@ class RemoteReading:
             purpose=PURPOSE.number(purpose),
         )
         self._provisional = provisional
-        follows = [number for number, transport in enumerate(self._transports) if isinstance(transport, Follows)]
-        if provisional and follows:
+        follows = list[int]()
+        if provisional:
+            follows = [number for number, transport in enumerate(self._transports) if isinstance(transport, Follows)]
+        if follows:
             del self._transports[: follows[0]]
             self._follow(request, wait)
         else:
@@ -164,7 +166,7 @@ class RemoteReading:
     def _filled(self, into: Sequence[Into | Handed]) -> int:
         """How many blocks came all at once, up to one that must be loaded."""
         source, number = self._source, len(self._verdicts)
-        if self._closed or not self._fills or not isinstance(source, Fills):
+        if self._closed or not self._fills or not fills(source):
             return 0
         came = source.fill(number, into[number:])
         self._verdicts += [Verdict.USED] * came

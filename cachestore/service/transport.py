@@ -5,7 +5,8 @@ one serves, under the same lease. The gRPC stream is always there and always the
 """
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from functools import cache
+from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from cachestore.block import Buffer, Into, Part
 from cachestore.codecs.base import Codec, Encoded
@@ -60,6 +61,16 @@ class Fills(Protocol):
         """
 
 
+@cache
+def _fill(kind: type) -> bool:
+    return issubclass(kind, Fills)
+
+
+def fills(source: object) -> TypeGuard[Fills]:
+    """Whether this is such a source; `isinstance` looks at every method anew, which small reads would feel."""
+    return _fill(type(source))
+
+
 class Sink(Protocol):
     """Where the planes of one put go. One thread writes it; `abort` may come from another."""
 
@@ -89,6 +100,16 @@ class Lays(Protocol):
 
     def lay(self, blocks: Mapping[int, Into] | Spread, wanted: Sequence[int]) -> None:
         """The raw wanted blocks of these, of which no plane came before, whole; they may be reused on return."""
+
+
+@cache
+def _lay(kind: type) -> bool:
+    return issubclass(kind, Lays)
+
+
+def lays(sink: object) -> TypeGuard[Lays]:
+    """Whether this is such a sink, as `fills`."""
+    return _lay(type(sink))
 
 
 class Followed(Protocol):

@@ -37,7 +37,7 @@ def settle(tiered: TieredStore, holding: Holding, verdicts: Sequence[Verdict], d
         judged = list(zip(holding.blocks, given, strict=True))
         used = [block.key for block, verdict in judged if verdict is Verdict.USED]
         tiered.promotion.used(holding.namespace, used)
-        holding.settle((block, _OUTCOMES[verdict]) for block, verdict in judged)
+        holding.settle([(block, _OUTCOMES[verdict]) for block, verdict in judged])
         tiered.leases.end(holding)
 
 

@@ -8,8 +8,8 @@ WIRE = (
     Mutation(
         "checksums of blocks copied at once not compared",
         "cachestore/service/shared/filling.py",
-        "        if _copied(slab.bytes, start, packing, target) != meant:\n",
-        "        if _copied(slab.bytes, start, packing, target) is None:\n",
+        "        elif _copied(slab.bytes, start, packing, target) != meant:\n",
+        "        elif _copied(slab.bytes, start, packing, target) is None:\n",
         ("tests/service/test_filling.py::test_damage_ends_it_and_is_counted_once",),
     ),
     Mutation(

@@ -40,9 +40,9 @@ def raw_checksums(model: Header, words: NDArray[np.uint64], keys: Sequence[bytes
     alike = (words[:, same] == own[same]).all(axis=1)
     alike &= (words[:, KEY] == named).all(axis=1)
     words = words[: _leading(alike)]
-    packed, size = words.reshape(-1).view(np.uint8).data, len(model.packed)
-    whole = (packed[at : at + size - DIGEST_BYTES] for at in range(0, len(packed), size))
-    digests = np.fromiter(map(xxhash.xxh3_64_intdigest, whole), dtype="<u8", count=len(words))
+    packed, size, digest = words.tobytes(), len(model.packed), xxhash.xxh3_64_intdigest
+    whole = size - DIGEST_BYTES
+    digests = np.array([digest(packed[at : at + whole]) for at in range(0, len(packed), size)], dtype="<u8")
     words = words[: _leading(words[:, -1] == digests)]
     rows = words[:, OWN.stop : OWN.stop + len(model.table) * ROW_WORDS]
     sums: list[list[int]] = rows.reshape(len(words), len(model.table), -1)[:, :, RAW_SUM].tolist()
