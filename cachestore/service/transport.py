@@ -68,7 +68,8 @@ def _fill(kind: type) -> bool:
 
 def fills(source: object) -> TypeGuard[Fills]:
     """Whether this is such a source; `isinstance` looks at every method anew, which small reads would feel."""
-    return _fill(type(source))
+    kind: type = type(source)
+    return _fill(kind)
 
 
 class Sink(Protocol):
@@ -109,7 +110,8 @@ def _lay(kind: type) -> bool:
 
 def lays(sink: object) -> TypeGuard[Lays]:
     """Whether this is such a sink, as `fills`."""
-    return _lay(type(sink))
+    kind: type = type(sink)
+    return _lay(kind)
 
 
 class Followed(Protocol):
