@@ -139,6 +139,10 @@ def test_the_revision_is_that_of_the_content(model_dir: ModelDir, tmp_path: Path
     (same / "tokenizer.json").write_text("{}")
     assert directory_revision(same) == first
     assert directory_revision(copy_of(same, tmp_path / "rope", rope_theta=1.0)) != first
+    # which some engines compute by, where they are told to trust it
+    (same / "modeling.py").write_text("BIAS = 1")
+    assert directory_revision(same) != first
+    (same / "modeling.py").unlink()
     with (same / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x01")
