@@ -24,12 +24,17 @@ from cachestore.service.auth.settings import IdentitySettings
 from cachestore.service.auth.tokens import digest_of, load_private, new_token, sign
 from cachestore.service.client import RemoteStore
 from cachestore.service.pages.node_pages import NodePages
+from cachestore.service.pages.owner_store import OwnerStore
+from cachestore.service.pages.reader_store import ReaderStore
 from cachestore.service.server import CacheStoreServer
 from cachestore.service.settings import ServiceSettings
 from cachestore.service.shared.client import SharedSession
 from cachestore.service.shared.mapped import Mapped
 from cachestore.store.tiered import TieredStore
 from cachestore.tiers.cpu import Cpu
+from cachestore.tiers.gpu import Gpu
+from cachestore.tiers.gpu_memory import GRANULE
+from cachestore.tiers.gpu_tier import GpuTier
 from tests.service.bulk_lines import BULK, Raw
 from tests.service.sessions import SHARED, SOON, WRITER, Attach, probed
 
@@ -166,6 +171,29 @@ def shared(server: CacheStoreServer) -> Iterator[RemoteStore]:
 @pytest.fixture
 def bulk(server: CacheStoreServer) -> Iterator[RemoteStore]:
     with RemoteStore(server.address, transports=BULK) as store:
+        yield store
+
+
+@pytest.fixture
+def tier() -> Iterator[GpuTier]:
+    """Pages in memory of this process."""
+    tier = Gpu(capacity=4 * GRANULE, device="cpu", slab=GRANULE).start(Lru())
+    tier.open(lambda departures: None)
+    yield tier
+    tier.close()
+
+
+@pytest.fixture
+def owner(server: CacheStoreServer, tier: GpuTier) -> Iterator[OwnerStore]:
+    """A store whose puts fill pages of `tier`."""
+    with OwnerStore(server.address, tier, "cpu") as store:
+        yield store
+
+
+@pytest.fixture
+def reader(server: CacheStoreServer) -> Iterator[ReaderStore]:
+    """A store whose reads come from the pages of whoever is there."""
+    with ReaderStore(server.address, "cpu") as store:
         yield store
 
 

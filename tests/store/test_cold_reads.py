@@ -19,6 +19,22 @@ from tests.store.moving import cold, held_up, read, stored, tiers
 from tests.store.small_blocks import BLOCK, SPEC
 
 Opener = Callable[..., TieredStore]
+Fetches = list[list[tuple[bytes, Found]]]
+
+
+@pytest.fixture
+def fetches(monkeypatch: pytest.MonkeyPatch) -> Fetches:
+    """What the disk was asked for, call by call, and what it gave."""
+    made: Fetches = []
+    get_many = DiskTier.get_many
+
+    def noting(tier: DiskTier, namespace: bytes, asked: Sequence[bytes], deadline: Deadline) -> list[Found]:
+        found = get_many(tier, namespace, asked, deadline)
+        made.append(list(zip(asked, found, strict=True)))
+        return found
+
+    monkeypatch.setattr(DiskTier, "get_many", noting)
+    return made
 
 
 @pytest.mark.parametrize("prefetch", [True, False])
@@ -46,21 +62,12 @@ def test_a_prefetch_ends_with_its_lease(open_store: Opener) -> None:
 
 @pytest.mark.parametrize("prefetch", [True, False])
 def test_cold_blocks_are_fetched_by_their_bytes(
-    open_tiers: Callable[..., TieredStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefetch: bool
+    open_tiers: Callable[..., TieredStore], tmp_path: Path, fetches: Fetches, prefetch: bool
 ) -> None:
     disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"}
     settings = {"prefetch": prefetch, "fetch_bytes": "100KiB"}
     tiered = open_tiers([{"name": "cpu", "capacity": "4MiB"}, disk], settings)
     store = tiered.namespace("a")
-    batches: list[list[int]] = []
-    get_many = DiskTier.get_many
-
-    def counting(tier: DiskTier, namespace: bytes, asked: Sequence[bytes], deadline: Deadline) -> list[Found]:
-        found = get_many(tier, namespace, asked, deadline)
-        batches.append([data.nbytes for data in found if isinstance(data, np.ndarray)])
-        return found
-
-    monkeypatch.setattr(DiskTier, "get_many", counting)
     small, large = SPEC, small_spec(block_tokens=64 * SPEC.block_tokens)
     for spec, count in ((small, 100), (large, 3), (small, 60)):
         keys, blocks = random_prompt(spec, count, seed=count)
@@ -71,13 +78,14 @@ def test_cold_blocks_are_fetched_by_their_bytes(
         with store.read(keys, lease=lease) as reading:
             assert all(map(same, (block for block, _ in reading), blocks))
         assert tiered.settle()
+    batches = [[data.nbytes for _, data in fetch if isinstance(data, np.ndarray)] for fetch in fetches]
     assert all(sum(sizes) <= 101 << 10 or len(sizes) == 1 for sizes in batches)
     # one to know the size, then as many as are allowed; large ones one by one; what is known is known
     assert [len(sizes) for sizes in batches] == [1, 42, 42, 15] + [1] * 3 + [42, 18]
 
 
 def test_nothing_is_fetched_ahead_for_which_memory_has_no_room(
-    open_tiers: Callable[..., TieredStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_tiers: Callable[..., TieredStore], tmp_path: Path, fetches: Fetches
 ) -> None:
     disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"}
     tiered = open_tiers([{"name": "cpu", "capacity": 16 * BLOCK}, disk], {"fetch_bytes": 2 * BLOCK})
@@ -85,16 +93,9 @@ def test_nothing_is_fetched_ahead_for_which_memory_has_no_room(
     keys, blocks = stored(store, 16)
     assert tiered.settle() and store.clear("cpu") == 16
     in_use = store.lease(stored(store, 12, seed=2)[0])
-    fetched: list[bytes] = []
-    get_many = DiskTier.get_many
-
-    def counting(tier: DiskTier, namespace: bytes, asked: Sequence[bytes], deadline: Deadline) -> list[Found]:
-        fetched.extend(asked)
-        return get_many(tier, namespace, asked, deadline)
-
-    monkeypatch.setattr(DiskTier, "get_many", counting)
+    fetches.clear()
     lease = store.lease(keys)
-    assert tiered.settle() and 4 < len(fetched) <= 4 + 2
+    assert tiered.settle() and 4 < sum(map(len, fetches)) <= 4 + 2
     # what came up the lease protects there, too
     store.release(in_use)
     put_blocks(store, keys.fingerprint, random_prompt(SPEC, 16, seed=3)[1])
@@ -139,7 +140,7 @@ def test_blocks_that_there_is_no_memory_to_read_are_missed(
 
 
 def test_cold_blocks_under_many_leases_are_fetched_once(
-    open_tiers: Callable[..., TieredStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_tiers: Callable[..., TieredStore], tmp_path: Path, fetches: Fetches
 ) -> None:
     disk = {"name": "disk", "path": str(tmp_path / "blocks"), "capacity": "4MiB"}
     tiered = open_tiers([{"name": "cpu", "capacity": "4MiB"}, disk], {})
@@ -147,18 +148,11 @@ def test_cold_blocks_under_many_leases_are_fetched_once(
     keys, _ = stored(store, 12)
     assert tiered.settle()
     store.clear("cpu")
-    fetched: list[bytes] = []
-    get_many = DiskTier.get_many
-
-    def counting(tier: DiskTier, namespace: bytes, asked: Sequence[bytes], deadline: Deadline) -> list[Found]:
-        fetched.extend(asked)
-        return get_many(tier, namespace, asked, deadline)
-
-    monkeypatch.setattr(DiskTier, "get_many", counting)
+    fetches.clear()
     goes_on = held_up(tiered)
     leases = [store.lease(keys) for _ in range(5)]
     goes_on.set()
     assert tiered.settle()
     for lease in leases:
         store.release(lease)
-    assert fetched == list(keys.keys) and tiers(store, keys) == [(12, "cpu")]
+    assert [key for fetch in fetches for key, _ in fetch] == list(keys.keys) and tiers(store, keys) == [(12, "cpu")]
