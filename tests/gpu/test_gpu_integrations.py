@@ -1,20 +1,25 @@
 """Adapters on a CUDA device: pages of an engine and caches of transformers, from the store bit by bit."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from cachestore.block import BlockSpec, Half, Slot
 from cachestore.engine.page_memory import PageMemory
+from cachestore.integrations.page_taking import PageTaker
 from cachestore.integrations.pages import EnginePages, prove
 from cachestore.integrations.staging import Staging
 from cachestore.integrations.transformers import PrefixCache
 from cachestore.metrics import total
+from cachestore.store.base import put_blocks
 from cachestore.store.compose import compose
 from cachestore.store.tiered import TieredStore
+from cachestore.testing.blocks import random_prompt
 
 pytestmark = pytest.mark.gpu
 
@@ -63,6 +68,33 @@ def test_blocks_hold_what_pages_on_the_device_held(order: tuple[int, ...]) -> No
             for page in held[1:]:
                 assert torch.equal(other.caches[slot][page], pages.caches[slot][page])
             assert not other.caches[slot][held[0]].any()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3), (1, 0, 2, 3)])
+def test_blocks_are_taken_into_pages_on_the_device(order: tuple[int, ...], tiered: TieredStore) -> None:
+    def cache() -> torch.Tensor:
+        shape = (12, 2, PAGE, 128)
+        whole = torch.zeros([shape[axis] for axis in order], device="cuda", dtype=torch.bfloat16)
+        return whole.permute([order.index(axis) for axis in range(4)])
+
+    store, held = tiered.namespace("default"), [5, 1, 3, 9, 2, 4, 6, 8, 11, 10, 7, 0]
+    keys, blocks = random_prompt(SPEC, 3)
+    put_blocks(store, keys.fingerprint, blocks)
+    pages, memory = EnginePages(SPEC, [cache(), cache()], PAGE), PageMemory(SPEC, 1, torch.device("cpu"))
+    taker = PageTaker(pages)
+    assert [room.nbytes for room in taker.rooms] == [PageMemory.page_bytes(SPEC)]
+    taker.towards(held, 5)
+    with store.read(keys) as reading:
+        assert reading.fill(taker) == 3
+    for number, block in enumerate(blocks):
+        memory.buffer(0)[:] = np.concatenate(block.data)
+        for slot, place in itertools.product(range(2), range(4)):
+            found = pages.caches[slot][held[4 * number + place]].cpu()
+            if 4 * number + place < 5:
+                assert not found.any()
+                continue
+            for half, content in ((Half.K, found[..., :64]), (Half.V, found[..., 64:])):
+                assert torch.equal(content, memory.half(slot, half)[0][:, PAGE * place : PAGE * (place + 1)])
 
 
 def test_the_layout_is_proven_on_the_device() -> None:
