@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from cachestore.config import build
 from cachestore.errors import ConfigError, Unavailable
 from cachestore.store.base import put_blocks
 from cachestore.testing import random_prompt, small_spec
+from decode_worker.__main__ import main
 from decode_worker.server import DecodeServer
 from decode_worker.settings import DecodeSettings
+from prefill_worker import process
 from prefill_worker.connecting import OwnPages
 from prefill_worker.server import PrefillServer
 from prefill_worker.settings import PrefillSettings
@@ -96,12 +100,14 @@ def test_clients_and_settings_do_not_need_the_model_library() -> None:
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode == 0
 
 
-def test_a_process_says_what_is_wrong_with_its_configuration(tmp_path: Path) -> None:
+def test_a_command_says_what_is_wrong_with_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # what it does to its process: a process of its own would take the library of models in first
+    monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(process.signal, "signal", lambda number, handler: None)
     config = tmp_path / "config.toml"
     config.write_text('[engine]\nmodel = "nowhere"\n[decode_worker]\nhost = "0.0.0.0"\n')
-    ended = subprocess.run(
-        [sys.executable, "-m", "decode_worker", "--config", str(config), "--store", "127.0.0.1:9"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert ended.returncode == 2
-    assert "decode_worker.host" in ended.stderr and "Traceback" not in ended.stderr
+    command = typer.Typer()
+    command.command()(main)
+    ended = CliRunner().invoke(command, ["--config", str(config), "--store", "127.0.0.1:9"])
+    assert ended.exit_code == 2
+    assert "decode_worker.host" in ended.stderr and "Traceback" not in ended.output
