@@ -258,8 +258,8 @@ class Store(Protocol):
         With `into`, one flat buffer for each block of the chain, a block's planes are laid one behind the other into
         its buffer, which they must fill exactly. Or it has several for a block, one for each of its planes.
         `tensor.view(torch.uint8).numpy()` is such a buffer, of a contiguous one-dimensional tensor. What lies in the
-        buffers of a block that was not handed out is undefined. The owner of a `DecodingBuffer` may decode planes itself:
-        then its block lies where the owner has it, and not there.
+        buffers of a block that was not handed out is undefined. The owner of a `DecodingBuffer` may decode planes
+        itself: then its block lies where the owner has it, and not there.
 
         InvalidArgument if there are not as many as keys, or one is not flat, contiguous, writeable bytes, or with
         `provisional` if there are several for a block. A block of another size than its buffer is corrupt to this
