@@ -5,15 +5,17 @@ Attention, moves and codecs are the kernels', and the moves those of a device. W
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cachestore.block import Buffer
 from cachestore.codecs import create
+from cachestore.deadline import Deadline
 from cachestore.engine import device_moves
 from cachestore.engine.batch_loop import BatchLoop
-from cachestore.engine.batch_request import BatchProgress, BatchToken
+from cachestore.engine.batch_request import BatchProgress, BatchRequest, BatchToken
 from cachestore.engine.device_moves import DeviceMoves
 from cachestore.engine.first_token import FirstToken
 from cachestore.engine.paged_model import PagedModel
@@ -30,12 +32,15 @@ from tests.engine.batches import SIZE, Directory, alone, ended, figure, opened, 
 from tests.kernels.conftest import interpreting
 
 NEW = 6
-LENGTH = 5 * SIZE + 3
+BLOCKS = 3
+LENGTH = BLOCKS * SIZE + 3
 
 METHODS: list[Method | None] = [None, "naive", "fused"]
 """None is the CPU's own."""
 
 SLOW = pytest.mark.slow
+WAYS = [("here", ""), ("shared", ""), ("bulk", ""), ("stream", ""), ("here", "quantisation=int8,group=32")]
+"""With a recipe the interpreter takes long: `test_device_decoding.py` looks at what comes coded over each way."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,21 +49,32 @@ def _interpreted() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["", pytest.param("quantisation=int8,group=32", marks=SLOW)])
-def computing(request: pytest.FixtureRequest, model_dir: Directory) -> Iterator[PagedModel]:
-    model = opened(model_dir("llama"), request.param)
+@pytest.fixture(
+    scope="module",
+    params=[WAYS[0], *(pytest.param(way, marks=SLOW) for way in WAYS[1:])],
+    ids=lambda way: "-".join(way),
+)
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """How blocks come to the store, and the recipe."""
+    found: tuple[str, str] = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def computing(way: tuple[str, str], model_dir: Directory) -> Iterator[PagedModel]:
+    model = opened(model_dir("llama"), way[1])
     yield model
     model.close()
 
 
-@pytest.fixture(params=["here", *(pytest.param(way, marks=SLOW) for way in ("shared", "bulk", "stream"))])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+@pytest.fixture
+def store(way: tuple[str, str]) -> Iterator[Store]:
     with TieredStore(Cpu(16 << 20).start(), (), create("raw"), Lru()) as tiered, ExitStack() as held:
-        if request.param == "here":
+        if way[0] == "here":
             yield tiered.namespace("default")
             return
         server = held.enter_context(CacheStoreServer(tiered, ServiceSettings(port=0)))
-        yield held.enter_context(RemoteStore(server.address, transports=(request.param,)))
+        yield held.enter_context(RemoteStore(server.address, transports=(way[0],)))
 
 
 @pytest.fixture(autouse=True)
@@ -94,20 +110,20 @@ def near(one: list[Buffer], other: list[Buffer], exact: bool) -> bool:
 def test_who_goes_on_from_what_another_saved_says_the_same(
     saver: Method | None, computing: PagedModel, model_dir: Directory, store: Store
 ) -> None:
-    tokens, whole = prompt(LENGTH), LENGTH // SIZE * SIZE
+    tokens, whole = prompt(LENGTH), BLOCKS * SIZE
     with on(None, computing) as loop:
-        wanted, _ = ended(loop.submit(request(tokens, NEW, store=store, settle=True)))
+        wanted, _ = ended(loop.submit(asked(tokens, NEW, store=store, settle=True)))
     if not computing.spec.recipe:
         assert wanted == alone(model_dir("llama"), tokens, NEW)
     blocks = stored(store, computing, tokens)
-    assert len(blocks) == 5 and store.delete(chain(computing.spec, tokens)) == 5
+    assert len(blocks) == BLOCKS and store.delete(chain(computing.spec, tokens)) == BLOCKS
     with on(saver, computing) as loop:
-        cold, usage = ended(loop.submit(request(tokens, NEW, store=store, settle=True)))
+        cold, usage = ended(loop.submit(asked(tokens, NEW, store=store, settle=True)))
         assert cold == wanted and usage.computed_tokens == LENGTH
     assert near(stored(store, computing, tokens), blocks, not computing.spec.recipe)
     for method in METHODS:
         with on(method, computing) as loop:
-            warm, usage = ended(loop.submit(request(tokens, NEW, store=store, settle=True)))
+            warm, usage = ended(loop.submit(asked(tokens, NEW, store=store, settle=True)))
             assert warm == wanted and usage.reused == {"cpu": whole}
 
 
@@ -116,17 +132,24 @@ def test_who_goes_on_from_what_another_saved_says_the_same(
     [("fused", "fused"), pytest.param(None, "fused", marks=SLOW), pytest.param("fused", None, marks=SLOW)],
 )
 def test_a_handoff_slot_by_slot(
-    first: Method | None, second: Method | None, computing: PagedModel, store: Store
+    first: Method | None, second: Method | None, way: tuple[str, str], computing: PagedModel, store: Store
 ) -> None:
+    """In one process who goes on follows the planes as they are put; a service would not wait for the interpreter."""
     tokens, told = prompt(LENGTH, 2), FirstToken()
     with on(None, computing) as loop:
         wanted, _ = ended(loop.submit(request(tokens, NEW)))
     with on(first, computing) as prefill, on(second, computing) as decode:
-        with prefill.submit(request(tokens, 1, store=store, by_slot=True, settle=True)) as handing:
-            items = iter(handing)
-            begun = next(item for item in items if not isinstance(item, BatchProgress) or item.begun)
-            waiting = decode.submit(request(tokens, NEW, store=store, wait=20.0, first=told))
-            drawn = [item for item in (begun, *items) if isinstance(item, BatchToken)]
+        handing = prefill.submit(asked(tokens, 1, store=store, by_slot=True, settle=True))
+        items = iter(handing)
+        begun = next(item for item in items if not isinstance(item, BatchProgress) or item.begun)
+        drawn = [item for item in items if isinstance(item, BatchToken)] if way[0] != "here" else []
+        waiting = decode.submit(asked(tokens, NEW, store=store, wait=100.0, first=told))
+        drawn += [item for item in (begun, *items) if isinstance(item, BatchToken)]
         told.tell(drawn[0].id)
         made, usage = ended(waiting)
-        assert made == wanted and sum(usage.reused.values()) == LENGTH // SIZE * SIZE
+        assert made == wanted and sum(usage.reused.values()) == BLOCKS * SIZE
+
+
+def asked(tokens: list[int], new: int, **fields: Any) -> BatchRequest:
+    """A request that the interpreter may take long for."""
+    return request(tokens, new, deadline=Deadline.after(110.0), **fields)
