@@ -7,7 +7,7 @@ import typer
 
 from cachestore import settings
 from cachestore.cli.output import Config, Json, console, print_json
-from cachestore.cluster.host import StoreHost
+from cachestore.cluster.host import StoreHost, keep_what_is
 from cachestore.signals import await_signal
 from cachestore.store.settings import StoreSettings
 
@@ -30,6 +30,7 @@ def serve(
         # one of several serves what it holds, whether or not there is a Redis at the moment
         patient="directory" in tables,
     )  # fmt: skip
+    keep_what_is()
     try:
         if json:
             print_json({"address": host.address(), "tiers": host.tiers})

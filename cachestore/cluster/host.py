@@ -1,5 +1,6 @@
 """The store of one node with all that serves it; under Ray an actor, pinned there, restarted, found by name."""
 
+import gc
 import resource
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -44,6 +45,12 @@ def open_many_files() -> None:
     with suppress(OSError, ValueError):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def keep_what_is() -> None:
+    """Once a process of one store has started: what is there stays, and no collection need look at it amid a call."""
+    gc.collect()
+    gc.freeze()
 
 
 class StoreHost:

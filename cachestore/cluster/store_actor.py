@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from cachestore.cluster.host import StoreHost
+from cachestore.cluster.host import StoreHost, keep_what_is
 from cachestore.cluster.runtime import outage
 
 DRAINED = b"cachestore:drained:"
@@ -27,6 +27,7 @@ class StoreActor(StoreHost):
         again = ray.get_runtime_context().was_current_actor_reconstructed
         super().__init__(tables, node_id[:12], port, machine, self._drained, patient=patient or again)
         self.operator.outage = outage()
+        keep_what_is()
 
     def __repr__(self) -> str:
         # Ray shows it in its lists, its dashboard and its logs, and asks for that of an actor that did not start, too:
