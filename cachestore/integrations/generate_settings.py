@@ -8,6 +8,7 @@ from cachestore.errors import InvalidArgument
 ROWS = "rows of the cache are rows of the batch; repeat the row"
 DRAFTS = "it takes KV of drafts back from a cache that it filled itself"
 OURS = "the store fills the cache"
+COMPUTED = "there is one only of what is computed; call the model's own generate"
 ALLOWED: Mapping[str, tuple[object, str]] = {
     "num_beams": (1, ROWS),
     "num_return_sequences": (1, ROWS),
@@ -15,6 +16,8 @@ ALLOWED: Mapping[str, tuple[object, str]] = {
     "cache_implementation": (None, OURS),
     "prompt_lookup_num_tokens": (None, DRAFTS),
     "assistant_early_exit": (None, DRAFTS),
+    "output_hidden_states": (False, COMPUTED),
+    "output_attentions": (False, COMPUTED),
 }
 """By setting the one value, beside None, that it may have, and why."""
 

@@ -108,6 +108,8 @@ class PrefixCache:
         """
         held = min(int(cache.get_seq_length()), input_ids.shape[1])
         rows = self._rows(input_ids, attention_mask, held)
+        if cache.layers and (kept := cache.layers[self._layers[0]].keys) is not None and len(kept) != len(rows):
+            raise InvalidArgument(f"the cache holds {len(kept)} rows, but input_ids {len(rows)}: beams share no rows")
         if self._beyond(rows):
             return 0
         deadline = Deadline.after(self._timeout)
@@ -207,7 +209,7 @@ class PrefixCache:
             self._check(layer, held, slot, row.first + len(row.tokens))
             for half, states in ((Half.K, held.keys), (Half.V, held.values)):
                 tokens = states[index, :, columns].unflatten(1, (count, size))
-                memory.half(slot, half).copy_(tokens.transpose(0, 1))
+                memory.half(slot, half).copy_(tokens.detach().transpose(0, 1))
         pages = [memory.buffer(page) for page in range(count)]
         put = PagePut(self._store, self.spec, keys, first, pages, deadline).run()
         return sum(status == "stored" for status in put)
@@ -260,6 +262,8 @@ def cached_generate(
 
 def _rows(input_ids: Tensor, mask: Tensor | None, held: int | None = None) -> list[Row]:
     """The rows, without padding, of the first `held` columns; columns that the mask lacks at its end are tokens."""
+    if not isinstance(input_ids, Tensor):
+        raise InvalidArgument(f"input_ids must be a tensor [rows, columns], got {type(input_ids).__name__}")
     if input_ids.ndim != 2 or not input_ids.numel():
         raise InvalidArgument(f"input_ids must be [rows, columns], got {list(input_ids.shape)}")
     if mask is None and len(input_ids) > 1:

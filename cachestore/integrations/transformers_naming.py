@@ -14,7 +14,7 @@ from cachestore.engine.rotary import SHORT, longrope_switch
 from cachestore.engine.spec import spec_of
 from cachestore.errors import ConfigError, UnsupportedModel
 from cachestore.integrations.named import model_name, revision
-from cachestore.integrations.transformers_loaded import State, adapted, check_state, compare, state_of
+from cachestore.integrations.transformers_loaded import State, check_state, compare, foreign, state_of
 
 PLACEHOLDERS = tuple(f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
 """Settings that name a token in whose place something else than a token's embedding is computed."""
@@ -31,6 +31,7 @@ def spec_of_model(model: Any, given: str, block_tokens: int) -> BlockSpec:
 
     ConfigError or UnsupportedModel says what keeps it without a name, such as weights that are not in its directory.
     """
+    _check_computing(model)
     config = model.config
     path = str(getattr(config, "name_or_path", ""))
     quantised = getattr(config, "quantization_config", None)
@@ -60,39 +61,73 @@ def placeholders(config: Any) -> frozenset[int]:
     return found
 
 
+def _check_computing(model: Any) -> None:
+    """UnsupportedModel for one whose KV depends on the call before, as where images of that are in its positions."""
+    for name, module in model.named_modules():
+        if hasattr(module, "rope_deltas"):
+            raise UnsupportedModel(f"{name or model.config.model_type} keeps positions of one call for the next")
+
+
 def _revision(model: Any, path: str, given: str) -> str:
     directory = Path(path) if path and Path(path).is_dir() else None
     if given:
-        commit = next((each for each in _commits(path) if each.name == given), None)
-        return revision(path, given, changed=_changed(model.config, directory or commit))
+        return revision(path, given, changed=_changed(model.config, directory or _commit(path, given)))
     if model in _known:
         state, found = _known[model]
         check_state(model, state)
         return found
-    if adapted(model):
-        raise UnsupportedModel("the model has an adapter loaded: give a revision that names weights and adapter")
-    if directory is None:
-        commit = next((each for each in _commits(path) if compare(model, each) == ("", 0)), None)
-        found = revision(path, opened=commit.name if commit else "", changed=_changed(model.config, commit))
-    else:
-        found = revision(path, changed=_changed(model.config, directory))
-        if differs := compare(model, directory).differs:
-            raise ConfigError(
-                f"revision: {differs} of the model is not what {directory} holds, since one of them was changed or the "
-                "model was not loaded from there; give a revision that names the weights"
-            )
+    if module := foreign(model):
+        raise UnsupportedModel(
+            f"{module} is no module of the model's own, but of an adapter or of weights quantised later: give a "
+            "revision that names the weights with it"
+        )
+    found = _of_hub(model, path) if directory is None else _of_directory(model, directory)
     _known[model] = state_of(model), found
     return found
 
 
-def _commits(hub_id: str) -> Iterator[Path]:
-    """A model's commits in the hub's cache, that of the default branch first: several may have the same weights."""
-    cached = Path(constants.HF_HUB_CACHE, f"models--{hub_id.replace('/', '--')}")
-    main = cached / "refs" / "main"
-    newest = main.read_text().strip() if main.is_file() else ""
-    for commit in sorted(cached.glob("snapshots/*"), key=lambda each: (each.name != newest, each.name)):
-        if (commit / "config.json").is_file():
-            yield commit
+def _of_directory(model: Any, directory: Path) -> str:
+    found = revision(str(directory), changed=_changed(model.config, directory))
+    compared = compare(model, directory)
+    if compared.differs:
+        raise ConfigError(
+            f"revision: {compared.differs} of the model is not what {directory} holds, since one of them was changed "
+            "or the model was not loaded from there; give a revision that names the weights"
+        )
+    if compared.untold:
+        raise ConfigError(
+            f"revision: {compared.untold} weights of the model have no like in {directory}, as experts that are merged "
+            f"when loaded; if they are those of its files, unchanged, give revision={found.split()[0]!r}"
+        )
+    return found
+
+
+def _of_hub(model: Any, hub_id: str) -> str:
+    """By the commit in the hub's cache that has the model's weights, all of them, if only one has."""
+    like = [commit for commit in _commits(hub_id) if compare(model, commit) == ("", 0)]
+    # the same weights of two commits are one file in the cache; what differs may do so where no sample was taken
+    alike = {tuple(sorted(path.resolve() for path in commit.glob("*.safetensors"))) for commit in like}
+    commit = like[0] if len(alike) == 1 else None
+    return revision(hub_id, opened=commit.name if commit else "", changed=_changed(model.config, commit))
+
+
+def _commits(hub_id: str) -> list[Path]:
+    """A model's commits in the hub's cache, that of the default branch first."""
+    newest = _commit(hub_id, "main")
+    found = sorted(_cached(hub_id).glob("snapshots/*"), key=lambda each: (each != newest, each.name))
+    return [commit for commit in found if (commit / "config.json").is_file()]
+
+
+def _commit(hub_id: str, named: str) -> Path | None:
+    """The commit of this name, or of this branch or tag as the hub's cache knows it."""
+    cached = _cached(hub_id)
+    known = cached / "refs" / named
+    commit = cached / "snapshots" / (known.read_text().strip() if known.is_file() else named)
+    return commit if (commit / "config.json").is_file() else None
+
+
+def _cached(hub_id: str) -> Path:
+    return Path(constants.HF_HUB_CACHE, f"models--{hub_id.replace('/', '--')}")
 
 
 def _changed(config: Any, directory: Path | None) -> dict[str, Any]:

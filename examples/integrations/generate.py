@@ -4,7 +4,7 @@ cachestore serve &
 python examples/integrations/generate.py examples/needle/model examples/needle/documents/harbour.txt
 """
 
-import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,10 +16,15 @@ QUESTIONS = ("ship Bruges", "station Mumbai")
 
 
 def main() -> None:
-    """`generate.py MODEL DOCUMENT [ADDRESS]`."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
-    document = Path(sys.argv[2]).read_text()
-    with RemoteStore(sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1:7420") as store:
+    """Prints both answers, and how much came from the store."""
+    parser = ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", help="a directory, or a hub id")
+    parser.add_argument("document", type=Path, help="a text file")
+    parser.add_argument("address", nargs="?", default="127.0.0.1:7420", help="of the store")
+    options = parser.parse_args()
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(options.model), AutoTokenizer.from_pretrained(options.model)
+    document = options.document.read_text()
+    with RemoteStore(options.address) as store:
         cache = PrefixCache(store, model)
         for name in QUESTIONS:
             question = f"\nQuestion: what is the code of {name}?\nAnswer: the code of {name} is "

@@ -157,10 +157,25 @@ def test_arguments_that_cannot_be_meant_are_refused(tiered: TieredStore) -> None
     for name, value in (
         ("use_cache", False), ("prompt_lookup_num_tokens", 3), ("cache_implementation", "static"),
         ("position_ids", ids), ("inputs_embeds", ids), ("pixel_values", ids), ("assistant_model", ids),
-        ("max_new_token", 3),
+        ("max_new_token", 3), ("output_hidden_states", True), ("output_attentions", True),
     ):  # fmt: skip
         with pytest.raises(InvalidArgument, match=name):
             cache.generate(ids, **{name: value})
+
+
+def test_a_cache_of_other_rows_is_not_saved(tiered: TieredStore) -> None:
+    model, ids = made("llama"), prompt(40)
+    cache = PrefixCache(tiered.namespace("default"), model, revision="random", block_tokens=SIZE)
+    with pytest.raises(InvalidArgument, match="input_ids must be a tensor"):
+        cache.generate([[1, 2]])  # type: ignore[arg-type]
+    beams = model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache.load(ids), num_beams=3,
+                           max_new_tokens=20, return_dict_in_generate=True)  # fmt: skip
+    with pytest.raises(InvalidArgument, match="the cache holds 3 rows, but input_ids 1"):
+        cache.save(beams.sequences, beams.past_key_values)
+    model.requires_grad_(True)
+    past = cache.load(ids)
+    model(ids, past_key_values=past)
+    assert cache.save(ids, past) == 2
 
 
 def test_other_weights_share_nothing(tiered: TieredStore) -> None:
