@@ -28,7 +28,7 @@ class ConnectorSettings:
     lookup_timeout: Seconds = 0.5
     handoff_wait: Seconds = 2.0
     handoff_lease: Seconds = 30.0
-    idle_wait: Seconds = 0.002
+    idle_wait: Seconds = 0.005
     staging: Bytes = 256 << 20
     threads: int = 2
     layerwise: bool = False
