@@ -48,7 +48,7 @@ def expected(rows: list[list[int]], width: int) -> Tensor:
 def wrong_loads(address: str, config: Any, operations: int) -> int:
     """Of so many loads and saves, the loads that brought a wrong byte."""
     choose, wrong = random.Random(7), 0
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     families = [choose.choices(range(3, 500), k=300) for _ in range(20)]
     with RemoteStore(address) as store:
         cache = PrefixCache(store, model, revision="random", block_tokens=16)
