@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cachestore.block import BlockSpec
+from cachestore.errors import InvalidArgument
 from cachestore.hashing import Chain, extend, fingerprint
 
 
@@ -37,13 +38,16 @@ class PromptKeys:
         self._extras = extras(self.spec.block_tokens, self.images, self.salt)
 
     def grow(self, tokens: Sequence[int]) -> Chain:
-        """The keys of all full blocks of `tokens`, the request's from the first on."""
+        """The keys of all full blocks of `tokens`, the request's from the first on. InvalidArgument if one is none."""
         size = self.spec.block_tokens
         known, full = len(self.chain), len(tokens) // size
         if full > known:
             fresh = tokens if not known and isinstance(tokens, list) else tokens[known * size : full * size]
             # an array takes a list of integers several times faster than numpy does, and as 64 bits fastest
-            packed = np.frombuffer(array("Q", fresh), dtype=np.uint64)
+            try:
+                packed = np.frombuffer(array("Q", fresh), dtype=np.uint64)
+            except (OverflowError, TypeError):
+                raise InvalidArgument("tokens must be integers in 0 .. 2**32 - 1") from None
             self.chain = extend(self.spec, self.chain, packed, self._extras)
         return self.chain
 

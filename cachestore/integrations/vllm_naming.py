@@ -64,14 +64,15 @@ class Adapters:
     def spec(self, base: BlockSpec, adapter: Any) -> BlockSpec:
         """`base` with this LoRA; hashes its files, if they are not those that were hashed before.
 
-        ConfigError if others lie there by now. vLLM may have either of them loaded, and its own cache, which knows an
-        adapter by name and path, has KV of the first ones: it would be saved as that of the others.
+        ConfigError if others lie there by now, for as long as the engine lives. Nobody tells which of them vLLM has
+        loaded, also after its caches were reset, and its own cache, which knows an adapter by name and path, may have
+        KV of the first ones: it would be saved as that of the others.
         """
         found = adapter_revision(adapter.lora_path)
         if self._first.setdefault((adapter.lora_name, adapter.lora_path), found) != found:
             raise ConfigError(
-                f"LoRA {adapter.lora_name!r}: its files have changed since it was first used; load it from another "
-                "directory, or reset vLLM's caches with the connector"
+                f"LoRA {adapter.lora_name!r}: its files have changed since it was first used, and nothing says "
+                "which of them vLLM has loaded; load it from another directory"
             )
         return replace(base, adapter=adapter.lora_name, adapter_revision=found)
 

@@ -89,8 +89,10 @@ class Scheduling:
             self._mirror.open()
 
     def add(self, request: Any) -> None:
-        """A request has come. One whose prompt is no tokens is left alone."""
-        if request.prompt_embeds is not None or not request.prompt_token_ids or request.pooling_params is not None:
+        """A request has come. One whose prompt is no tokens is left alone, and one whose prompt comes in pieces."""
+        kept = request.prompt_token_ids and request.prompt_embeds is None and request.pooling_params is None
+        # a piece takes the last token back, which may have filled a block, and brings images that nobody is told of
+        if not kept or request.resumable:
             self.counters.add("requests_left_alone")
             return
         tracked = self._requests[request.request_id] = Tracked(request)
@@ -108,10 +110,10 @@ class Scheduling:
         tracked = self._requests.get(request.request_id)
         if tracked is None or tracked.stale or not self.loads:
             return 0, False
-        keys = self._keys(tracked)
-        if keys is None:
+        chain = self._grown(tracked)
+        if chain is None:
             return (None, False) if tracked.naming is not None else (0, False)
-        ready = self._ready(tracked, keys.grow(tracked.tokens))
+        ready = self._ready(tracked, chain)
         if ready is None:
             return None, False
         size = self.spec.block_tokens
@@ -193,7 +195,7 @@ class Scheduling:
         """
         base = self.spec.revision.removesuffix(self._own)
         self._own = f" {uuid4().hex}"
-        self.spec, self._adapters = replace(self.spec, revision=base + self._own), Adapters()
+        self.spec = replace(self.spec, revision=base + self._own)
         if self.events is not None:
             self.events = KVEvents(self.events.page_tokens, self.events.per_block)
         for tracked in list(self._requests.values()):
@@ -211,17 +213,18 @@ class Scheduling:
         if self._mirror is not None:
             self._mirror.close()
 
-    def _keys(self, tracked: Tracked) -> PromptKeys | None:
-        """None if they are not known yet, and for an adapter that has no name."""
-        if tracked.keys is None and tracked.naming is not None and tracked.naming.done():
-            naming, tracked.naming = tracked.naming, None
-            try:
+    def _grown(self, tracked: Tracked) -> Chain | None:
+        """Its keys; None if they are not known yet, and for an adapter and tokens that have no name."""
+        try:
+            if tracked.keys is None and tracked.naming is not None and tracked.naming.done():
+                naming, tracked.naming = tracked.naming, None
                 tracked.keys = prompt_keys(naming.result(), tracked.request)
-            except (CacheStoreError, OSError, ValueError) as error:
-                self.counters.add("requests_left_alone")
-                _log.warning("request %s is left alone: %s", tracked.request.request_id, error)
-                del self._requests[tracked.request.request_id]
-        return tracked.keys
+            return tracked.keys.grow(tracked.tokens) if tracked.keys is not None else None
+        except (CacheStoreError, OSError, ValueError) as error:
+            self.counters.add("requests_left_alone")
+            _log.warning("request %s is left alone: %s", tracked.request.request_id, error)
+            del self._requests[tracked.request.request_id]
+            return None
 
     def _ready(self, tracked: Tracked, chain: Chain) -> int | None:
         """How many leading blocks can be loaded; None while that is not known."""
@@ -267,9 +270,9 @@ class Scheduling:
         size, known = self.spec.block_tokens, tracked.request.num_tokens
         # drafts of a speculative step are no tokens yet
         end = min(computed, known) // size
-        if end <= tracked.held or self._keys(tracked) is None or tracked.keys is None:
+        if end <= tracked.held or (chain := self._grown(tracked)) is None:
             return
-        chain, per_block = tracked.keys.grow(tracked.tokens), size // self.page_tokens
+        per_block = size // self.page_tokens
         pages = state.get_block_ids(tracked.request.request_id)[0]
         first = tracked.held
         handed_on = (tracked.request.kv_transfer_params or {}).get("do_remote_decode")

@@ -1,6 +1,9 @@
 """Keys of engines' requests are those of their tokens, and apart where what they stand for is."""
 
+import pytest
+
 from cachestore.block import BlockSpec, Slot
+from cachestore.errors import InvalidArgument
 from cachestore.hashing import chain
 from cachestore.integrations.keys import Image, PromptKeys
 
@@ -16,6 +19,15 @@ def test_keys_grow_as_if_all_tokens_had_come_at_once() -> None:
     assert len(keys.chain) == 4
     # engines have sequences of their own
     assert PromptKeys(SPEC).grow(tuple(TOKENS)).keys == keys.chain.keys
+
+
+@pytest.mark.parametrize("token", [-1, 1 << 32, 1 << 64, "7"])
+def test_what_is_no_token_has_no_key(token: object) -> None:
+    keys = PromptKeys(SPEC)
+    keys.grow(TOKENS[:16])
+    with pytest.raises(InvalidArgument, match="tokens must"):
+        keys.grow([*TOKENS[:20], token, *TOKENS])  # type: ignore[list-item]
+    assert len(keys.chain) == 1
 
 
 def test_a_salt_parts_all_blocks_and_an_image_those_from_its_place_on() -> None:

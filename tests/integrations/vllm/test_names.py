@@ -1,7 +1,6 @@
 """vLLM's connector gives KV of other weights, adapters, salts or images other names, and the same ones the same."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
 from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
 
 from cachestore.errors import ConfigError
-from tests.integrations.vllm.engine import Make, asked, prompt
+from tests.integrations.vllm.engine import Engine, Make, asked, prompt
 
 pytestmark = pytest.mark.slow
 
@@ -43,23 +42,55 @@ def test_salts_are_kept_apart(engine: Make) -> None:
     assert asked(engine(extra={"mirror": False}), "other", shared, cache_salt="ours") == 133 - 128
 
 
-def test_images_are_told_by_what_they_show_and_where(engine: Make) -> None:
-    def seeing(**settings: Any) -> Any:
-        made = engine(extra={"mirror": False}, **settings)
-        # as for a model that takes images; the workers' encoder is none
-        made.scheduler.max_num_encoder_input_tokens = 1024
-        made.scheduler.encoder_cache_manager = EncoderCacheManager(1024)
-        return made
+def seeing(engine: Make) -> Engine:
+    """An engine as for a model that takes images; the workers' encoder is none."""
+    made: Engine = engine(extra={"mirror": False})
+    made.scheduler.max_num_encoder_input_tokens = 1024
+    made.scheduler.encoder_cache_manager = EncoderCacheManager(1024)
+    return made
 
-    one, two, shared = seeing(), seeing(), prompt(200)
+
+def test_images_are_told_by_what_they_show_and_where(engine: Make) -> None:
+    one, two, shared = seeing(engine), seeing(engine), prompt(200)
     asked(one, "cat", shared, mm_features=[image("cat", 70, 40)])
     one.settle()
     # the first block holds no image
     assert asked(two, "dog", shared, mm_features=[image("dog", 70, 40)]) == 203 - 64
     assert asked(two, "text", shared) == 203 - 64
     assert asked(two, "moved", shared, mm_features=[image("cat", 71, 40)]) == 203 - 64
-    three = seeing()
+    three = seeing(engine)
     assert asked(three, "cat", shared, mm_features=[image("cat", 70, 40)]) == 203 - 192
+
+
+def test_a_prompt_that_comes_in_pieces_is_left_alone(engine: Make) -> None:
+    one, whole = seeing(engine), prompt(227)
+    for content in ("cat", "dog"):
+        # vLLM takes back the token that it drew behind the first piece, which filled a block
+        one.add(content, whole[:127], new=1, resumable=True)
+        while content not in one.answers:
+            one.step()
+        one.add(content, whole[127:], new=1, resumable=True, mm_features=[image(content, 3, 60)])
+        # an image of a piece is nothing that the connector is told of as it comes
+        assert [feature.mm_hash for feature in one.scheduler.requests[content].mm_features] == [content]
+        while len(one.answers[content]) < 2:
+            one.step()
+        one.abort(content)
+    one.run()
+    one.settle()
+    assert one.stats["requests_left_alone"] == 2 and "saved_blocks" not in one.stats
+    assert not one.scheduler.connector._scheduling._requests
+    assert asked(seeing(engine), "cat", whole, mm_features=[image("cat", 130, 60)]) == 230
+
+
+@pytest.mark.parametrize("token", [-1, 1 << 32, 1 << 64])
+@pytest.mark.parametrize("role", ["kv_both", "kv_producer"])
+def test_a_prompt_of_what_is_no_token_is_left_alone(engine: Make, token: int, role: str) -> None:
+    one = engine(transfer={"kv_role": role})
+    # the stand-in of a model could not go on from such
+    one.add("a", [token, *prompt(100)])
+    one.scheduler.schedule()
+    assert not one.scheduler.connector._scheduling._requests
+    assert one.scheduler.connector.get_kv_connector_stats().data == {"requests_left_alone": 1}
 
 
 def test_adapters_are_told_by_their_files(engine: Make, tmp_path: Path) -> None:
