@@ -10,7 +10,8 @@ vllm_layout, vllm_naming              which pages and which models of vLLM's are
 vllm_offloading                       vLLM's own connector for tiers, which tells ours the revision
 vllm_shards, vllm_events              the heads of a tensor-parallel rank; what routers are told of saved blocks
 sglang                                SGLang: pages of its host memory behind its hierarchical cache, opaque
-sglang_pages, sglang_host             pages in runs of memory; which host memory is known. sglang_naming: their spec
+sglang_pages, sglang_host             pages in runs of memory; which host memory is known. sglang_naming: their spec;
+                                      sglang_revision: which settings of SGLang change KV
 lmcache_connector, lmcache_l2         LMCache: chunks inside an engine, or behind its server, opaque
 lmcache_chunks, lmcache_settings      what both have; which settings of LMCache are refused
 opaque                                pages of engines that show hashes and bytes only

@@ -14,10 +14,11 @@ from sglang.version import __version__
 from cachestore.block import OpaqueSpec
 from cachestore.config import Seconds
 from cachestore.errors import ConfigError, InvalidArgument
-from cachestore.integrations.named import model_name, revision
+from cachestore.integrations.named import model_name
 from cachestore.integrations.opaque import layout_text
 from cachestore.integrations.settings import settings_from
 from cachestore.integrations.sglang_host import HostPages
+from cachestore.integrations.sglang_revision import model_revision
 
 WHERE = "hicache-storage-backend-extra-config"
 ENGINE_KEYS = frozenset(
@@ -42,9 +43,9 @@ HASH_BYTES = 32
 class HiCacheSettings:
     """What `--hicache-storage-backend-extra-config` may say to us.
 
-    `address` of the store, else the environment's; `revision` of the weights where neither the model's directory nor
-    the hub's cache says it, and wherever there are adapters; `timeout` of one batch of pages, `lookup_timeout` of one
-    question, for both of which SGLang's prefetch waits.
+    `address` of the store, else the environment's; `revision` of the weights where neither the files of the model's
+    directory nor its commit say it, with adapters, and with settings of SGLang that have no name; `timeout` of one
+    batch of pages, `lookup_timeout` of one question, for both of which SGLang's prefetch waits.
     """
 
     address: str = ""
@@ -78,7 +79,7 @@ def opaque_spec(config: Any, host: HostPages, settings: HiCacheSettings) -> Opaq
     """
     if config.should_split_heads:
         raise ConfigError(f"{WHERE}: leave tp_lcm_size out; pages are kept for one tensor-parallel size each")
-    model, lora, draft = (get_context().config_bag(name) for name in ("model", "lora", "spec"))
+    model, lora = (get_context().config_bag(name) for name in ("model", "lora"))
     if (lora.enable_lora or lora.lora_paths) and not settings.revision:
         raise ConfigError(
             f"{WHERE}: with LoRA give a `revision` that changes whenever the weights of an adapter do; SGLang names "
@@ -86,19 +87,13 @@ def opaque_spec(config: Any, host: HostPages, settings: HiCacheSettings) -> Opaq
         )
     facts = {
         **host.facts,
-        "kv_cache_dtype": model.kv_cache_dtype,
-        "quantization": model.quantization,
-        "quantization_param_path": model.quantization_param_path,
-        "model_override": model.json_model_override_args,
-        # its layers may lie in the same pages
-        "draft": [draft.speculative_draft_model_path, draft.speculative_draft_model_revision],
         "parallel": [config.pp_rank, config.pp_size, config.attn_cp_rank, config.attn_cp_size],
     }
     return OpaqueSpec(
         engine="sglang",
         engine_version=__version__,
         model=model_name(model.model_path),
-        revision=revision(model.model_path, settings.revision, model.revision),
+        revision=model_revision(settings.revision, host.dtype),
         dtype=host.dtype,
         layout=layout_text(facts),
         rank=0 if config.is_mla_model else config.tp_rank,

@@ -10,8 +10,8 @@ each byte that was loaded is compared.
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -106,7 +106,7 @@ def host_pool(shape: Shape, layout: str, pages: int, page_tokens: int = PAGE_TOK
 
 
 class Engine:
-    """One rank of an engine."""
+    """One rank of an engine; `server` are arguments of SGLang's, `settings` ours."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Engine:
         page_tokens: int = PAGE_TOKENS,
         rank: tuple[int, int] = (0, 1),
         model: str = MODEL,
-        lora: bool = False,
+        server: dict[str, Any] | None = None,
         **settings: object,
     ) -> None:
         self.shape, self.rank, self.page_tokens = shape or Shape(), rank, page_tokens
@@ -127,13 +127,9 @@ class Engine:
         self._names = itertools.count()
         device = (LatentDevice if self.shape.latent else Device)(self.shape.layers)
         group = HostPoolGroup([PoolEntry(PoolName.KV, self.pool, device, lambda layer: layer, True)])
-        extra = {**OURS, "address": address, "interface_v1": int(zero_copy), **settings}
-        with ExitStack() as published:
-            published.enter_context(get_context().override_server_args(model_path=model, enable_lora=lora))
-            sizes = dict.fromkeys(("tp_size", "attn_tp_size", "moe_tp_size"), rank[1])
-            ranks = {"tp_rank": rank[0], "attn_tp_rank": rank[0], "pp_rank": 0, "attn_dcp_size": 1, "attn_dcp_rank": 0}
-            published.enter_context(get_parallel().override(**sizes, **ranks))
-            parsed, threshold, *_ = HybridCacheController.parse_storage_backend_extra_config(json.dumps(extra))
+        self._extra = {**OURS, "address": address, "interface_v1": int(zero_copy), **settings}
+        with self._published(model, **(server or {})):
+            parsed, threshold, *_ = HybridCacheController.parse_storage_backend_extra_config(json.dumps(self._extra))
             self.controller = HybridCacheController(
                 device,
                 group,
@@ -146,6 +142,23 @@ class Engine:
                 storage_backend_extra_config=parsed,
                 enable_storage_metrics=True,
             )
+
+    @contextmanager
+    def _published(self, model: str, **server: Any) -> Iterator[None]:
+        """SGLang's configuration, as it is while a backend is attached."""
+        rank, size = self.rank
+        sizes = dict.fromkeys(("tp_size", "attn_tp_size", "moe_tp_size"), size)
+        ranks = {"tp_rank": rank, "attn_tp_rank": rank, "pp_rank": 0, "attn_dcp_size": 1, "attn_dcp_rank": 0}
+        with get_context().override_server_args(model_path=model, **server), get_parallel().override(**sizes, **ranks):
+            yield
+
+    def attach_again(self, model: str, server: dict[str, Any] | None = None, **settings: object) -> None:
+        """Detaches the backend and attaches another one, as SGLang does when it is asked to while it runs."""
+        self.controller.detach_storage_backend()
+        extra = json.dumps({**self._extra, **settings})
+        with self._published(model, **(server or {})):
+            parsed, threshold, *_ = HybridCacheController.parse_storage_backend_extra_config(extra)
+            self.controller.attach_storage_backend("dynamic", threshold, model, parsed)
 
     @property
     def backend(self) -> Any:

@@ -193,7 +193,7 @@ def test_what_is_not_known_is_refused_with_the_reason(served: Served) -> None:
     with pytest.raises(ConfigError, match="revision: nothing says which weights"):
         Engine(served.address, revision="")
     with pytest.raises(ConfigError, match="with LoRA give a `revision`"):
-        Engine(served.address, revision="", lora=True)
+        Engine(served.address, revision="", server={"enable_lora": True})
     with pytest.raises(ConfigError, match="interface_v1: pages of --hicache-mem-layout layer_first"):
         Engine(served.address, layout="layer_first")
 
