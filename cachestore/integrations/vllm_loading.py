@@ -161,19 +161,22 @@ class Loads:
         wait = loading.load.wait
         until = time.monotonic() + wait
         loading.deadline.check("waiting for a thread")
-        share.came += self._read_on(loading, share.blocks, wait, taker)
+        self._read_on(loading, share, wait, taker)
         while share.came < len(share.blocks) and (wait := until - time.monotonic()) > 0:
             # promised, and the engine that saves it may not have told the store yet
             time.sleep(PAUSE)
-            share.came += self._read_on(loading, share.blocks[share.came :], wait, taker)
+            self._read_on(loading, share, wait, taker)
 
-    def _read_on(self, loading: Loading, blocks: range, wait: float, taker: PageTaker) -> int:
-        """The same of these blocks in one read; how many came."""
-        load, per_block = loading.load, self.pages.per_block
+    def _read_on(self, loading: Loading, share: Share, wait: float, taker: PageTaker) -> None:
+        """The same of those that did not come yet, in one read."""
+        load, per_block, blocks = loading.load, self.pages.per_block, share.blocks[share.came :]
         first = blocks.start * per_block
         taker.towards(load.pages[first : blocks.stop * per_block], max(0, load.skip - first))
         chain = Chain(load.fingerprint, load.keys[blocks.start : blocks.stop])
         purpose = Purpose.HANDOFF if load.wait else Purpose.REUSE
         timeout = max(loading.deadline.remaining(), 1e-3)
         with self.store.read(chain, part=self.shard.part, wait=wait, purpose=purpose, timeout=timeout) as reading:
-            return reading.fill(taker)
+            try:
+                reading.fill(taker)
+            finally:
+                share.came += reading.came

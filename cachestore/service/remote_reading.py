@@ -52,6 +52,7 @@ class RemoteReading:
         self._fills = True
         """Whether many blocks come at once: not any more where the first of them did not."""
         self._closed = False
+        self.came = 0
 
     def open(self, lease: Lease | None, wait: float, purpose: Purpose, *, provisional: bool = False) -> None:
         """Asks for the blocks and waits for the lease on them; raises if the store cannot be asked.
@@ -112,14 +113,14 @@ class RemoteReading:
             self._into, targets = handing.into, handing.targets
         else:
             raise InvalidArgument(NOTHING_TO_FILL)
-        blocks, came = iter(self), 0
+        blocks = iter(self)
         while True:
-            came += self._filled(targets)
+            self._filled(targets)
             if next(blocks, None) is None:
-                return came
+                return self.came
             if handing is not None:
                 handing.hand(len(self._verdicts) - 1)
-            came += 1
+            self.came += 1
 
     def close(self) -> None:
         """Ends the read and tells what became of each block. Closing twice is allowed; a lost Release is not told."""
@@ -163,15 +164,16 @@ class RemoteReading:
                 raise Unavailable(f"no way to the store is open for this read (tried {self._transports[0].name} last)")
             del self._transports[0]
 
-    def _filled(self, into: Sequence[Into | Handed]) -> int:
-        """How many blocks came all at once, up to one that must be loaded."""
-        source, number = self._source, len(self._verdicts)
+    def _filled(self, into: Sequence[Into | Handed]) -> None:
+        """Takes what comes all at once, up to a block that must be loaded."""
+        source = self._source
         if self._closed or not self._fills or not fills(source):
-            return 0
-        came = source.fill(number, into[number:])
-        self._verdicts += [Verdict.USED] * came
-        self._fills = came > 0
-        return came
+            return
+        self._fills = False
+        while came := source.fill(number := len(self._verdicts), into[number:]):
+            self._verdicts += [Verdict.USED] * came
+            self.came += came
+            self._fills = True
 
     def _load(self, number: int) -> Loaded | None:
         while self._source is not None and not self._closed:

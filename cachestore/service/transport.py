@@ -54,7 +54,8 @@ class Fills(Protocol):
     """A source that can hand out many blocks at once."""
 
     def fill(self, number: int, into: Sequence[Into | Handed]) -> int:
-        """Blocks from `number` on, verified, to where each is to go; how many, up to one that takes more than copying.
+        """Some blocks from `number` on, verified, to where each is to go; how many: none if the first takes more than
+        copying, or there is none.
 
         What there is to say of it, `load` says. What lies in the buffers of those that did not come is undefined, and
         what a taker has of them is void.

@@ -147,6 +147,10 @@ class Reading(Protocol):
     def __exit__(self, *exception: object) -> None: ...
     def __iter__(self) -> Iterator[Loaded]: ...
 
+    @property
+    def came(self) -> int:
+        """How many blocks `fill` has brought. They hold, also where it raised; there may be more that hold then."""
+
     def fill(self, taker: Taker | None = None) -> int:
         """Reads the blocks into the buffers given as `into`, or else hands them to `taker`; how many came.
 

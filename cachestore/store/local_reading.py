@@ -28,6 +28,7 @@ class LocalReading:
     into: Sequence[Into] | None = None
     received: Mapping[int, Received] = field(default_factory=dict)
     """What the reader has of blocks that were not published yet, by number."""
+    came: int = 0
     _used: set[int] = field(default_factory=set)
 
     def __enter__(self) -> Self:
@@ -55,13 +56,14 @@ class LocalReading:
     def fill(self, taker: Taker | None = None) -> int:
         if (self.into is None) == (taker is None):
             raise InvalidArgument(NOTHING_TO_FILL)
-        if taker is None:
-            return sum(1 for _ in self)
-        handing = Handing(taker, len(self.sealed.holding.blocks))
-        self.into, came = handing.into, 0
-        for came, _ in enumerate(self, 1):
-            handing.hand(came - 1)
-        return came
+        handing = None if taker is None else Handing(taker, len(self.sealed.holding.blocks))
+        if handing is not None:
+            self.into = handing.into
+        for number, _ in enumerate(self):
+            if handing is not None:
+                handing.hand(number)
+            self.came += 1
+        return self.came
 
     def planes(self) -> Iterator[Provisional]:
         """Nothing: this reading began with what is published."""

@@ -35,6 +35,7 @@ class ProvisionalReading:
         self._planes = self._follow()
         self._reading: LocalReading | None = None
         self._closed = False
+        self.came = 0
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +59,9 @@ class ProvisionalReading:
             raise InvalidArgument(TAKEN_LATER)
         if self._into is None:
             raise InvalidArgument(NOTHING_TO_FILL)
-        return sum(1 for _ in self)
+        for _ in self:
+            self.came += 1
+        return self.came
 
     def close(self) -> None:
         """Settles every block if the ordinary reading began, and ends. Closing twice is allowed."""

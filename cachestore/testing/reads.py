@@ -15,7 +15,7 @@ from cachestore.metrics import total
 from cachestore.store.base import BlockPlan, Lease, Lookup, Purpose, PutStatus, Store, Verdict, put_blocks
 from cachestore.testing.blocks import plans_of, random_planes, same, small_spec, write_blocks
 from cachestore.testing.suite import StoreSuite
-from cachestore.testing.taking import Keeper
+from cachestore.testing.taking import Breaking, Keeper
 
 
 class ReadTests(StoreSuite):
@@ -138,6 +138,19 @@ class ReadTests(StoreSuite):
                 assert np.array_equal(np.concatenate(taken), np.concatenate(planes))
         figures = store.stats()
         assert total(figures, "read_hits") == 12 and total(figures, "read_misses") == 8
+
+    def test_what_came_before_a_taker_broke_off_holds(self, store: Store) -> None:
+        keys, blocks = self.stored(store, 5)
+        sizes = [plane.nbytes for plane in blocks[0].data]
+        keeper = Breaking(sizes, 3)
+        with store.read(keys) as reading:
+            with pytest.raises(OSError, match="broken"):
+                reading.fill(keeper)
+            assert reading.came <= 3
+        for taken, block in zip(keeper.taken[: reading.came], blocks, strict=False):
+            assert np.array_equal(np.concatenate(taken), np.concatenate(block.data))
+        with store.read(keys) as reading:
+            assert reading.fill(Keeper(sizes)) == reading.came == 5
 
     def test_a_taker_of_other_blocks_gets_none(self, store: Store) -> None:
         keys, blocks = self.stored(store, 2)

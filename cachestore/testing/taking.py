@@ -1,4 +1,4 @@
-"""A reader that takes blocks piece by piece, and keeps what it was handed."""
+"""Readers that take blocks piece by piece, and keep what they were handed."""
 
 from collections.abc import Sequence
 
@@ -26,3 +26,16 @@ class Keeper:
         self.taken[block].append(self.rooms[piece].copy())
         # whoever left them to the taker alone would have lost them
         self.rooms[piece][:] = 0
+
+
+class Breaking(Keeper):
+    """The same up to block `at`, of which it takes nothing."""
+
+    def __init__(self, sizes: Sequence[int], at: int) -> None:
+        super().__init__(sizes)
+        self._at = at
+
+    def take(self, block: int, piece: int) -> None:
+        if block == self._at:
+            raise OSError("broken")
+        super().take(block, piece)

@@ -16,7 +16,7 @@ from cachestore.service.shared.filling import AT_ONCE
 from cachestore.store.base import put_blocks
 from cachestore.store.tiered import TieredStore
 from cachestore.testing import check_sums, plans_of, random_planes
-from cachestore.testing.taking import Keeper
+from cachestore.testing.taking import Breaking, Keeper
 from tests.service.sessions import SOON
 
 SPEC = OpaqueSpec("engine", "1", "m", "r", "bfloat16", "pages", 0, 1, "sha256")
@@ -136,6 +136,23 @@ def test_a_taker_is_handed_nothing_that_does_not_hold(
     check_sums(figures)
     assert total(figures, "corruptions") == total(figures, "read_corrupt") == 1
     assert shared.lookup(keys).ready == at
+
+
+@pytest.mark.parametrize("at, sure", [(0, 0), (AT_ONCE - 1, 0), (AT_ONCE, AT_ONCE), (AT_ONCE + 2, AT_ONCE)])
+def test_where_a_taker_breaks_off_those_came_that_nothing_moved(shared: RemoteStore, at: int, sure: int) -> None:
+    keys, blocks = pages(MANY)
+    put_blocks(shared, keys.fingerprint, blocks)
+    keeper = Breaking([RUN, RUN], at)
+    with shared.read(keys) as reading:
+        with pytest.raises(OSError, match="broken"):
+            reading.fill(keeper)
+        # of those that are copied at once it is known at their end
+        assert reading.came == sure
+    for taken, block in zip(keeper.taken[:sure], blocks, strict=False):
+        assert all(map(np.array_equal, taken, block.data))
+    figures = shared.stats()
+    check_sums(figures)
+    assert total(figures, "read_hits") == sure
 
 
 def test_a_taker_whose_rooms_end_within_a_plane_gets_blocks_one_by_one(shared: RemoteStore, alone: list[int]) -> None:

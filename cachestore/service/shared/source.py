@@ -65,13 +65,11 @@ class SharedSource:
         return Loaded(block, self._tier)
 
     def fill(self, number: int, into: Sequence[Into | Handed]) -> int:
-        place, came = number - self._first, 0
-        while place + came < min(len(self._places), self._leased - self._first) and self._deadline.remaining():
-            further = filled(self._places[place + came :], self._asked, self._namespace, number + came, into[came:])
-            if not further or time.monotonic() >= self._ends:
-                break
-            came += further
-        return came
+        place = number - self._first
+        if place >= min(len(self._places), self._leased - self._first) or not self._deadline.remaining():
+            return 0
+        came = filled(self._places[place:], self._asked, self._namespace, number, into)
+        return came if time.monotonic() < self._ends else 0
 
     def close(self) -> None:
         """Nothing: the places are forgotten with the source."""

@@ -81,6 +81,24 @@ def test_a_block_that_is_damaged_in_its_middle_is_computed_and_those_behind_it(
     assert two.stats["lost_blocks"] == 4 - lost and two.stats.get("loaded_blocks", 0) == lost
 
 
+def test_a_load_that_breaks_off_keeps_what_came(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, shared = engine(), prompt(700)
+    asked(one, "a", shared)
+    one.settle()
+    two = engine(extra={"mirror": False})
+    (taker,) = two.workers.connectors[0]._transfer.loads._takers[-1:]
+    take = taker.take
+
+    def breaking(block: int, piece: int) -> None:
+        if block == 8:
+            raise Unavailable("nobody is there any more")
+        take(block, piece)
+
+    monkeypatch.setattr(taker, "take", breaking)
+    assert asked(two, "a", shared) == 703 - 8 * 64
+    assert two.stats["load_failures"] == 1 and two.stats["loaded_blocks"] == 8 and two.stats["lost_blocks"] == 2
+
+
 def test_a_load_whose_shares_all_break_is_one_failure(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_loading, "SHARE", 1)
     one, shared = engine(), prompt(300)
