@@ -14,7 +14,7 @@ from cachestore.block import Buffer, OpaqueSpec
 from cachestore.errors import CacheStoreError
 from cachestore.hashing import KEY_BYTES, Chain, opaque_chain
 from cachestore.integrations.lmcache_settings import LMCacheSettings
-from cachestore.integrations.named import model_name, revision
+from cachestore.integrations.named import model_name
 from cachestore.integrations.opaque import OpaquePages, layout_text
 from cachestore.metrics import Counters, Figure
 from cachestore.store.base import Store
@@ -36,10 +36,7 @@ def chunk_spec(
     algorithm: str,
     **facts: object,
 ) -> OpaqueSpec:
-    """All that decides what the bytes of a chunk mean, but for the rank that has it: that is in LMCache's keys.
-
-    ConfigError if nothing says which weights the model has.
-    """
+    """All that decides what the bytes of a chunk mean, but for the rank that has it: that is in LMCache's keys."""
     names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
     layout: dict[str, object] = {
         **facts,
@@ -51,7 +48,7 @@ def chunk_spec(
         engine="lmcache",
         engine_version=version("lmcache"),
         model=model_name(model),
-        revision=revision(model, settings.revision),
+        revision=settings.revision,
         dtype=names[0],
         layout=layout_text(layout),
         rank=0,

@@ -6,6 +6,9 @@
       remote_storage_plugin.cachestore.module_path: cachestore.integrations.lmcache_connector
       remote_storage_plugin.cachestore.class_name: CacheStoreAdapter
       remote_storage_plugin.cachestore.address: 127.0.0.1:7420
+      remote_storage_plugin.cachestore.revision: ...
+
+`revision` names the weights and all that the engine is told to compute KV by, of which LMCache tells nothing.
 
 Bytes go between LMCache's memory objects and the store's memory, in threads of ours; its event loop only waits for
 them. LMCache shows hashes only, so its chunks are opaque: shared by engines of the same LMCache version, model and

@@ -1,7 +1,9 @@
 """LMCache: our store behind its multi-process server, as an L2 adapter. Tested with LMCache 0.5.6.
 
     lmcache server --l2-adapter '{"type": "plugin", "module_path": "cachestore.integrations.lmcache_l2",
-        "class_name": "CacheStoreL2Adapter", "adapter_params": {"address": "127.0.0.1:7420"}}'
+        "class_name": "CacheStoreL2Adapter", "adapter_params": {"address": "127.0.0.1:7420", "revision": "..."}}'
+
+`revision` names the weights and all that the engine is told to compute KV by, of which LMCache tells nothing.
 
 Every call returns at once; the work is done in threads of ours, between LMCache's L1 memory and the store's. A lookup
 locks nothing: what the store evicts before it is loaded is a miss. The store bounds and evicts what it holds by
@@ -21,11 +23,9 @@ from lmcache.v1.distributed.internal_api import L2StoreResult
 from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface
 from lmcache.v1.platform import create_event_notifier
 
-from cachestore.errors import ConfigError
 from cachestore.integrations.client import remote_store
 from cachestore.integrations.lmcache_chunks import Chunks, answers, chunk_bytes, chunk_spec, counted, flat
-from cachestore.integrations.lmcache_settings import LMCacheSettings
-from cachestore.integrations.settings import settings_from
+from cachestore.integrations.lmcache_settings import named_settings
 from cachestore.metrics import Counters
 
 _log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class CacheStoreL2Adapter(L2AdapterInterface):
 
     def __init__(self, adapter_params: dict[str, Any], l1_memory_desc: Any = None) -> None:
         super().__init__()
-        self._settings = settings_from(LMCacheSettings, adapter_params, "adapter_params")
+        self._settings = named_settings(adapter_params, "adapter_params")
         self._store = remote_store(self._settings.address)
         self._store.open()
         self._counters = Counters()
@@ -187,12 +187,7 @@ class CacheStoreL2Adapter(L2AdapterInterface):
                 identity = (*_identity(key), tuple(map(tuple, shapes)), tuple(dtypes), key.cache_salt)
                 rows.setdefault(identity, []).append(place)
         for identity, places in rows.items():
-            try:
-                chunks = self._chunks(identity[:-1])
-            except ConfigError as error:
-                self._refuse(len(places), str(error))
-            else:
-                yield chunks, places
+            yield self._chunks(identity[:-1]), places
 
     def _chunks(self, identity: tuple[Any, ...]) -> Chunks:
         known = self._known.get(identity)

@@ -5,7 +5,7 @@ from typing import Any
 
 from lmcache.v1.token_database import ChunkedTokenDatabase
 
-from cachestore.config import Seconds
+from cachestore.config import Seconds, Table
 from cachestore.errors import ConfigError
 from cachestore.integrations.settings import settings_from
 
@@ -19,9 +19,9 @@ _LOADING = ("module_path", "class_name")
 class LMCacheSettings:
     """`address` of the store, else the environment's, and how to use it.
 
-    `revision` names the model's weights where neither its directory nor the hub's cache says it; `weights` a
-    quantisation chosen at load time, which LMCache does not see. `timeout` bounds one load or save, `lookup_timeout`
-    one question. `threads` load, and as many save.
+    `revision` names the model's weights and every setting that its engine computes KV by: LMCache sees neither.
+    `weights` names a quantisation chosen at load time, if not `revision` does. `timeout` bounds one load or save,
+    `lookup_timeout` one question. `threads` load, and as many save.
     """
 
     address: str = ""
@@ -38,7 +38,22 @@ def settings_of(config: Any, plugin: str) -> LMCacheSettings:
     own = {name.removeprefix(prefix): value for name, value in config.extra_config.items() if name.startswith(prefix)}
     # with a dot it is of another plug-in, whose name begins alike
     given = {name: value for name, value in own.items() if name not in _LOADING and "." not in name}
-    return settings_from(LMCacheSettings, given, prefix.rstrip("."))
+    return named_settings(given, prefix.rstrip("."))
+
+
+def named_settings(given: Table, where: str) -> LMCacheSettings:
+    """`given` as settings; `where` is what they stand under. ConfigError without a `revision`.
+
+    LMCache tells the name of the engine's model, and of its weights and of what the engine computes by nothing.
+    """
+    settings = settings_from(LMCacheSettings, given, where)
+    if not settings.revision:
+        raise ConfigError(
+            f"{where}.revision: LMCache does not say which weights the model has, nor by which settings its engine "
+            "computes; give a name that changes whenever one of them does, such as the hub commit and the engine's "
+            "command"
+        )
+    return settings
 
 
 def hash_algorithm(config: Any) -> str:

@@ -10,7 +10,8 @@ SGLang's threads for prefetch and backup. It sees hashes only, so its pages are 
 SGLang version, model, layout and rank, and with nobody else. Tested with SGLang 0.5.23.
 
 What it does not know is refused when it is attached. After that nothing is raised into SGLang: a store that fails, or
-that does not answer in time, is a miss or a page not saved, and counted.
+that does not answer in time, is a miss or a page not saved, and counted. So is everything once SGLang notes that its
+weights were replaced, until the backend is attached again.
 """
 
 import logging
@@ -29,6 +30,7 @@ from cachestore.integrations.client import remote_store
 from cachestore.integrations.sglang_host import HostPages, as_bytes, pieces
 from cachestore.integrations.sglang_naming import engine_keys, opaque_spec, settings_of
 from cachestore.integrations.sglang_pages import RunPages
+from cachestore.integrations.sglang_revision import replacements
 from cachestore.metrics import Counters, Figure
 
 _log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class CacheStoreBackend(HiCacheStorage):
         self._counters = Counters()
         self._lock = Lock()
         self._metrics = StorageMetrics()
+        self._told = False
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
         """Learns what a page is. ConfigError or Mismatch, which keep the backend from being attached, if unknown."""
@@ -61,6 +64,7 @@ class CacheStoreBackend(HiCacheStorage):
             )
         self._host.prove()
         spec = opaque_spec(self._config, self._host, self._settings)
+        self._replacements = replacements()
         self._pages = RunPages(
             self._store, spec, self._host.runs, self._settings.timeout, self._settings.lookup_timeout
         )
@@ -78,7 +82,7 @@ class CacheStoreBackend(HiCacheStorage):
         return self.batch_exists([key]) == 1
 
     def batch_exists(self, keys: list[str], extra_info: Any = None) -> int:
-        found = self._asked("lookup", lambda: self._pages.leading(engine_keys(keys)), 0)
+        found = self._of_these_weights("lookup", lambda: self._pages.leading(engine_keys(keys)), 0)
         self._counters.add("lookup_pages", len(keys))
         self._counters.add("found_pages", found)
         return found
@@ -126,7 +130,8 @@ class CacheStoreBackend(HiCacheStorage):
         return metrics
 
     def figures(self) -> list[Figure]:
-        """Counters: pages looked up and found, asked for and loaded, offered and saved, and failures by reason."""
+        """Counters: pages looked up and found, asked for and loaded, offered and saved, and failures by reason; batches
+        that were left alone since SGLang has other weights."""
         return list(self._counters.figures())
 
     def close(self) -> None:
@@ -134,7 +139,7 @@ class CacheStoreBackend(HiCacheStorage):
 
     def _loaded(self, keys: Sequence[str], load: Callable[[], int]) -> int:
         begun = time.monotonic()
-        came = self._asked("load", load, 0)
+        came = self._of_these_weights("load", load, 0)
         self._counters.add("load_pages", len(keys))
         self._counters.add("loaded_pages", came)
         if self._config.enable_storage_metrics:
@@ -145,7 +150,7 @@ class CacheStoreBackend(HiCacheStorage):
 
     def _saved(self, keys: Sequence[str], pages: Callable[[], Sequence[Sequence[Buffer]]]) -> list[bool]:
         begun = time.monotonic()
-        kept = self._asked("save", lambda: self._pages.put(engine_keys(keys), pages()), [False] * len(keys))
+        kept = self._of_these_weights("save", lambda: self._pages.put(engine_keys(keys), pages()), [False] * len(keys))
         self._counters.add("save_pages", len(keys))
         self._counters.add("saved_pages", sum(kept))
         if self._config.enable_storage_metrics:
@@ -157,6 +162,19 @@ class CacheStoreBackend(HiCacheStorage):
     def _speed(self, pages: int, begun: float) -> float:
         """GB/s."""
         return pages * self._pages.page_bytes / max(time.monotonic() - begun, 1e-9) / 1e9
+
+    def _of_these_weights(self, operation: str, ask: Callable[[], T], otherwise: T) -> T:
+        """Asks, unless SGLang has other weights by now than those that the pages are named after."""
+        if replacements() == self._replacements:
+            return self._asked(operation, ask, otherwise)
+        self._counters.add("other_weights", operation=operation)
+        if not self._told:
+            self._told = True
+            _log.error(
+                "SGLang's weights were replaced, so nothing is stored or found: detach this backend, and attach it "
+                "again with another `revision`"
+            )
+        return otherwise
 
     def _asked(self, operation: str, ask: Callable[[], T], otherwise: T) -> T:
         try:

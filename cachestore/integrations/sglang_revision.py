@@ -104,6 +104,8 @@ ENVIRONMENT = (
 """Variables that change KV by more than rounding."""
 CODE = ("SGLANG_EXTERNAL_MODEL_PACKAGE", "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE")
 """Variables by which SGLang takes code of models from elsewhere."""
+REPLACING = frozenset({"model_runner.update_model_fields", "scheduler.weight_version"})
+"""By what SGLang notes that it serves other weights than before: from a disk, or with another `weight_version`."""
 TYPES = {"half": "float16", "float": "float32"}
 """Other names of `--dtype`."""
 
@@ -124,6 +126,11 @@ def model_revision(given: str, kept: str) -> str:
     return revision(
         _said("model_path"), given, _said("revision"), {name: value for name, value in found.items() if value}
     )
+
+
+def replacements() -> int:
+    """How often SGLang has replaced its weights since it started, as far as it notes it."""
+    return sum(by in REPLACING for by, _ in get_context().overrides_log())
 
 
 def _said(name: str) -> Any:

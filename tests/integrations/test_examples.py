@@ -56,7 +56,7 @@ def defined(module: str) -> set[str]:
 
 
 def handed(name: str, *address: str) -> list[str]:
-    return of_script(name, *([] if name == "lmcache_server.sh" else ["MODEL"]), *address)
+    return of_script(name, "REVISION" if name == "lmcache_server.sh" else "MODEL", *address)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -100,7 +100,7 @@ def test_tags_of_requests_are_in_the_keys(engine: Make) -> None:
         ({"enable_blending": True}, {}, "enable_blending: set it to false"),
         ({}, {"adress": "x"}, "remote_storage_plugin.cachestore.adress"),
         ({}, {"timeout": "soon"}, "remote_storage_plugin.cachestore.timeout"),
-        ({}, {"revision": ""}, "revision: nothing says which weights"),
+        ({}, {"revision": ""}, "cachestore.revision: LMCache does not say which weights"),
         ({}, {"address": ""}, "address: name the store"),
     ],
 )
@@ -115,10 +115,22 @@ def test_lmcache_falling_back_to_builtin_is_refused(monkeypatch: pytest.MonkeyPa
         connect()
 
 
-def test_the_example_is_taken_as_it_is() -> None:
+def test_the_example_is_taken_once_it_has_a_revision() -> None:
     config = LMCacheEngineConfig.from_file(str(EXAMPLE))
+    with pytest.raises(
+        IrrecoverableException, match=r"remote_storage_plugin\.cachestore\.revision: LMCache does not say"
+    ):
+        connected(config)
     config.extra_config["remote_storage_plugin.cachestore.revision"] = "one"
     assert connected(config).support_ping()
+
+
+def test_not_even_the_files_of_a_model_or_its_commit_name_what_an_engine_computes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    for model in (str(tmp_path), "company/model"):
+        with pytest.raises(IrrecoverableException, match="nor by which settings its engine computes"):
+            connected(engine_config("127.0.0.1:1", SHAPE, {"revision": ""}), model)
 
 
 def test_settings_of_another_plug_in_are_no_concern() -> None:
@@ -129,9 +141,9 @@ def connect(own: dict[str, Any] | None = None, **settings: Any) -> Any:
     return connected(engine_config("127.0.0.1:1", SHAPE, own or {}, **settings))
 
 
-def connected(config: Any) -> Any:
+def connected(config: Any, model: str = "model") -> Any:
     kv_shape = (SHAPE.layers, 2, SHAPE.chunk_tokens, SHAPE.heads, SHAPE.head_dim)
-    metadata = LMCacheMetadata("model", 1, 1, 0, 0, torch.bfloat16, kv_shape, chunk_size=SHAPE.chunk_tokens)
+    metadata = LMCacheMetadata(model, 1, 1, 0, 0, torch.bfloat16, kv_shape, chunk_size=SHAPE.chunk_tokens)
     with asyncio.Runner() as runner:
         return CreateConnector(
             "plugin://cachestore", runner.get_loop(), None, config, metadata, plugin_name="cachestore"

@@ -1,6 +1,7 @@
 """The LMCache that is installed has the interfaces that our adapters were written for."""
 
 import argparse
+import dataclasses
 import inspect
 from importlib.metadata import version
 
@@ -15,6 +16,7 @@ from lmcache.v1.distributed.l2_adapters import plugin_l2_adapter
 from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface
 from lmcache.v1.distributed.l2_adapters.config import parse_args_to_l2_adapters_config
 from lmcache.v1.health_monitor.checks.remote_backend_check import RemoteBackendHealthCheck
+from lmcache.v1.metadata import LMCacheMetadata
 from lmcache.v1.storage_backend.connector import ConnectorAdapter, ConnectorContext
 from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
 from lmcache.v1.storage_backend.local_cpu_backend import LocalCPUBackend
@@ -22,8 +24,7 @@ from lmcache.v1.token_database import ChunkedTokenDatabase
 
 from cachestore.integrations.lmcache_connector import PROBE, CacheStoreAdapter, CacheStoreConnector
 from cachestore.integrations.lmcache_l2 import CacheStoreL2Adapter
-from cachestore.integrations.lmcache_settings import LMCacheSettings
-from cachestore.integrations.settings import settings_from
+from cachestore.integrations.lmcache_settings import named_settings
 from tests.integrations.commands import of_page, of_script
 from tests.integrations.contracts import differences
 
@@ -61,6 +62,16 @@ def test_what_is_called_of_lmcache_is_there() -> None:
     assert context == ["url", "loop", "local_cpu_backend", "config", "metadata", "plugin_name"]
 
 
+def test_nothing_of_an_engine_but_the_name_of_its_model_is_told() -> None:
+    known = {
+        *("model_name", "served_model_name", "world_size", "local_world_size", "worker_id", "local_worker_id"),
+        *("kv_dtype", "kv_shape", "use_mla", "role", "chunk_size", "kv_layer_groups_manager", "engine_id"),
+        "kv_connector_extra_config",
+    }
+    # if more: does it name the weights?
+    assert {field.name for field in dataclasses.fields(LMCacheMetadata)} == known
+
+
 def test_keys_say_no_more_than_ours_do() -> None:
     fields = ["model_name", "world_size", "worker_id", "chunk_hash", "dtype", "request_configs"]
     assert list(inspect.signature(CacheEngineKey).parameters) == fields
@@ -75,11 +86,10 @@ def test_the_health_check_uses_the_key_that_is_known_as_its() -> None:
 
 def test_the_servers_command_that_is_to_be_copied_is_understood() -> None:
     (of_the_page,) = of_page("lmcache server")
-    for words in (of_the_page, of_script("lmcache_server.sh")):
+    for words in (of_the_page, of_script("lmcache_server.sh", "one")):
         parser = argparse.ArgumentParser()
         register_commands(parser.add_subparsers(dest="command"), words[1:])
         given = parser.parse_args(words[1:])
-        print(given)
         (plugin,) = parse_args_to_l2_adapters_config(given).adapters
         assert (plugin.module_path, plugin.class_name) == (CacheStoreL2Adapter.__module__, CacheStoreL2Adapter.__name__)
-        assert settings_from(LMCacheSettings, plugin.adapter_params, "adapter_params").address == "127.0.0.1:7420"
+        assert named_settings(plugin.adapter_params, "adapter_params").address == "127.0.0.1:7420"

@@ -73,10 +73,8 @@ def test_short_hashes_are_refused(server: Make) -> None:
 def test_settings_are_refused(server: Make) -> None:
     with pytest.raises(ConfigError, match="adapter_params"):
         server(own={"adress": "x"})
-    # which model it is LMCache says later
-    one = server(own={"revision": ""})
-    one.store(one.keys(prompt(1, 2)))
-    assert one.adapter.report_status()["refused"] > 0 and one.load(one.keys(prompt(1, 2))) == 0
+    with pytest.raises(ConfigError, match=r"adapter_params\.revision: LMCache does not say which weights"):
+        server(own={"revision": ""})
 
 
 def test_lmcaches_own_faults_give_a_shorter_prefix(server: Make) -> None:

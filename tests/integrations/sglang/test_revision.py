@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("sglang", reason="SGLang is not installed here: make integrations")
 
+import sglang
 from sglang.srt.arg_groups.arg_utils import namespace_of
 from sglang.srt.arg_groups.choices import LOAD_FORMAT_CHOICES
 from sglang.srt.environ import envs
@@ -22,9 +23,11 @@ from cachestore.integrations.sglang_revision import (
     LOAD_FORMATS,
     NAMED,
     NAMED_OF_DRAFTS,
+    REPLACING,
     UNNAMED,
     model_revision,
 )
+from cachestore.metrics import total
 from tests.integrations.sglang.engine import PAGE_TOKENS, Engine
 from tests.integrations.sglang.harmless import ELSEWHERE, HARMLESS
 
@@ -190,6 +193,35 @@ def test_weights_that_are_replaced_are_under_another_name_once_the_backend_is_at
         assert two.load(new) == 0
     one.attach_again(model)
     assert one.load(old) == 4
+
+
+REPLACED: list[tuple[str, str, dict[str, str]]] = [
+    ("model_executor/model_runner.py", "model_runner.update_model_fields", {"model_path": "/x", "load_format": "auto"}),
+    ("managers/scheduler.py", "scheduler.weight_version", {"weight_version": "two"}),
+]
+"""Where SGLang notes that weights were replaced, and how."""
+
+
+@pytest.mark.parametrize("path, source, fields", REPLACED)
+def test_replaced_weights_are_kept_from_the_old_ones_name_until_the_backend_is_attached_again(
+    engine: Make, model: str, path: str, source: str, fields: dict[str, str]
+) -> None:
+    text = (Path(sglang.__file__).parent / "srt" / path).read_text()
+    assert text.count(f'"{source}"') == 1 and source in REPLACING
+    old, new = (random.Random(seed).choices(range(1, 5000), k=4 * PAGE_TOKENS) for seed in (4, 5))
+    one, two = engine(model=model), engine(model=model)
+    assert one.store(old) == 4
+    with get_context().override_server_args(model_path=model):
+        get_context().override("scheduler.attach_hicache", hicache_storage_backend="dynamic")
+        assert one.load(old) == 4
+        get_context().override(source, **fields)
+        assert one.load(old) == 0 and one.store(new) == 0
+        for operation in ("lookup", "save"):
+            assert total(one.backend.figures(), "other_weights", operation=operation) == 1
+    assert two.load(new) == 0
+    one.attach_again(model, revision="two")
+    assert one.load(old) == 0 and one.store(new) == 4 and one.load(new) == 4
+    assert two.load(new) == 0 and two.load(old) == 4
 
 
 def test_every_setting_of_sglangs_was_sorted() -> None:
