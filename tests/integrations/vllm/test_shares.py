@@ -95,8 +95,10 @@ def test_a_load_that_breaks_off_keeps_what_came(engine: Make, monkeypatch: pytes
         take(block, piece)
 
     monkeypatch.setattr(taker, "take", breaking)
-    assert asked(two, "a", shared) == 703 - 8 * 64
-    assert two.stats["load_failures"] == 1 and two.stats["loaded_blocks"] == 8 and two.stats["lost_blocks"] == 2
+    computed, came = asked(two, "a", shared), two.stats["loaded_blocks"]
+    # those before the part of the read that broke, which is as large as the blocks happened to be put together
+    assert 0 < came <= 8 and computed == 703 - came * 64
+    assert two.stats["load_failures"] == 1 and two.stats["lost_blocks"] == 10 - came
 
 
 def test_a_load_whose_shares_all_break_is_one_failure(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
