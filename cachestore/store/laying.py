@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -111,20 +112,19 @@ class Laying:
     `written` has the planes that came, `end` is where the next one goes. So many arrivals are `arriving` still.
     """
 
-    def __init__(self, layout: Layout, payload: Buffer | None = None) -> None:
+    def __init__(self, layout: Layout, payload: Callable[[], Buffer]) -> None:
         self.layout = layout
         self.written: set[int] | frozenset[int] = set()
         self.end = 0
         self.arriving = 0
-        if payload is not None:
-            self._payload = payload
+        self._found = payload
         # raw planes by the first, where they start, and their checksums: into the table when that is asked for
         self._runs: dict[int, tuple[Run, int, list[int]]] = {}
 
     # of a block that a writer elsewhere lays neither is asked for
     @cached_property
     def _payload(self) -> Buffer:
-        raise NotImplementedError
+        return self._found()
 
     @cached_property
     def _table(self) -> NDArray[np.void]:
@@ -206,7 +206,7 @@ class OpenBlock(Laying):
     """
 
     def __init__(self, entry: Entry, plan: BlockPlan, layout: Layout) -> None:
-        super().__init__(layout)
+        super().__init__(layout, lambda: entry.slot.bytes[layout.start :])
         self.entry = entry
         self.plan = plan
         self.failed = False
@@ -214,10 +214,6 @@ class OpenBlock(Laying):
         self.lent = False
         self.seen = layout.unseen
         self._looked_at = 0
-
-    @cached_property
-    def _payload(self) -> Buffer:
-        return self.entry.slot.bytes[self.layout.start :]
 
     @property
     def whole(self) -> bool:

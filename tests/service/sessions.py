@@ -114,7 +114,7 @@ def rows(answer: session_pb2.SessionAnswer, session: SharedSession, blocks: Any)
     """A sound plane table at the front of the first slot, of planes that are zero."""
     slot = session.places(answer.places)[0].bytes
     layout = Layout(blocks[0].planes)
-    laying = Laying(layout, slot[layout.start :])
+    laying = Laying(layout, lambda: slot[layout.start :])
     flat = np.concatenate(blocks[0].data)
     laying.append_run(layout.run(0, 0, flat), flat)
     Front(slot, layout.start).laid(range(len(layout.planes)), laying.table(), 1)

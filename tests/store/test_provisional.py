@@ -102,7 +102,7 @@ class Elsewhere:
         self.payload = slot[layout.start :]
         self.table = slot[: layout.table.nbytes].view(TABLE)
         self._front = Front(slot, layout.start)
-        self._laying = Laying(layout, self.payload)
+        self._laying = Laying(layout, lambda: self.payload)
         self._block = block
 
     def lay(self, planes: range, write: int) -> None:

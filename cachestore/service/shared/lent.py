@@ -45,7 +45,7 @@ class Lent:
             return None
         if number not in self._laying:
             slot, layout = self._places[at].bytes, self._layouts[at]
-            self._laying[number] = Laying(layout, slot[layout.start :]), Front(slot, layout.start)
+            self._laying[number] = Laying(layout, lambda: slot[layout.start :]), Front(slot, layout.start)
         return self._laying[number]
 
     def give(self, numbers: Sequence[int]) -> None:
