@@ -15,7 +15,8 @@ from cachestore.cluster.settings import ClusterSettings
 from cachestore.config import build
 from cachestore.errors import ConfigError, Unavailable
 from cachestore.tiers.embedded import EmbeddedRedis
-from cachestore.tiers.redis import MANAGED, Redis
+from cachestore.tiers.redis import Redis
+from cachestore.tiers.redis_server import MANAGED
 
 NAME = "redis"
 """Under which the actor is found."""
@@ -44,8 +45,8 @@ def refuse_unstarted(tables: Mapping[str, Any]) -> None:
     """ConfigError where nobody has started the server that these tables ask for."""
     if _asked(tables):
         raise ConfigError(
-            'tiers.redis.url = "managed" is a server that `cachestore up` starts on Ray; here name one: '
-            'redis://host:port, or "embedded" for this node alone'
+            'tiers.redis.url, or directory.server.url, is "managed": a server that `cachestore up` starts on Ray; here '
+            'name one: redis://host:port, or "embedded" for this node alone'
         )
 
 

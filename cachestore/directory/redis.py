@@ -22,14 +22,15 @@ from cachestore.directory.base import NOWHERE, Earlier, Held, Life, Where, check
 from cachestore.directory.redis_entries import entry_name, fold
 from cachestore.directory.redis_lookup import Lookup
 from cachestore.directory.redis_member import Member
-from cachestore.directory.redis_reach import Reach
+from cachestore.directory.redis_reach import Reach, Server
 from cachestore.directory.redis_suspects import Suspects
 from cachestore.directory.redis_sweep import sweep
 from cachestore.directory.redis_telling import Telling
 from cachestore.errors import ConfigError, InvalidArgument, Unavailable
 from cachestore.metrics import Counters, Figure
-from cachestore.tiers.redis import Redis as Server
+from cachestore.tiers.redis import Redis as Tier
 from cachestore.tiers.redis_node import Node
+from cachestore.tiers.redis_server import EMBEDDED, RedisServer
 from cachestore.tiers.redis_servers import Servers
 
 SWEEP_SECONDS = 1.0
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Redis:
-    """`server` is a Redis of its own, described as in a Redis tier; without one the tier's own servers are used.
+    """`server` is a Redis of its own, described as in a Redis tier; without one the tier's servers are used.
 
     A node says every `heartbeat` seconds that it lives, and is dead when it was not heard of for `ttl`. Connections
     are made in `connect_timeout`; a question takes `timeout`, and 50 us more for each name in it.
@@ -77,7 +78,7 @@ class Redis:
                 raise ConfigError(f"directory.{name} must lie in 1 .. {1 << 24}, got {getattr(self, name)}")
         self._check(self.server)
 
-    def start(self, tier: Server | None = None) -> "RedisDirectory":
+    def start(self, tier: Tier | None = None) -> "RedisDirectory":
         """A directory on `server`, or else on the servers of this Redis tier."""
         server = self.server or tier
         if server is None:
@@ -87,11 +88,11 @@ class Redis:
         self._check(server)
         return RedisDirectory(self, server, tier if self.server is None else None)
 
-    def _check(self, server: Server | None) -> None:
+    def _check(self, server: RedisServer | None) -> None:
         if server is not None and server.place is None:
             raise ConfigError(
-                'directory.name = "redis" is for several nodes, and url = "embedded" is a server of one node alone; '
-                'name a Redis that all of them reach, or write directory.name = "memory"'
+                f'directory.name = "redis" is for several nodes, and {server.table}.url = "{EMBEDDED}" is a server of '
+                'one node alone; name a Redis that all of them reach, or write directory.name = "memory"'
             )
 
 
@@ -100,8 +101,8 @@ class RedisDirectory:
     """A part in the directory on `server`. `tier` is the Redis tier there whose blocks a lookup tells, too."""
 
     settings: Redis
-    server: Server
-    tier: Server | None = None
+    server: RedisServer
+    tier: Tier | None = None
     due: Event = field(default_factory=Event)
     _servers: Servers = field(init=False)
     _member: Member = field(init=False)

@@ -2,16 +2,16 @@
 
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 from cachestore.errors import ConfigError, Unavailable
-from cachestore.tiers.redis import Redis as Server
 from cachestore.tiers.redis_condition import denied
 from cachestore.tiers.redis_durable import Acknowledgement
 from cachestore.tiers.redis_map import Map
 from cachestore.tiers.redis_open import opened
+from cachestore.tiers.redis_server import RedisServer
 from cachestore.tiers.redis_url import Place
 from cachestore.tiers.resp import Command
-from cachestore.tiers.resp_dial import Dialer, context
 from cachestore.tiers.resp_errors import Broken
 
 CHECK_SECONDS = 5.0
@@ -26,23 +26,24 @@ NEEDED: tuple[Command, ...] = (
 
 
 @dataclass(frozen=True)
+class Server(RedisServer):
+    """A Redis of the directory's own."""
+
+    table: ClassVar[str] = "directory.server"
+
+
+@dataclass(frozen=True)
 class Reach:
     """What is said of a Redis as for a tier, and how long to wait for it."""
 
-    server: Server
+    server: RedisServer
     connect_timeout: float
     timeout: float
 
     def map(self, place: Place) -> Map:
         """Its servers; ConfigError or Unavailable, which say what to do, if they cannot be used."""
-        server = self.server
-        tls = context(server.ca_file, server.cert_file, server.key_file) if place.tls else None
         waits = self.connect_timeout, self.timeout
-        dialer = guide = Dialer(
-            place.user or server.user, place.password or server.password, place.database, tls, *waits
-        )
-        if place.kind == "sentinel":
-            guide = Dialer(server.sentinel_user, server.sentinel_password, 0, tls, *waits)
+        dialer, guide = self.server.dialers(place, *waits)
         found = opened(place, dialer, guide, Acknowledgement("no", 0, 1.0), CHECK_SECONDS)
         try:
             for node in found.nodes():
@@ -54,9 +55,11 @@ class Reach:
                     connection.close()
                 if missing:
                     raise ConfigError(
-                        f"directory: {place} does not let this user give {', '.join(missing)} on keys cachestore:*; "
-                        "allow it with ACL SETUSER"
+                        f"{place.table}.url: {place} does not let this user give {', '.join(missing)} "
+                        "on keys cachestore:*; allow it with ACL SETUSER"
                     )
         except Broken as broken:
-            raise Unavailable(f"directory: {place} cannot be used ({broken.reason}); is that server well?") from broken
+            raise Unavailable(
+                f"{place.table}.url: {place} cannot be used ({broken.reason}); is that server well?"
+            ) from broken
         return found

@@ -10,6 +10,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,9 +28,9 @@ from cachestore.tiers.redis_condition import Condition
 from cachestore.tiers.redis_durable import Acknowledgement, Durability
 from cachestore.tiers.redis_keeper import Keeper
 from cachestore.tiers.redis_open import opened
+from cachestore.tiers.redis_server import EMBEDDED, MANAGED, RedisServer
 from cachestore.tiers.redis_servers import Servers
-from cachestore.tiers.redis_url import Place, parse
-from cachestore.tiers.resp_dial import Dialer, context
+from cachestore.tiers.redis_url import parse
 from cachestore.tiers.spare import Memory
 
 SPARE_BYTES = 32 << 20
@@ -38,24 +39,18 @@ SPARE_BYTES = 32 << 20
 RENEWALS = 4
 """How often a copy that is to stay is renewed within its time to live."""
 
-MANAGED = "managed"
-"""In place of a URL: a server that Ray runs, whose URL is written here before anything is opened."""
-
-UNSTARTED = "redis://managed.invalid"
-"""What stands for its URL until then, so that a configuration can be checked (RFC 2606: no such host exists)."""
+ALONE = '; a node that shares nothing with others can write url = "embedded"'
+"""What else to do where a server cannot be reached."""
 
 LONGEST_SECONDS = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True)
-class Redis:
-    """`url` is "embedded", a server of our own capped at `capacity` bytes, "managed", such a one that Ray runs for all
-    nodes, or a place as `redis_url` describes them.
+class Redis(RedisServer):
+    """A Redis that holds sealed blocks.
 
-    Somebody else's server brings its own cap. `user` and `password` may stand in the URL or here; those for Sentinels
-    stand here. With TLS, chain and host name are always verified, against `ca_file` or else what the system trusts;
-    `cert_file` and `key_file` are what we show. Cache blocks live for `ttl` seconds from their last write; blocks of
-    more than `largest` bytes are neither written nor read.
+    An embedded one is capped at `capacity` bytes; somebody else's brings its own cap. Cache blocks live for `ttl`
+    seconds from their last write; blocks of more than `largest` bytes are neither written nor read.
 
     `durable` says when Redis counts as having a block for good, as `redis_durable` describes it, and `replicas` how
     many must have it with "wait" and "waitaof", asked for `ack_timeout` at most.
@@ -64,14 +59,8 @@ class Redis:
     none of their bytes moved for as long. A server's policy and persistence are looked at again after `check_after`.
     """
 
-    url: str = field(default="embedded", repr=False)
-    user: str = ""
-    password: str = field(default="", repr=False)
-    sentinel_user: str = ""
-    sentinel_password: str = field(default="", repr=False)
-    ca_file: str = ""
-    cert_file: str = ""
-    key_file: str = ""
+    table: ClassVar[str] = "tiers.redis"
+
     capacity: Bytes = 1 << 30
     largest: Bytes = 256 << 20
     ttl: Seconds = 86400.0
@@ -83,6 +72,7 @@ class Redis:
     check_after: Seconds = 2.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         place = self.place
         for name in ("ttl", "connect_timeout", "timeout", "ack_timeout", "check_after"):
             if not 0 < getattr(self, name) < LONGEST_SECONDS:
@@ -91,12 +81,6 @@ class Redis:
             raise ConfigError(f"tiers.redis.capacity must be at least 4MiB, got {self.capacity}")
         if not 1 << 10 <= self.largest < 512 << 20:
             raise ConfigError(f"tiers.redis.largest must be at least 1KiB and below 512MiB, got {self.largest}")
-        self._check_secrets(None if self.url == MANAGED else place)
-        for name in ("ca_file", "cert_file", "key_file"):
-            if getattr(self, name) and not (place and place.tls):
-                raise ConfigError(f"tiers.redis.{name} is for rediss://, sentinels:// and clusters://; url names none")
-        if bool(self.cert_file) < bool(self.key_file):
-            raise ConfigError("tiers.redis.key_file needs tiers.redis.cert_file beside it")
         least = {"wait": 1}.get(self.durable, 0)
         if self.replicas < least or (self.replicas and self.durable in ("no", "aof")):
             raise ConfigError(
@@ -108,26 +92,8 @@ class Redis:
                 "tiers.redis.replicas must be 1 or more with sentinel://: a primary's disk is of no use once another "
                 'took over; write durable = "wait" or "waitaof" and replicas = 1'
             )
-        if self.url in ("embedded", MANAGED) and self.durable != "no":
+        if self.url in (EMBEDDED, MANAGED) and self.durable != "no":
             raise ConfigError(f'tiers.redis.durable: url = "{self.url}" keeps nothing for good; name a server of yours')
-
-    @property
-    def place(self) -> Place | None:
-        """Where the URL leads; None for a server of our own."""
-        return None if self.url == "embedded" else parse(UNSTARTED if self.url == MANAGED else self.url)
-
-    def _check_secrets(self, place: Place | None) -> None:
-        for name in ("user", "password"):
-            if getattr(self, name) and (place is None or place.user or place.password):
-                where = "of its own" if place is None else "in it"
-                raise ConfigError(f"tiers.redis.{name}: url has a user or password {where} already")
-            if getattr(self, f"sentinel_{name}") and (place is None or place.kind != "sentinel"):
-                raise ConfigError(f"tiers.redis.sentinel_{name} is for sentinel:// and sentinels://; url names none")
-
-    def check(self) -> None:
-        """As in `Checkable`. The server is not asked."""
-        if self.place is not None and self.place.tls:
-            context(self.ca_file, self.cert_file, self.key_file)
 
     def start(self, eviction: Eviction) -> "RedisTier":
         return RedisTier(self)
@@ -165,18 +131,14 @@ class RedisTier:
     def open(self, departed: Departed) -> None:
         settings, keeper = self.settings, self._keeper
         keeper.departed = departed
-        if settings.url == "embedded":
+        if settings.url == EMBEDDED:
             self._server = EmbeddedRedis(settings.capacity)
             self._server.open()
         try:
-            place = parse(settings.url if self._server is None else self._server.url)
-            tls = context(settings.ca_file, settings.cert_file, settings.key_file) if place.tls else None
-            waits = settings.connect_timeout, settings.timeout
-            user, password = place.user or settings.user, place.password or settings.password
-            dialer = guide = Dialer(user, password, place.database, tls, *waits)
-            if place.kind == "sentinel":
-                guide = Dialer(settings.sentinel_user, settings.sentinel_password, 0, tls, *waits)
-            self._servers.map = opened(place, dialer, guide, keeper.acknowledgement, settings.check_after)
+            place = settings.place if self._server is None else parse(self._server.url, settings.table)
+            assert place is not None
+            dialer, guide = settings.dialers(place, settings.connect_timeout, settings.timeout)
+            self._servers.map = opened(place, dialer, guide, keeper.acknowledgement, settings.check_after, ALONE)
         except BaseException:
             self.close()
             raise

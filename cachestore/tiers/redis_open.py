@@ -16,17 +16,25 @@ from cachestore.tiers.resp_errors import Broken
 _WHY = {
     "auth": "refuses the user or password",
     "certificate": "shows a certificate that is not for that name, is over, or comes from an authority not trusted; "
-    "name the authority in tiers.redis.ca_file",
+    "name the authority in {table}.ca_file",
     "moved": "is a replica, or the cluster is not whole; name the primary, or all Sentinels or nodes",
     "service": "is watched by Sentinels that know no service of that name",
     "database": "has no database of that number",
 }
 
 
-def opened(place: Place, dialer: Dialer, guide: Dialer, acknowledgement: Acknowledgement, check_after: float) -> Map:
+def opened(
+    place: Place,
+    dialer: Dialer,
+    guide: Dialer,
+    acknowledgement: Acknowledgement,
+    check_after: float,
+    otherwise: str = "",
+) -> Map:
     """The servers at `place`; ConfigError or Unavailable, which say what to do, if they cannot be used.
 
-    `dialer` reaches those that hold blocks, `guide` those that know which these are.
+    `dialer` reaches those that hold blocks, `guide` those that know which these are. `otherwise` is what else to do
+    where none can be reached.
     """
 
     def node(address: Address) -> Node:
@@ -40,23 +48,23 @@ def opened(place: Place, dialer: Dialer, guide: Dialer, acknowledgement: Acknowl
     else:
         found = OneServer(node(place.addresses[0]))
     patience = dialer.connect_timeout + dialer.timeout
-    shown = f"tiers.redis.url: {place}"
     try:
         found.look(time.monotonic() + patience * len(place.addresses))
         for each in found.nodes():
             connection = dialer.dial(each.address, time.monotonic() + patience)
             try:
                 connection.begin(time.monotonic() + patience)
-                _admit(connection, acknowledgement, shown, place.kind == "cluster")
+                _admit(connection, acknowledgement, place)
                 each.check(connection)
             finally:
                 connection.close()
     except Broken as broken:
-        raise _said(shown, broken.reason) from broken
+        raise _said(place, broken.reason, otherwise) from broken
     return found
 
 
-def _admit(connection: Connection, acknowledgement: Acknowledgement, shown: str, clustered: bool) -> None:
+def _admit(connection: Connection, acknowledgement: Acknowledgement, place: Place) -> None:
+    shown = f"{place.table}.url: {place}"
     if missing := denied(connection, [*NEEDED, *acknowledgement.commands]):
         raise ConfigError(
             f"{shown} does not let this user give {', '.join(missing)} on keys cachestore:*; allow it with ACL SETUSER"
@@ -67,19 +75,17 @@ def _admit(connection: Connection, acknowledgement: Acknowledgement, shown: str,
             f"{shown} runs maxmemory-policy {condition.policy}; the store needs {POLICY} "
             f"(redis-cli CONFIG SET maxmemory-policy {POLICY})"
         )
-    if condition.clustered and not clustered:
+    if condition.clustered and place.kind != "cluster":
         raise ConfigError(f"{shown} is a node of a cluster; write cluster://host:port,host:port")
     if lacking := acknowledgement.lacking(connection):
         raise ConfigError(f'tiers.redis.durable = "{acknowledgement.how}" needs {lacking}, which {shown} lacks')
 
 
-def _said(shown: str, reason: str) -> CacheStoreError:
+def _said(place: Place, reason: str, otherwise: str) -> CacheStoreError:
+    shown = f"{place.table}.url: {place}"
+    why = _WHY.get(reason, "").format(table=place.table)
     if reason in ("certificate", "moved"):
-        return Unavailable(f"{shown} {_WHY[reason]}")
-    if reason in _WHY:
-        return ConfigError(f"{shown} {_WHY[reason]}")
-    place = shown.removeprefix("tiers.redis.url: ")
-    return Unavailable(
-        f"tiers.redis.url: cannot reach {place} ({reason}); start that server; a node that shares nothing with others "
-        'can write url = "embedded"'
-    )
+        return Unavailable(f"{shown} {why}")
+    if why:
+        return ConfigError(f"{shown} {why}")
+    return Unavailable(f"{place.table}.url: cannot reach {place} ({reason}); start that server{otherwise}")

@@ -26,7 +26,7 @@ SCHEMES = {
 }  # fmt: skip
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
 _FORMS = (
-    'tiers.redis.url must be "embedded", redis://host:port, rediss://host:port, unix:///path, '
+    'must be "embedded", redis://host:port, rediss://host:port, unix:///path, '
     "sentinel://host:port,host:port/service or cluster://host:port,host:port (over TLS: sentinels://, clusters://); "
     "signs in a password other than letters and digits are written as %xx"
 )
@@ -54,6 +54,8 @@ class Place:
     password: str = field(default="", repr=False)
     database: int = 0
     service: str = ""
+    table: str = "redis"
+    """Where in a configuration the URL stands, for messages."""
 
     def __str__(self) -> str:
         """For messages: no user, no password."""
@@ -62,8 +64,18 @@ class Place:
         return f"{scheme}://{','.join(map(str, self.addresses))}{path}"
 
 
-def parse(url: str) -> Place:
-    """The place that `url` names; ConfigError, which shows nothing of a password, if it names none."""
+def parse(url: str, table: str = "redis") -> Place:
+    """The place that `url` names; ConfigError, which shows nothing of a password, if it names none.
+
+    `table` is where in a configuration it stands: every error names it.
+    """
+    try:
+        return _place(url, table)
+    except ConfigError as error:
+        raise ConfigError(f"{table}.url {error}") from None
+
+
+def _place(url: str, table: str) -> Place:
     scheme, there, rest = url.partition("://")
     if not there or scheme not in SCHEMES:
         raise ConfigError(_FORMS)
@@ -80,17 +92,13 @@ def parse(url: str) -> Place:
     else:
         addresses = tuple(_address(host, PORTS[kind]) for host in hosts.split(","))
         if kind == "redis" and len(addresses) > 1:
-            raise ConfigError(
-                "tiers.redis.url names several servers; say how they belong together: sentinel:// or cluster://"
-            )
+            raise ConfigError("names several servers; say how they belong together: sentinel:// or cluster://")
     service, path = (path, "") if kind == "sentinel" else ("", path)
     if kind == "sentinel" and not re.fullmatch(r"[A-Za-z0-9._-]+", service):
-        raise ConfigError(
-            "tiers.redis.url needs the name of the Sentinels' service: sentinel://host:port,host:port/service"
-        )
+        raise ConfigError("needs the name of the Sentinels' service: sentinel://host:port,host:port/service")
     return Place(
         kind, addresses, tls, unquote(user), unquote(password),
-        _database(path, query, kind), service,
+        _database(path, query, kind), service, table,
     )  # fmt: skip
 
 
@@ -105,12 +113,10 @@ def _address(text: str, default: int) -> Address:
 def _database(path: str, query: str, kind: str) -> int:
     name, _, number = query.partition("=")
     if query and (name != "db" or path):
-        raise ConfigError(
-            "tiers.redis.url takes no options but ?db=NUMBER; the others are settings of their own: user, ca_file, …"
-        )
+        raise ConfigError("takes no options but ?db=NUMBER; the others are settings of their own: user, ca_file, …")
     text = number if query else path
     if not text:
         return 0
     if not re.fullmatch("[0-9]{1,4}", text) or (kind == "cluster" and int(text)):
-        raise ConfigError("tiers.redis.url: the database is a number, and 0 in a cluster")
+        raise ConfigError("names a database that is no number, or in a cluster another than 0")
     return int(text)

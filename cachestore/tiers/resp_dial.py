@@ -109,12 +109,15 @@ class Dialer:
         return answer
 
 
-def context(ca_file: str, cert_file: str, key_file: str) -> ssl.SSLContext:
-    """Verifies chain and host name by `ca_file`, or by what the system trusts; ConfigError names the file at fault."""
-    with _usable("ca_file", ca_file):
+def context(ca_file: str, cert_file: str, key_file: str, table: str) -> ssl.SSLContext:
+    """Verifies chain and host name by `ca_file`, or by what the system trusts.
+
+    ConfigError names the file at fault, in the configuration's `table`.
+    """
+    with _usable(f"{table}.ca_file", ca_file):
         made = ssl.create_default_context(cafile=ca_file or None)
     if cert_file:
-        with _usable("cert_file", cert_file):
+        with _usable(f"{table}.cert_file", cert_file):
             made.load_cert_chain(cert_file, key_file or None, password=_no_password)
     return made
 
@@ -129,7 +132,7 @@ def _usable(name: str, path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise ConfigError(f"tiers.redis.{name}: cannot use {path} ({error})") from error
+        raise ConfigError(f"{name}: cannot use {path} ({error})") from error
 
 
 def _reached(sock: socket.socket, place: Any, until: float) -> socket.socket:

@@ -10,12 +10,13 @@ from cachestore.deadline import Deadline
 from cachestore.directory import DIRECTORIES
 from cachestore.directory.memory import Board, Memory, MemoryDirectory
 from cachestore.directory.redis import Redis
+from cachestore.directory.redis_reach import Server
 from cachestore.errors import ConfigError, Unavailable
 from cachestore.eviction.lru import Lru
 from cachestore.testing.directories import Node, holders
 from cachestore.testing.sealed import sealed_block
 from cachestore.testing.tiers import KEYS, A, departed, soon
-from cachestore.tiers.redis import Redis as Server
+from cachestore.tiers.redis import Redis as Tier
 from tests.redis_servers.server import RedisServer
 
 
@@ -38,7 +39,9 @@ def test_a_section_names_a_directory() -> None:
         ({"name": "redis", "backlog": 0}, "directory.backlog must lie"),
         ({"name": "redis", "sweep_rate": 0}, "directory.sweep_rate must lie"),
         ({"name": "redis", "server": {"url": "embedded"}}, "Redis that all of them reach"),
-        ({"name": "redis", "server": {"url": "http://x"}}, "redis://host:port"),
+        ({"name": "redis", "server": {"url": "http://x"}}, "^directory.server.url must be .*redis://host:port"),
+        ({"name": "redis", "server": {"url": "redis://x", "user": "a", "key_file": "k"}}, "^directory.server.key_file"),
+        ({"name": "redis", "server": {"url": "redis://x", "ttl": 9}}, "directory.server.ttl"),
         ({"name": "memory", "ttl": 0}, "directory.ttl"),
     ],
 )
@@ -51,21 +54,23 @@ def test_without_a_redis_there_is_none_in_redis() -> None:
     with pytest.raises(ConfigError, match=r"\[directory.server\]"):
         Redis().start()
     with pytest.raises(ConfigError, match="embedded"):
-        Redis().start(Server())
+        Redis().start(Tier())
 
 
 def test_who_cannot_be_reached_or_gives_no_rights_is_named(
     redis_server: Callable[..., RedisServer], password: str
 ) -> None:
-    with pytest.raises(Unavailable, match="cannot reach"):
-        Redis().start(Server("redis://127.0.0.1:1")).open()
+    with pytest.raises(Unavailable, match="^tiers.redis.url: cannot reach"):
+        Redis().start(Tier("redis://127.0.0.1:1")).open()
+    with pytest.raises(Unavailable, match="^directory.server.url: cannot reach"):
+        Redis(Server("redis://127.0.0.1:1")).start().open()
     server = redis_server()
     rights = [">" + password, "~cachestore:*", "+@all", "-append", "-hset"]
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "poor", "on", *rights)
     url = server.url.replace("unix://", f"unix://poor:{password}@")
     with pytest.raises(ConfigError, match="APPEND, HSET") as refused:
-        Redis().start(Server(url)).open()
+        Redis().start(Tier(url)).open()
     assert password not in str(refused.value)
 
 
@@ -89,7 +94,7 @@ def test_what_the_redis_tier_has_is_told_with_the_holders(
     redis_server: Callable[..., RedisServer], on: Any, durable: bool
 ) -> None:
     server = redis_server(extra=["--appendonly", "yes", "--appendfsync", "always"] if durable else [])
-    settings = Server(server.url, durable="aof" if durable else "no", connect_timeout=2.0, timeout=2.0)
+    settings = Tier(server.url, durable="aof" if durable else "no", connect_timeout=2.0, timeout=2.0)
     tier = settings.start(Lru())
     tier.open(departed)
     with on(settings) as part:
