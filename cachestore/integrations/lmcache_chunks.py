@@ -38,12 +38,7 @@ def chunk_spec(
 ) -> OpaqueSpec:
     """All that decides what the bytes of a chunk mean, but for the rank that has it: that is in LMCache's keys."""
     names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
-    layout: dict[str, object] = {
-        **facts,
-        "shapes": [list(shape) for shape in shapes],
-        "dtypes": names,
-        "weights": settings.weights,
-    }
+    layout: dict[str, object] = {**facts, "shapes": [list(shape) for shape in shapes], "dtypes": names}
     return OpaqueSpec(
         engine="lmcache",
         engine_version=version("lmcache"),

@@ -20,13 +20,11 @@ class LMCacheSettings:
     """`address` of the store, else the environment's, and how to use it.
 
     `revision` names the model's weights and every setting that its engine computes KV by: LMCache sees neither.
-    `weights` names a quantisation chosen at load time, if not `revision` does. `timeout` bounds one load or save,
-    `lookup_timeout` one question. `threads` load, and as many save.
+    `timeout` bounds one load or save, `lookup_timeout` one question. `threads` load, and as many save.
     """
 
     address: str = ""
     revision: str = ""
-    weights: str = ""
     timeout: Seconds = 5.0
     lookup_timeout: Seconds = 0.5
     threads: int = 2

@@ -68,7 +68,6 @@ def test_other_settings_share_nothing(engine: Make) -> None:
     one.store(tokens)
     for given in (
         {"own": {"revision": "two"}},
-        {"own": {"weights": "fp8"}},
         {"facts": {"model_name": "other"}},
         {"facts": {"world_size": 2, "worker_id": 1}},
         {"facts": {"kv_dtype": torch.float16}},
