@@ -84,6 +84,8 @@ def check(tables: Table) -> None:
                     f"peers.{name} is for the nodes of a directory, and there is none, so nobody would keep these "
                     'blocks but this node: write [directory] with name = "redis", or leave it out'
                 )
+    if "cluster" in built and NEEDED_BY_WORKERS in built:
+        built["cluster"].check_device(built[NEEDED_BY_WORKERS].device)
     for name in WORKERS:
         if name in built:
             built[name].service(built.get("service") or OTHERS.load("service")())

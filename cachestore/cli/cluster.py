@@ -16,6 +16,7 @@ import typer
 from rich.text import Text
 
 from cachestore import errors, settings
+from cachestore.cli.config_checks import look_at_device
 from cachestore.cli.output import DEFAULT_ADDRESS, Config, Json, console, error_console, print_json
 from cachestore.cluster import deploy, supervisor
 from cachestore.cluster.deploy import Deployment
@@ -40,7 +41,7 @@ def up(
     tables = _tables(config, address)
     cluster = build(ClusterSettings, tables.get("cluster", {}), "cluster")
     if any(cluster.replicas().values()):
-        _look_for_model(tables, beside_us=not cluster.address)
+        _look_for_model(tables, cluster)
     if block:
         supervisor.stay(tables, _tell, lambda deployment: _report(deployment, "Ctrl-C", json))
     elif cluster.address:
@@ -77,16 +78,19 @@ def _tables(config: Path | None, address: str | None) -> dict[str, Any]:
     return tables
 
 
-def _look_for_model(tables: Mapping[str, Any], beside_us: bool) -> None:
-    """ConfigError at once for a model that is not there; workers of this machine would say so half a minute later."""
+def _look_for_model(tables: Mapping[str, Any], cluster: ClusterSettings) -> None:
+    """ConfigError at once for a model or a device that is not there; workers would say so half a minute later."""
     try:
         settings.require_engine(tables)
     except ConfigError as error:
         raise ConfigError(f"{error}, or [cluster] with prefill = 0 and decode = 0 for stores alone") from error
-    if beside_us:
+    engine = build(EngineSettings, tables["engine"], "engine")
+    cluster.check_device(engine.device)
+    if not cluster.address:
         from cachestore.engine.model import model_config
 
-        model_config(build(EngineSettings, tables["engine"], "engine"))
+        model_config(engine)
+        look_at_device(engine)
 
 
 def _tell(text: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from cachestore.cluster import showing
 from cachestore.cluster.membership import address_for_others
 from cachestore.cluster.peer_settings import PeerSettings
+from cachestore.cluster.settings import ClusterSettings
 from cachestore.config import Table, build, build_named
 from cachestore.directory.compose import SECTION as DIRECTORY
 from cachestore.engine.settings import EngineSettings
@@ -36,6 +37,8 @@ def look(tables: Table) -> None:
     engine = build(EngineSettings, tables["engine"], "engine") if "engine" in tables else None
     if engine is not None:
         _look_at_model(engine)
+        if not build(ClusterSettings, tables.get("cluster", {}), "cluster").address:
+            look_at_device(engine)
     if "gateway" in tables:
         _look_at_gateway(tables["gateway"], engine)
 
@@ -51,6 +54,15 @@ def _look_at_model(engine: EngineSettings) -> None:
             f"engine.model: looked for {engine.model!r} as a directory, found none, and a hub id it cannot be; a "
             "relative path begins at the working directory"
         )
+
+
+def look_at_device(engine: EngineSettings) -> None:
+    """ConfigError if this machine does not have the device that workers here are to compute on."""
+    if engine.device != "cpu":
+        # torch takes a second to import
+        from cachestore.engine.devices import check_device
+
+        check_device(engine.device)
 
 
 def _look_at_gateway(table: Table, engine: EngineSettings | None) -> None:

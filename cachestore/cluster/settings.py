@@ -68,3 +68,19 @@ class ClusterSettings:
     def most(self) -> dict[str, int]:
         """How many there may be."""
         return {"prefill": self.prefill_most or self.prefill, "decode": self.decode_most or self.decode}
+
+    def check_device(self, device: str) -> None:
+        """ConfigError if workers would not see the `device` of `[engine]`: Ray shows each `num_gpus`, from 0 on."""
+        kind, _, index = device.partition(":")
+        if kind != "cuda" or not any(self.most().values()):
+            return
+        if not self.num_gpus:
+            raise ConfigError(
+                f"engine.device = {device!r} needs cluster.num_gpus: with 0 Ray shows workers no device; set it to "
+                "what each is to have of one (1 is a whole one), or use engine.device = 'cpu'"
+            )
+        if int(index or 0) >= max(self.num_gpus, 1):
+            raise ConfigError(
+                f"engine.device = {device!r}: with cluster.num_gpus = {self.num_gpus:g} a worker sees no device of "
+                "that index, since its own begin at 0; use engine.device = 'cuda'"
+            )

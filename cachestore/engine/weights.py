@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from cachestore.engine.devices import check_device
 from cachestore.engine.model import first_line
 from cachestore.engine.settings import EngineSettings
 from cachestore.errors import ConfigError, UnsupportedModel
@@ -12,18 +13,7 @@ from cachestore.errors import ConfigError, UnsupportedModel
 
 def prepare(settings: EngineSettings) -> None:
     """Sets the threads to compute with. ConfigError if this machine has no such device."""
-    device = torch.device(settings.device)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if not count:
-            raise ConfigError(
-                f"engine.device = {settings.device!r}: torch sees no CUDA device; use 'cpu', or a CUDA build of torch "
-                "on a machine with one (a worker that Ray starts sees those of cluster.num_gpus)"
-            )
-        if (device.index or 0) >= count:
-            raise ConfigError(
-                f"engine.device = {settings.device!r}: torch sees {count} CUDA devices; use an index below that"
-            )
+    check_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
 

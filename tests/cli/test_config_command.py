@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 CPU = '[[tiers]]\nname = "cpu"\ncapacity = "64MiB"\n'
 
@@ -200,6 +201,8 @@ def test_passwords_are_not_shown(
         ('[service]\nhost = "0.0.0.0"\n', "is not loopback"),
         ("[service]\nport = 70000\n", "service.port must lie in 0 .. 65535"),
         ("[cluster]\nprefill = -1\n", "cluster.prefill"),
+        ('[engine]\nmodel = "m"\ndevice = "cuda"\n[cluster]\n', "engine.device = 'cuda' needs cluster.num_gpus"),
+        ('[engine]\nmodel = "m"\ndevice = "cuda:1"\n[cluster]\nnum_gpus = 1\n', "use engine.device = 'cuda'"),
         ('[codecs]\nname = "lz5"\n', "did you mean 'lz4'?"),
         ("[eviction]\nname = 3\n", "eviction"),
         ("[store\n", "is not TOML"),
@@ -237,6 +240,18 @@ def test_workers_need_a_model(command: Callable[..., Any], config: Callable[[str
 def test_workers_need_a_model_that_is_there(command: Callable[..., Any], config: Callable[[str], str]) -> None:
     line = command("up", "--config", config(CPU + '[engine]\nmodel = "/nowhere/at/all"\n')).refused(2)
     assert "engine.model" in line and "/nowhere/at/all" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_a_device_that_workers_would_not_have(command: Callable[..., Any], config: Callable[[str], str]) -> None:
+    on_device = CPU + '[engine]\nmodel = "org/model"\ndevice = "cuda"\n'
+    assert "torch sees no CUDA device" in command("config", "check", "--config", config(on_device)).refused(2)
+    assert "needs cluster.num_gpus" in command("up", "--config", config(on_device)).refused(2)
+    # where Ray's machines are others, they may have one
+    elsewhere = on_device + '[cluster]\naddress = "127.0.0.1:1"\nnum_gpus = 0.5\n'
+    assert command("config", "check", "--config", config(elsewhere)).out == "ok\n"
+    stores = on_device + '[cluster]\naddress = "127.0.0.1:1"\nprefill = 0\ndecode = 0\n'
+    assert command("config", "check", "--config", config(stores)).out == "ok\n"
 
 
 def test_nothing_is_up(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
