@@ -19,6 +19,7 @@ from cachestore.engine.batch_stream import BatchStream
 from cachestore.engine.batch_turn import BatchTurn
 from cachestore.engine.paged_model import PagedModel
 from cachestore.engine.runner import Runner, memory_pages
+from cachestore.engine.warming import Warming
 from cachestore.errors import CacheStoreError, Overloaded, TooLarge, Unavailable
 from cachestore.hashing import namespace_id
 from cachestore.metrics import Counters, Figure
@@ -51,7 +52,8 @@ class BatchLoop:
         self._thread = Thread(target=self._run, name="engine-loop", daemon=True)
 
     def open(self) -> None:
-        """Begins to serve; once."""
+        """Begins to serve, once all kernels are compiled that it takes; once."""
+        Warming(self._runner, self._settings.chunk_tokens, self._settings.max_batch).run()
         self._open = True
         self._thread.start()
 
