@@ -24,14 +24,14 @@ LONG = ("cluster", "e2e", "gateway", "workers", "faults", "cli", "store")
 """Folders of few tests that take long, since they start processes or go through long histories: the longest first."""
 
 TOGETHER = {
-    f"tests/{folder}/{file}.py": folder
+    f"tests/{folder}/{file}.py": "workers"
     for folder, files in {
         "e2e": ("test_abort", "test_giving_up", "test_same_tokens", "test_worker_figures"),
         "gateway": ("test_answers_e2e", "test_refusals_e2e"),
     }.items()
     for file in files
 }
-"""Files that xdist gives to one of its processes: they share a cluster, which takes 20 CPU-seconds to start."""
+"""Files that xdist gives to one of its processes: they share clusters, and what the clusters' workers are forked of."""
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -31,8 +31,11 @@ from decode_worker.request import Usage
 from prefill_worker.client import PrefillClient
 from prefill_worker.handoff import Handoff, Told
 from prefill_worker.prompt import Prompt
+from tests.e2e.forks import Fork, fork
 
 ROOT = Path(__file__).parents[2]
+Process = subprocess.Popen[str] | Fork
+
 BLOCK = 16
 PAGES = 1200
 CHUNK = 64
@@ -54,7 +57,7 @@ def eventually(holds: Callable[[], object], seconds: float = 10.0) -> None:
 class Child:
     """A process that told its address in its first line."""
 
-    process: "subprocess.Popen[str]"
+    process: Process
     address: str
 
     def kill(self) -> None:
@@ -73,20 +76,26 @@ class Children:
     """Starts processes and ends them all."""
 
     folder: Path
-    _all: list["subprocess.Popen[str]"] = field(default_factory=list)
+    forks: bool = True
+    """Whether modules are forked: not where CUDA is, which may have begun in what they are forked of."""
+    _all: list[Process] = field(default_factory=list)
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str) -> Process:
+        """A Python process with these arguments; after `-m` a module that `forks` knows."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        log = (self.folder / f"log-{len(self._all)}").open("w")
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-        )  # fmt: skip
-        log.close()
+        log = self.folder / f"log-{len(self._all)}"
+        if self.forks and arguments[0] == "-m":
+            self._all.append(fork(arguments[1], arguments[2:], environment, log))
+            return self._all[-1]
+        with log.open("w") as errors:
+            process = subprocess.Popen(
+                [sys.executable, *arguments], cwd=ROOT, env=environment, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
         self._all.append(process)
         return process
 
-    def told(self, process: "subprocess.Popen[str]") -> Child:
+    def told(self, process: Process) -> Child:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, "the process ended before it was ready"
@@ -122,7 +131,7 @@ class Cluster:
         self.store = RemoteStore(self.store_child.address)
         self.store.open()
 
-    def start_worker(self, role: str, name: str, settings: str = "", batch: str = "") -> "subprocess.Popen[str]":
+    def start_worker(self, role: str, name: str, settings: str = "", batch: str = "") -> Process:
         """`told` gives the worker when it is ready.
 
         Unless it is set, a decode worker prefills less than a block itself.

@@ -1,6 +1,5 @@
 """A gateway process before real workers and a real store, over a tiny model whose tokens are bytes."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from openai import OpenAI
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from tests.e2e.cluster import BLOCK, Child, Children, Cluster, eventually
+from tests.e2e.cluster import BLOCK, Child, Children, Cluster, Process, eventually
 
 MODEL = "tiny-bytes"
 END = 256
@@ -61,7 +60,7 @@ class Served(Cluster):
     worker_children: list[Child] = field(init=False)
     gateway_child: Child = field(init=False)
 
-    def start_gateway(self, settings: str = "") -> "subprocess.Popen[str]":
+    def start_gateway(self, settings: str = "") -> Process:
         config = self._file(
             f'[engine]\nmodel = "{self.model}"\nblock_tokens = {BLOCK}\n[gateway]\nport = 0\n{settings}\n'
         )

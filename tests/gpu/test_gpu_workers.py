@@ -1,6 +1,5 @@
 """Workers on a CUDA device, each a process, beside one on the CPU: the same tokens, out of one store."""
 
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from decode_worker.client import DecodeClient
-from tests.e2e.cluster import Children, Trio
+from tests.e2e.cluster import Children, Process, Trio
 from tests.engine.models import CONFIGS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -24,7 +23,7 @@ class OnDevice(Trio):
 
     pages: bool = False
 
-    def start_worker(self, role: str, name: str, settings: str = "", batch: str = "") -> "subprocess.Popen[str]":
+    def start_worker(self, role: str, name: str, settings: str = "", batch: str = "") -> Process:
         return super().start_worker(role, name, settings + (PAGES[role] if self.pages else ""), batch)
 
 
@@ -34,7 +33,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnDevice
     model, folder = tmp_path / "llama", tmp_path / "children"
     folder.mkdir()
     AutoModelForCausalLM.from_config(CONFIGS["llama"]()).save_pretrained(model)
-    cluster = OnDevice(Children(folder), model, engine_table='device = "cuda"', pages=request.param)
+    cluster = OnDevice(Children(folder, forks=False), model, engine_table='device = "cuda"', pages=request.param)
     try:
         cluster.start()
         yield cluster
