@@ -101,7 +101,24 @@ def ones() -> None:
     prefill.prefill(query, keys[0], values[0], table, lengths, torch.tensor([0, 1]).int(), 1)
 
 
+def serve(count: int) -> None:
+    """`count` blocks of a page of 64 tokens each in pools of as many pages, whose ids lie anywhere in memory."""
+    pool = torch.zeros(count, 8, 64, 128, dtype=BF16)
+    keys, values, pages = [pool, pool], [pool, pool], torch.arange(count + 1)[1:]
+    blocks = paged.gather(keys, values, pages)
+    for form in quant.FORMS:
+        quant.scatter_dequantised(quant.gather_quantised(keys, values, pages, form=form), keys, values, pages)
+    shuffle.gather_split(keys, values, pages)
+    shuffle.gather_packed(keys, values, pages)
+    rope.scatter_shifted(
+        blocks, keys, values, pages, shifts=torch.ones(count, 64).long(), frequencies=torch.ones(64), style="half"
+    )
+    checksum.checksum_pages(keys, values, pages)
+    checksum.checksum_planes(blocks.flatten(0, 2))
+
+
 CALLS: Mapping[str, Callable[[], None]] = {
+    **{f"serve {count}": partial(serve, count) for count in (1, 3, 16)},
     "ones": ones,
     "move bf16 128": partial(move, 128, BF16),
     "move bf16 80": partial(move, 80, BF16),

@@ -75,6 +75,8 @@ def read_nvidia(kernel: Any) -> dict[str, Any]:
         "wide_loads": len(loads),
         "wide_stores": len(stores),
         "prefetch": sorted(set(prefetch)),
+        "divisions": ptx.count("div.rn.f32"),
+        "conversions": sorted(set(re.findall(r"cvt\.\S+\.e[45]m[23]x2\.f32", ptx))),
         **resources,
     }
 
@@ -87,6 +89,7 @@ def main(arch: str, wanted: list[str]) -> list[dict[str, Any]]:
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         kernel = run(self, *args, grid=grid, warmup=True, **options)
         about = {"kernel": self.fn.__name__, "case": case, "arch": arch, "shared": kernel.metadata.shared}
+        about["hash"] = kernel.hash
         found.append(about | read(kernel))
 
     JITFunction.run = compile_only

@@ -15,6 +15,7 @@ import triton.language as tl
 from cachestore_kernels.checksum.sides import Sides
 from cachestore_kernels.checksum.xxh3 import AVALANCHE, P32, P64, START, words
 from cachestore_kernels.launch import launch
+from cachestore_kernels.paged.fused import VARYING, table
 
 INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 """Whether the kernel below runs in Triton's interpreter: TRITON_INTERPRET at the import of this file."""
@@ -34,20 +35,24 @@ def checksum(sides: Sides, out: torch.Tensor) -> None:
         return
     pool = sides.pools[0]
     settings = launch("checksum", out.device)
-    addresses = [pool.data_ptr() for pool in sides.pools]
+    addresses = tuple(pool.data_ptr() for pool in sides.pools)
+    step = gcd(16, sides.row_bytes, *addresses, *sides.strides) // 8
+    paged = sides.pages is not None
     with torch.cuda.device(out.get_device()):
-        _checksum[(len(sides.pages), len(sides.pools), sides.head_groups)](
-            torch.tensor(addresses, device=out.device),
-            sides.pages,
+        _checksum[(sides.blocks, len(sides.pools), sides.head_groups)](
+            table(addresses, out.device) if paged else pool.view(torch.int64),
+            sides.pages if paged else out,
             _table(sides.plane_bytes, out.device),
             out,
             len(pool),
-            *(stride // 8 for stride in sides.strides),
+            *(stride // 8 // step for stride in sides.strides),
+            PAGED=paged,
+            FLAT=sides.flat,
+            STEP=step,
             TOKENS=sides.tokens,
             PAGE_TOKENS=pool.shape[2],
             GROUP_HEADS=sides.group_heads,
             ROW_WORDS=sides.row_bytes // 8,
-            ALIGNED=gcd(16, *addresses),
             RUNS=settings["runs"],
             num_warps=settings["num_warps"],
             enable_fp_fusion=False,
@@ -61,42 +66,65 @@ def _table(size: int, device: torch.device) -> torch.Tensor:
     return torch.tensor([word - (word >> 63 << 64) for word in table], device=device)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=(*VARYING, "out"))  # type: ignore[untyped-decorator]
 def _checksum(
-    addresses: tl.tensor,  # [sides]
+    addresses: tl.tensor,  # [sides]; not PAGED, the only side itself
     pages: tl.tensor,  # [blocks, pages of a block]
     table: tl.tensor,
     out: tl.tensor,  # [blocks, sides, head groups]
     page_count: tl.tensor,
-    page_stride: tl.tensor,  # in words of 8 bytes, as are the others
+    page_stride: tl.tensor,  # in units of STEP words of 8 bytes, as are the others
     head_stride: tl.tensor,
     token_stride: tl.tensor,
+    PAGED: tl.constexpr,  # or else every page is a block
+    FLAT: tl.constexpr,  # whether the words of a plane lie one behind the other
+    STEP: tl.constexpr,
     TOKENS: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
     GROUP_HEADS: tl.constexpr,
     ROW_WORDS: tl.constexpr,
-    ALIGNED: tl.constexpr,  # bytes
     RUNS: tl.constexpr,  # of 1024 bytes, in flight at once
 ) -> None:
     SIZE: tl.constexpr = GROUP_HEADS * TOKENS * ROW_WORDS * 8
     COMPLETE: tl.constexpr = (SIZE - 1) // 1024
     block, side, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    plane = (block * tl.num_programs(1) + side) * tl.num_programs(2) + group
-    base = tl.multiple_of(tl.load(addresses + side).to(tl.pointer_type(tl.int64)), ALIGNED)
-    base += (group * GROUP_HEADS).to(tl.int64) * head_stride
-    pages += block * (TOKENS // PAGE_TOKENS)
+    plane = (block.to(tl.int64) * tl.num_programs(1) + side) * tl.num_programs(2) + group
+    base = tl.load(addresses + side).to(tl.pointer_type(tl.int64)) if PAGED else addresses
+    base += (group * GROUP_HEADS).to(tl.int64) * head_stride * STEP
+    there = 1
+    if PAGED:
+        pages += block.to(tl.int64) * (TOKENS // PAGE_TOKENS)
+    if FLAT:
+        page = tl.load(pages) if PAGED else block.to(tl.int64)
+        base += page * page_stride * STEP
+        # a number, as the interpreter takes no mask of one element for all
+        there = tl.where((page >= 0) & (page < page_count), 1, 0)
+    base = tl.multiple_of(base, 8 * STEP)
     lane = tl.arange(0, 8)
     stripe = tl.arange(0, 16)
     key = _word(table + stripe[:, None] + lane[None, :])  # [16, 8]
     scramble = _word(table + 16 + lane)
     lanes = _word(table + _START + lane)
 
+    # what comes last is on its way while the rest is computed
+    STRIPES: tl.constexpr = (SIZE - 1 - COMPLETE * 1024) // 64
+    rest = (stripe < STRIPES)[:, None]
+    rest_data = _data(
+        base, pages, page_count, COMPLETE * 128 + stripe[:, None] * 8, (stripe < STRIPES * there)[:, None], lane[None, :],
+        page_stride, head_stride, token_stride, FLAT, STEP, TOKENS, PAGE_TOKENS, ROW_WORDS,
+    )  # fmt: skip
+    last = tl.full((1, 1), SIZE // 8 - 8, tl.int32)
+    last_data = _data(
+        base, pages, page_count, last, last < (SIZE // 8) * there, lane[None, :],
+        page_stride, head_stride, token_stride, FLAT, STEP, TOKENS, PAGE_TOKENS, ROW_WORDS,
+    )  # fmt: skip
+
     run = tl.arange(0, RUNS)
     for first in range(0, COMPLETE, RUNS):
-        real = ((first + run) < COMPLETE)[:, None, None]
+        real = ((first + run) < COMPLETE * there)[:, None, None]
         data = _data(
             base, pages, page_count, ((first + run)[:, None] * 128 + stripe[None, :] * 8)[:, :, None], real,
-            lane[None, None, :], page_stride, head_stride, token_stride, TOKENS, PAGE_TOKENS, ROW_WORDS,
+            lane[None, None, :], page_stride, head_stride, token_stride, FLAT, STEP, TOKENS, PAGE_TOKENS, ROW_WORDS,
         )  # fmt: skip  # [RUNS, 16, 8]
         added = tl.sum(_product(data, key[None, :, :]), 1) + _swapped(tl.sum(data, 1))  # [RUNS, 8]
         for number in tl.static_range(RUNS):
@@ -105,22 +133,10 @@ def _checksum(
             mixed = (mixed ^ (mixed >> 47) ^ scramble) * _PRIME32
             lanes = tl.where(first + number < COMPLETE, mixed, lanes)
 
-    STRIPES: tl.constexpr = (SIZE - 1 - COMPLETE * 1024) // 64
-    rest = (stripe < STRIPES)[:, None]
-    data = _data(
-        base, pages, page_count, COMPLETE * 128 + stripe[:, None] * 8, rest,
-        lane[None, :], page_stride, head_stride, token_stride, TOKENS, PAGE_TOKENS, ROW_WORDS,
-    )  # fmt: skip
-    product = _product(data, key)
+    product = _product(rest_data, key)
     lanes += tl.sum(tl.where(rest, product, tl.zeros_like(product)), 0)
-    lanes += _swapped(tl.sum(data, 0)[None, :]).reshape(8)
-
-    last = tl.full((1, 1), SIZE // 8 - 8, tl.int32)
-    data = _data(
-        base, pages, page_count, last, last >= 0,
-        lane[None, :], page_stride, head_stride, token_stride, TOKENS, PAGE_TOKENS, ROW_WORDS,
-    )  # fmt: skip
-    lanes += (_product(data, _word(table + _LAST + lane)[None, :]) + _swapped(data)).reshape(8)
+    lanes += _swapped(tl.sum(rest_data, 0)[None, :]).reshape(8)
+    lanes += (_product(last_data, _word(table + _LAST + lane)[None, :]) + _swapped(last_data)).reshape(8)
 
     even, odd = tl.split((lanes ^ _word(table + _MERGE + lane)).reshape(4, 2))
     result = _word(table + _SIZE) + tl.sum(tl.umulhi(even, odd) ^ (even * odd), 0)
@@ -144,6 +160,8 @@ def _data(
     page_stride: tl.tensor,
     head_stride: tl.tensor,
     token_stride: tl.tensor,
+    FLAT: tl.constexpr,
+    STEP: tl.constexpr,
     TOKENS: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
     ROW_WORDS: tl.constexpr,
@@ -151,17 +169,17 @@ def _data(
     """Stripes of a plane, from wherever its rows lie; zeros where `mask` is false or the page outside the pool."""
     # where no stripe lies in two rows, its lanes are neighbours, and the compiler can see it
     WHOLE: tl.constexpr = ROW_WORDS % 8 == 0
-    word = first if WHOLE else first + lane
-    row = word // ROW_WORDS
-    head, token = row // TOKENS, row % TOKENS
-    page = tl.load(pages + token // PAGE_TOKENS, mask=mask, other=-1)
-    at = page * page_stride + head.to(tl.int64) * head_stride + (token % PAGE_TOKENS).to(tl.int64) * token_stride
-    at += word % ROW_WORDS
-    inside = mask & (page >= 0) & (page < page_count)
-    if WHOLE:
-        data = tl.load(base + at + lane, mask=inside, other=0)
+    if FLAT:
+        data = tl.load(base + first + lane, mask=mask, other=0)
     else:
-        data = tl.load(base + at, mask=inside, other=0)
+        word = first if WHOLE else first + lane
+        row = word // ROW_WORDS
+        head, token = row // TOKENS, row % TOKENS
+        page = tl.load(pages + token // PAGE_TOKENS, mask=mask, other=-1)
+        at = page * page_stride + head.to(tl.int64) * head_stride + (token % PAGE_TOKENS).to(tl.int64) * token_stride
+        within = word % ROW_WORDS
+        inside = mask & (page >= 0) & (page < page_count)
+        data = tl.load(base + at * STEP + within + (lane if WHOLE else 0), mask=inside, other=0)
     return data.to(tl.uint64, bitcast=True)
 
 

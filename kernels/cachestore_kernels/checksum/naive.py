@@ -14,9 +14,10 @@ _HALF = np.uint64(32)
 def checksum(sides: Sides, out: torch.Tensor) -> None:
     """Fill `out`, int64, one element a plane; ValueError for a page outside the pools."""
     count = len(sides.pools[0])
-    if ((sides.pages < 0) | (sides.pages >= count)).any():
+    pages = torch.arange(count, device=out.device)[:, None] if sides.pages is None else sides.pages
+    if ((pages < 0) | (pages >= count)).any():
         raise ValueError(f"pages: an id lies outside [0, {count}); pass ids of existing pages")
-    planes = torch.stack([pool[sides.pages].transpose(1, 2).flatten(2, 3) for pool in sides.pools], dim=1)
+    planes = torch.stack([pool[pages].transpose(1, 2).flatten(2, 3) for pool in sides.pools], dim=1)
     data = planes.view(torch.uint8).reshape(out.numel(), -1).cpu().numpy().view("<u8")
     out.copy_(torch.from_numpy(_long(data).view("<i8")).view(out.shape))
 

@@ -5,6 +5,7 @@ are separate allocations, so their addresses travel as an int64 table.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import gcd
 from typing import Any, Final
 
@@ -61,13 +62,12 @@ def over_rows(
             pools.pages,
             *tensors,
             first.shape[0],
-            heads * tokens,
-            tiles,
-            tokens // first.shape[2],
             *strides,
             **constants,
             STEP=step,
+            HEADS=heads,
             TOKENS=first.shape[2],
+            EACH=tokens // first.shape[2],
             HEAD_DIM=head_dim,
             ROWS=rows,
             WIDTH=triton.next_power_of_2(head_dim),
@@ -97,37 +97,58 @@ def reach(pools: Pools, *others: torch.Tensor) -> tuple[torch.Tensor, list[int],
     step = gcd(VECTOR_BYTES, first.shape[3] * size, *(other.data_ptr() for other in others), *strides, *addresses)
     if step < size:
         raise ValueError("keys, values, blocks: memory not aligned to the elements; copy it with .clone()")
-    return torch.tensor(addresses, device=pools.device), [n // step for n in strides], step // size
+    return table(tuple(addresses), pools.device), [n // step for n in strides], step // size
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+def table(addresses: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """`addresses` as int64 on the device, for launches on the current stream."""
+    there = _copied(addresses, device)
+    if device.type == "cuda":
+        # once it is not kept any more, its memory may be another's only after this stream has read it
+        there.record_stream(torch.cuda.current_stream(device))
+    return there
+
+
+@lru_cache(maxsize=256)
+def _copied(addresses: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    # kept, as a copy from the host waits until the device has done all that was launched before
+    return torch.tensor(addresses, device=device)
+
+
+VARYING: Final = ("pages", "shifts", "page_count", "page_stride", "head_stride", "token_stride")
+"""Arguments of kernels whose values, as being 1 or a multiple of 16, must not make another kernel of them: a request
+would wait for its compilation. How wide vectors may be is `STEP`."""
+
+
+@triton.jit(do_not_specialize=VARYING)  # type: ignore[untyped-decorator]
 def _move(
     planes: tl.tensor,  # [slots * 2] addresses
     pages: tl.tensor,  # [blocks, pages of a block]
     blocks: tl.tensor,  # [blocks, slots * 2, rows, HEAD_DIM]
     page_count: tl.tensor,
-    rows: tl.tensor,
-    tiles: tl.tensor,
-    each: tl.tensor,  # pages of a block
     page_stride: tl.tensor,
     head_stride: tl.tensor,
     token_stride: tl.tensor,
     INTO_PAGES: tl.constexpr,
     STEP: tl.constexpr,  # elements per unit of the strides
+    HEADS: tl.constexpr,
     TOKENS: tl.constexpr,  # of a page
+    EACH: tl.constexpr,  # pages of a block
     HEAD_DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
+    rows: tl.constexpr = HEADS * TOKENS * EACH
+    tiles: tl.constexpr = (rows + ROWS - 1) // ROWS
     block = tl.program_id(0) // tiles
     plane = tl.program_id(1)
     row = (tl.program_id(0) % tiles) * ROWS + tl.arange(0, ROWS)  # [ROWS]
     dim = tl.arange(0, WIDTH)[None, :]  # [1, WIDTH]
 
-    head, token = row // (TOKENS * each), row % (TOKENS * each)
+    head, token = row // (TOKENS * EACH), row % (TOKENS * EACH)
     at, inside = locate(
-        planes, plane, pages, page_count, block, each, head, token,
-        page_stride, head_stride, token_stride, STEP, TOKENS, blocks.dtype.element_ty,
+        planes, plane, pages, page_count, block, head, token,
+        page_stride, head_stride, token_stride, STEP, TOKENS, EACH, blocks.dtype.element_ty,
     )  # fmt: skip
     in_page = at[:, None] + dim  # [ROWS, WIDTH]
 
@@ -149,7 +170,6 @@ def locate(
     pages: tl.tensor,  # [blocks, pages of a block]
     page_count: tl.tensor,
     block: tl.tensor,
-    each: tl.tensor,  # pages of a block
     head: tl.tensor,  # counted from the first head wanted
     token: tl.tensor,  # of the block
     page_stride: tl.tensor,  # in units of STEP elements, as are the others
@@ -157,10 +177,11 @@ def locate(
     token_stride: tl.tensor,
     STEP: tl.constexpr,
     TOKENS: tl.constexpr,  # of a page
+    EACH: tl.constexpr,  # pages of a block
     ELEMENT: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """Where the elements of each (head, token) begin, and whether its page lies inside the pool."""
-    page = tl.load(pages + block * each + token // TOKENS)
+    page = tl.load(pages + block.to(tl.int64) * EACH + token // TOKENS)
     # int64 before any stride: pools may be larger than 2**31 elements
     row = head.to(tl.int64) * head_stride + (token % TOKENS).to(tl.int64) * token_stride
     offset = (page * page_stride + row) * STEP

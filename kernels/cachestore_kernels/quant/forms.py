@@ -100,11 +100,11 @@ def check_quantised(quantised: Quantised, pools: Pools) -> None:
             raise ValueError(f"{name}: on {tensor.device}, the pools on {pools.device}; move one of them")
 
 
-def check_exponents(exponents: torch.Tensor | None, pools: Pools) -> torch.Tensor:
-    """The factors `[blocks, slots, 2]` in float32 that units are worth; ones for None."""
+def check_exponents(exponents: torch.Tensor | None, pools: Pools) -> torch.Tensor | None:
+    """The factors `[blocks, slots, 2]` in float32 that units are worth; None for None, which is 1."""
     shape = pools.blocks_shape[:3]
     if exponents is None:
-        return torch.ones(shape, device=pools.device)
+        return None
     if exponents.dtype != torch.int32:
         raise TypeError(f"exponents: int32 is needed, not {exponents.dtype}")
     if tuple(exponents.shape) != shape or exponents.device != pools.device:

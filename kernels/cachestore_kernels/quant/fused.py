@@ -2,7 +2,8 @@
 
 A program holds whole groups in registers: of keys one group of tokens with all channels, of values many tokens with
 one group of channels. Everything between load and store is float32 without fused multiply-add, so that codes equal the
-oracle's. Floats of one byte are made and read by integer arithmetic, which every architecture has.
+oracle's: what is divided is divided by way of a reciprocal and its remainder, to the same bits. Floats of one byte are
+made and read by the device's own conversions, or by integer arithmetic, which every architecture has.
 """
 
 from typing import Final
@@ -11,17 +12,19 @@ import torch
 import triton
 import triton.language as tl
 
-from cachestore_kernels.launch import launch
-from cachestore_kernels.paged.fused import locate, over_rows, reach, tiling
+from cachestore_kernels.launch import architecture, launch
+from cachestore_kernels.paged.fused import VARYING, locate, over_rows, reach, tiling
 from cachestore_kernels.paged.pools import Pools
 from cachestore_kernels.quant.forms import LARGEST, LIMIT, Quantised
 
 INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 """Whether the kernels below run in Triton's interpreter: TRITON_INTERPRET at the import of this file."""
 
+_INTERPRETED: Final = tl.constexpr(INTERPRETED)
 
-def gather(pools: Pools, out: Quantised, units: torch.Tensor) -> None:
-    """Fill `out`; `units` `[blocks, slots, 2]` is what one unit is worth."""
+
+def gather(pools: Pools, out: Quantised, units: torch.Tensor | None) -> None:
+    """Fill `out`; `units` `[blocks, slots, 2]` is what one unit is worth, None for 1."""
     _launch(pools, out, units, into_pages=False)
 
 
@@ -33,12 +36,12 @@ def peaks(pools: Pools, out: torch.Tensor) -> None:
     out.copy_(found.amax(3).view(torch.float32))
 
 
-def scatter(quantised: Quantised, pools: Pools, units: torch.Tensor) -> None:
+def scatter(quantised: Quantised, pools: Pools, units: torch.Tensor | None) -> None:
     """Write what `quantised` stands for into its pages; pages outside the pools are skipped."""
     _launch(pools, quantised, units, into_pages=True)
 
 
-def _launch(pools: Pools, quantised: Quantised, units: torch.Tensor, *, into_pages: bool) -> None:
+def _launch(pools: Pools, quantised: Quantised, units: torch.Tensor | None, *, into_pages: bool) -> None:
     blocks, slots, _, heads, tokens, head_dim = pools.blocks_shape
     if blocks == 0:
         return
@@ -47,11 +50,11 @@ def _launch(pools: Pools, quantised: Quantised, units: torch.Tensor, *, into_pag
     group = quantised.group
     settings = launch("quant", pools.device)
     sides = (
-        (quantised.key_scales, quantised.key_zeros, group, triton.next_power_of_2(head_dim)),
-        (quantised.value_scales, quantised.value_zeros, settings["value_rows"], group),
+        (quantised.key_scales, quantised.key_zeros, group, triton.next_power_of_2(head_dim), settings["num_warps"]),
+        (quantised.value_scales, quantised.value_zeros, settings["value_rows"], group, settings["value_warps"]),
     )
-    with torch.cuda.device(units.get_device()):
-        for side, (scales, zeros, rows, width) in enumerate(sides):
+    with torch.cuda.device(first.get_device()):
+        for side, (scales, zeros, rows, width, warps) in enumerate(sides):
             groups = triton.cdiv(head_dim, group) if side else 1
             _code[(blocks, slots * heads, triton.cdiv(tokens, rows) * groups)](
                 planes,
@@ -60,54 +63,60 @@ def _launch(pools: Pools, quantised: Quantised, units: torch.Tensor, *, into_pag
                 quantised.codes,
                 scales,
                 scales if zeros is None else zeros,
-                units,
+                scales if units is None else units,
                 first.shape[0],
-                tokens // first.shape[2],
-                heads,
-                groups,
                 *strides,
                 INTO_PAGES=into_pages,
                 SIDE=side,
                 FORM=quantised.form,
+                CONVERTS=_converts(pools.device),
                 LARGEST=LARGEST[quantised.form],
                 LIMIT=LIMIT,
+                UNITS=units is not None,
                 STEP=step,
+                HEADS=heads,
                 PAGE_TOKENS=first.shape[2],
-                TOKENS=tokens,
+                EACH=tokens // first.shape[2],
                 HEAD_DIM=head_dim,
                 ROWS=rows,
                 WIDTH=width,
-                num_warps=settings["num_warps"],
+                num_warps=warps,
                 enable_fp_fusion=False,
             )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+def _converts(device: torch.device) -> bool:
+    """Whether the device rounds to floats of one byte by itself."""
+    return not INTERPRETED and torch.version.hip is None and architecture(device) >= 89
+
+
+@triton.jit(do_not_specialize=VARYING)  # type: ignore[untyped-decorator]
 def _peak(
     planes: tl.tensor,  # [slots * 2] addresses
     pages: tl.tensor,  # [blocks, pages of a block]
     like: tl.tensor,  # a pool, for its element type
     found: tl.tensor,  # [blocks, slots * 2, tiles]
     page_count: tl.tensor,
-    rows: tl.tensor,
-    tiles: tl.tensor,
-    each: tl.tensor,  # pages of a block
     page_stride: tl.tensor,
     head_stride: tl.tensor,
     token_stride: tl.tensor,
     STEP: tl.constexpr,
+    HEADS: tl.constexpr,
     TOKENS: tl.constexpr,  # of a page
+    EACH: tl.constexpr,  # pages of a block
     HEAD_DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
+    rows: tl.constexpr = HEADS * TOKENS * EACH
+    tiles: tl.constexpr = (rows + ROWS - 1) // ROWS
     block, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     plane = tl.program_id(1)
     row = tile * ROWS + tl.arange(0, ROWS)  # [ROWS]
     dim = tl.arange(0, WIDTH)[None, :]
     at, inside = locate(
-        planes, plane, pages, page_count, block, each, row // (TOKENS * each), row % (TOKENS * each),
-        page_stride, head_stride, token_stride, STEP, TOKENS, like.dtype.element_ty,
+        planes, plane, pages, page_count, block, row // (TOKENS * EACH), row % (TOKENS * EACH),
+        page_stride, head_stride, token_stride, STEP, TOKENS, EACH, like.dtype.element_ty,
     )  # fmt: skip
     mask = (inside & (row < rows))[:, None] & (dim < HEAD_DIM)
     value = tl.load(at[:, None] + dim, mask=mask, other=0).to(tl.float32)
@@ -116,7 +125,7 @@ def _peak(
     tl.store(found + (block.to(tl.int64) * tl.num_programs(1) + plane) * tiles + tile, tl.max(tl.max(size, 1), 0))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=VARYING)  # type: ignore[untyped-decorator]
 def _code(
     planes: tl.tensor,
     pages: tl.tensor,  # [blocks, pages of a block]
@@ -126,97 +135,157 @@ def _code(
     zeros: tl.tensor,
     units: tl.tensor,  # [blocks, slots, 2]
     page_count: tl.tensor,
-    each: tl.tensor,
-    heads: tl.tensor,
-    groups: tl.tensor,  # along channels
     page_stride: tl.tensor,
     head_stride: tl.tensor,
     token_stride: tl.tensor,
     INTO_PAGES: tl.constexpr,
     SIDE: tl.constexpr,  # 0 keys, 1 values: the axis of the tile along which a group lies
     FORM: tl.constexpr,
+    CONVERTS: tl.constexpr,  # the device itself, to floats of one byte
     LARGEST: tl.constexpr,
     LIMIT: tl.constexpr,
+    UNITS: tl.constexpr,  # whether there are any
     STEP: tl.constexpr,
+    HEADS: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
-    TOKENS: tl.constexpr,
+    EACH: tl.constexpr,  # pages of a block
     HEAD_DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
+    TOKENS: tl.constexpr = PAGE_TOKENS * EACH
+    NARROW: tl.constexpr = 8
+    GROUPS: tl.constexpr = (HEAD_DIM + WIDTH - 1) // WIDTH  # along channels
+    WHOLE: tl.constexpr = TOKENS % ROWS == 0 and HEAD_DIM % WIDTH == 0
     block = tl.program_id(0)
-    slot, head = tl.program_id(1) // heads, tl.program_id(1) % heads
-    slots = tl.num_programs(1) // heads
-    tile, group = tl.program_id(2) // groups, tl.program_id(2) % groups
+    slot, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
+    slots = tl.num_programs(1) // HEADS
+    tile, group = tl.program_id(2) // GROUPS, tl.program_id(2) % GROUPS
     token = tile * ROWS + tl.arange(0, ROWS)  # [ROWS]
     dim = group * WIDTH + tl.arange(0, WIDTH)  # [WIDTH]
     mask = (token < TOKENS)[:, None] & (dim < HEAD_DIM)[None, :]
-    unit = tl.load(units + (block * slots + slot) * 2 + SIDE)
+    unit = tl.load(units + (block.to(tl.int64) * slots + slot) * 2 + SIDE) if UNITS else 1.0
 
-    # the last rows of a tile may lie behind the block: they read the page of its first token, and are masked
-    at, inside = locate(
-        planes, slot * 2 + SIDE, pages, page_count, block, each, head, tl.where(token < TOKENS, token, 0),
-        page_stride, head_stride, token_stride, STEP, PAGE_TOKENS, like.dtype.element_ty,
-    )  # fmt: skip
+    if PAGE_TOKENS % ROWS == 0:
+        # in one page
+        first, inside = locate(
+            planes, slot * 2 + SIDE, pages, page_count, block, head, tile * ROWS,
+            page_stride, head_stride, token_stride, STEP, PAGE_TOKENS, EACH, like.dtype.element_ty,
+        )  # fmt: skip
+        at = first + tl.arange(0, ROWS).to(tl.int64) * token_stride * STEP
+        # the interpreter takes no mask of one element for all
+        page_mask = mask & (token < tl.where(inside, TOKENS, 0))[:, None]
+    else:
+        # the last rows of a tile may lie behind the block: they read the page of its first token, and are masked
+        at, there = locate(
+            planes, slot * 2 + SIDE, pages, page_count, block, head, tl.where(token < TOKENS, token, 0),
+            page_stride, head_stride, token_stride, STEP, PAGE_TOKENS, EACH, like.dtype.element_ty,
+        )  # fmt: skip
+        page_mask = mask & there[:, None]
     in_page = at[:, None] + dim[None, :]
-    page_mask = mask & inside[:, None]
 
-    plane = ((block.to(tl.int64) * slots + slot) * 2 + SIDE) * heads + head
-    row = plane * TOKENS + token  # [ROWS]
-    scale_plane = (block.to(tl.int64) * slots + slot) * heads + head
+    plane = ((block.to(tl.int64) * slots + slot) * 2 + SIDE) * HEADS + head
+    scale_plane = (block.to(tl.int64) * slots + slot) * HEADS + head
     if SIDE == 0:
         at_scale = (scale_plane * tl.cdiv(TOKENS, ROWS) + tile) * HEAD_DIM + dim[None, :]
         scale_mask = (dim < HEAD_DIM)[None, :]
     else:
-        at_scale = ((scale_plane * TOKENS + token) * groups + group)[:, None]
+        at_scale = (scale_plane * TOKENS * GROUPS + token * GROUPS + group)[:, None]
         scale_mask = (token < TOKENS)[:, None]
 
     if FORM == "int4":
         pair = group * (WIDTH // 2) + tl.arange(0, WIDTH // 2)
-        in_codes = codes + row[:, None] * (HEAD_DIM // 2) + pair[None, :]
+        in_codes = codes + plane * (TOKENS * (HEAD_DIM // 2)) + (token[:, None] * (HEAD_DIM // 2) + pair[None, :])
         code_mask = (token < TOKENS)[:, None] & (pair < HEAD_DIM // 2)[None, :]
     else:
-        in_codes = codes + row[:, None] * HEAD_DIM + dim[None, :]
+        in_codes = codes + plane * (TOKENS * HEAD_DIM) + (token[:, None] * HEAD_DIM + dim[None, :])
         code_mask = mask
 
     if INTO_PAGES:
-        value = worth(tl.load(in_codes, mask=code_mask, other=0), FORM)
+        value = worth(tl.load(in_codes, mask=code_mask, other=0), FORM, CONVERTS)
         value = value * tl.load(scales + at_scale, mask=scale_mask, other=0).to(tl.float32)
         if FORM == "int8" or FORM == "int4":
             value = value + tl.load(zeros + at_scale, mask=scale_mask, other=0).to(tl.float32)
-        tl.store(in_page, (value * unit).to(like.dtype.element_ty), mask=page_mask)
+        tl.store(in_page, (value * unit if UNITS else value).to(like.dtype.element_ty), mask=page_mask)
     else:
-        value = tl.div_rn(
-            tl.load(in_page, mask=page_mask, other=0).to(tl.float32), unit + tl.zeros_like(token)[:, None]
-        )
-        broken = tl.max(tl.where(mask & ~(tl.abs(value) <= LIMIT), 1, 0), SIDE, keep_dims=True)
-        value = tl.where(broken == 1, 0.0, value)
+        if SIDE == 0:
+            in_page = tl.max_contiguous(in_page, (1, NARROW))
+        value = tl.load(in_page, mask=page_mask, other=0).to(tl.float32)
+        if UNITS:
+            # a power of two: to multiply by its reciprocal is to divide
+            value *= tl.div_rn(tl.full((1, 1), 1.0, tl.float32), tl.full((1, 1), 0.0, tl.float32) + unit)
         if FORM == "int8" or FORM == "int4":
+            # what is infinite or no number makes its group's sum so
+            finite = tl.sum(tl.abs(value), SIDE, keep_dims=True) < float("inf")
+            value = tl.where(finite, value, 0.0)
+            least = tl.min(value if WHOLE else tl.where(mask, value, float("inf")), SIDE, keep_dims=True)
+            most = tl.max(value if WHOLE else tl.where(mask, value, -float("inf")), SIDE, keep_dims=True)
+            sound = finite & (tl.maximum(most, -least) <= LIMIT)
             # nothing is behind the last row or channel: zeros there keep the arithmetic finite
-            least = tl.min(tl.where(mask, value, float("inf")), SIDE, keep_dims=True)
-            zero = _half_down(tl.where(scale_mask, least, 0.0) + 0.0)
-            most = tl.max(tl.where(mask, value, -float("inf")), SIDE, keep_dims=True)
-            span = tl.where(scale_mask, most, 0.0) - zero.to(tl.float32)
+            real = sound if WHOLE else sound & scale_mask
+            zero = _half_down(tl.where(real, least, 0.0) + 0.0)
+            span = tl.where(real, most, 0.0) - zero.to(tl.float32)
             tl.store(zeros + at_scale, zero, mask=scale_mask)
             value = value - zero.to(tl.float32)
         else:
-            span = tl.max(tl.where(mask, tl.abs(value), 0.0), SIDE, keep_dims=True)
-        scale = _half_up(tl.div_rn(span, tl.full(span.shape, LARGEST, tl.float32)))
-        step = tl.where(scale == 0, 1.0, scale.to(tl.float32))
-        steps = tl.div_rn(value, tl.broadcast_to(step, value.shape))
-        tl.store(
-            scales + at_scale, tl.where(broken == 1, float("nan"), scale.to(tl.float32)).to(tl.float16), mask=scale_mask
-        )
-        tl.store(in_codes, _coded(steps, FORM), mask=code_mask)
+            # magnitudes are in the order of their bits, infinity and then NaN last
+            size = tl.max(value.to(tl.int32, bitcast=True) & 0x7FFFFFFF, SIDE, keep_dims=True)
+            sound = size <= tl.full(size.shape, LIMIT, tl.float32).to(tl.int32, bitcast=True)
+            span = tl.where(sound, size, 0).to(tl.float32, bitcast=True)
+            value = tl.where(sound, value, 0.0)
+        largest = tl.full(span.shape, LARGEST, tl.float32)
+        if UNITS or like.dtype.element_ty == tl.float32:
+            # this may be less than any normal float
+            scale = _half_up(tl.div_rn(span, largest))
+        else:
+            scale = _half_up(_quotient(span, largest, 1.0 / largest))
+        # never less than the least float16: where that is more than the scale, there is nothing to divide
+        step = tl.maximum(scale.to(tl.float32), 5.9604644775390625e-08)
+        # of a group that is not sound, every code is 0
+        steps = _quotient(value, step, tl.where(sound, 1.0 / step, 0.0))
+        tl.store(scales + at_scale, tl.where(sound, scale, float("nan")), mask=scale_mask)
+        if SIDE == 0:
+            # narrow, as the loads: a thread works out the scales of all its channels
+            in_codes = tl.max_contiguous(in_codes, (1, NARROW // 2 if FORM == "int4" else NARROW))
+        tl.store(in_codes, _coded(steps, FORM, CONVERTS), mask=code_mask)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def worth(codes: tl.tensor, FORM: tl.constexpr) -> tl.tensor:
-    """What codes stand for before scale and zero, in float32. Of int4 the last axis becomes twice as long."""
+def _quotient(dividend: tl.tensor, divisor: tl.tensor, inverse: tl.tensor) -> tl.tensor:
+    """`dividend` / `divisor` rounded to nearest, as IEEE division has it, at a fraction of what that takes.
+
+    `divisor` has at most 11 bits, so that no quotient lies nearer to the middle between two floats than 2**-36 of it,
+    and what this is off before it is rounded, even by a reciprocal off by some units in its last place, is far less.
+    A zero keeps its sign. Below the normal floats, the last place may be another.
+    """
+    near = dividend * inverse
+    over = _fused(near, divisor, dividend * -1.0)
+    return _fused(over, inverse * -1.0, near)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _fused(a: tl.tensor, b: tl.tensor, c: tl.tensor) -> tl.tensor:
+    """a · b + c, rounded once: the interpreter's own rounds twice."""
+    if _INTERPRETED:
+        result = (a.to(tl.float64) * b.to(tl.float64) + c.to(tl.float64)).to(tl.float32)
+    else:
+        result = tl.fma(a, tl.broadcast_to(b, a.shape), tl.broadcast_to(c, a.shape))
+    return result
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def worth(codes: tl.tensor, FORM: tl.constexpr, CONVERTS: tl.constexpr = False) -> tl.tensor:
+    """What codes stand for before scale and zero, in float32. Of int4 the last axis becomes twice as long.
+
+    CONVERTS: whether the device itself can read floats of one byte.
+    """
     if FORM == "int4":
         values = tl.interleave(codes & 15, codes >> 4).to(tl.float32)
     elif FORM == "int8":
         values = codes.to(tl.float32)
+    elif CONVERTS:
+        FLOAT: tl.constexpr = tl.float8e4nv if FORM == "e4m3" else tl.float8e5
+        values = codes.to(FLOAT, bitcast=True).to(tl.float32)
     elif FORM == "e5m2":
         # the upper half of a float16
         values = (codes.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32)
@@ -229,13 +298,16 @@ def worth(codes: tl.tensor, FORM: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _coded(steps: tl.tensor, FORM: tl.constexpr) -> tl.tensor:
+def _coded(steps: tl.tensor, FORM: tl.constexpr, CONVERTS: tl.constexpr) -> tl.tensor:
     """The codes nearest to `steps`, ties to even; of int4 two in a byte."""
     if FORM == "int4":
         low, high = tl.split(_rounded(steps).reshape(steps.shape[0], steps.shape[1] // 2, 2))
         codes = low | (high << 4)
     elif FORM == "int8":
         codes = _rounded(steps)
+    elif CONVERTS:
+        FLOAT: tl.constexpr = tl.float8e4nv if FORM == "e4m3" else tl.float8e5
+        codes = steps.to(FLOAT).to(tl.uint8, bitcast=True)
     else:
         # bits of mantissa that go, exponent bias that goes, and the float beside which the format's least step is one
         DROP: tl.constexpr = 20 if FORM == "e4m3" else 21

@@ -9,11 +9,11 @@ from cachestore_kernels.quant.forms import LARGEST, LIMIT, Form, Quantised
 _FLOATS = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 
 
-def gather(pools: Pools, out: Quantised, units: torch.Tensor) -> None:
-    """Fill `out`; `units` `[blocks, slots, 2]` is what one unit is worth."""
+def gather(pools: Pools, out: Quantised, units: torch.Tensor | None) -> None:
+    """Fill `out`; `units` `[blocks, slots, 2]` is what one unit is worth, None for 1."""
     blocks = torch.empty(pools.blocks_shape, dtype=pools.dtype, device=pools.device)
     naive.gather(pools, blocks)
-    planes = blocks.float() / units[..., None, None, None]
+    planes = blocks.float() if units is None else blocks.float() / units[..., None, None, None]
     sides = ((out.key_scales, out.key_zeros, 3), (out.value_scales, out.value_zeros, 4))
     for side, (scales, zeros, axis) in enumerate(sides):
         values = planes[:, :, side]  # [blocks, slots, heads, tokens, head_dim]
@@ -35,13 +35,13 @@ def peaks(pools: Pools, out: torch.Tensor) -> None:
     out.copy_(blocks.abs().flatten(3).amax(3))
 
 
-def scatter(quantised: Quantised, pools: Pools, units: torch.Tensor) -> None:
+def scatter(quantised: Quantised, pools: Pools, units: torch.Tensor | None) -> None:
     """Write what `quantised` stands for into its pages."""
     blocks = torch.empty(pools.blocks_shape, dtype=pools.dtype, device=pools.device)
     sides = ((quantised.key_scales, quantised.key_zeros, 3), (quantised.value_scales, quantised.value_zeros, 4))
     for side, (scales, zeros, axis) in enumerate(sides):
         values = restore(quantised.codes[:, :, side], scales, zeros, quantised.form, quantised.group, axis)
-        blocks[:, :, side] = values * units[:, :, side, None, None, None]
+        blocks[:, :, side] = values if units is None else values * units[:, :, side, None, None, None]
     naive.scatter(blocks, pools)
 
 
@@ -70,7 +70,8 @@ def _quantise(group: torch.Tensor, form: Form, axis: int) -> tuple[torch.Tensor,
         least = group.amin(axis, keepdim=True) + 0.0
         zero = _stored(least, up=False)
         span = group.amax(axis, keepdim=True) - zero.float()
-    scale = _stored(span / LARGEST[form], up=True)
+    # by a tensor: on CUDA, torch multiplies by the reciprocal of a number, which may be off by one
+    scale = _stored(span / torch.full_like(span, LARGEST[form]), up=True)
     steps = (group - zero.float()) / scale.float().masked_fill(scale == 0, 1)
     steps = steps.where(whole, 0)
     codes = steps.to(_FLOATS[form]).view(torch.uint8) if form in _FLOATS else steps.round().to(torch.uint8)

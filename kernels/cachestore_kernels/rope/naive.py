@@ -18,7 +18,7 @@ def scatter(blocks: torch.Tensor, pools: Pools, turns: Turns) -> None:
     else:
         first, second = slice(0, pairs), slice(pairs, 2 * pairs)
     one, two = keys[..., first], keys[..., second]
-    still = turns.still[:, None, None, :, None] == 1
+    still = turns.shifts[:, None, None, :, None] == 0
     for part, result in ((first, one * cosines - two * sines), (second, two * cosines + one * sines)):
         target = turned[:, :, 0, ..., part]
         target.copy_(torch.where(still, target, result.to(blocks.dtype)))

@@ -11,14 +11,18 @@ class Turns:
 
     cosines: torch.Tensor  # [blocks, tokens, pairs]
     sines: torch.Tensor  # [blocks, tokens, pairs]
-    still: torch.Tensor  # int8 [blocks, tokens], 1 where a token does not move
+    shifts: torch.Tensor  # int64 [blocks, tokens], contiguous: 0 where a token does not move
     interleaved: bool
 
     @classmethod
     def of(cls, shifts: torch.Tensor, frequencies: torch.Tensor, interleaved: bool) -> "Turns":
         """Those of `shifts` `[blocks, tokens]` and `frequencies` `[pairs]`."""
-        angles = shifts[..., None].double() * frequencies.double()
-        return cls(angles.cos().float(), angles.sin().float(), (shifts == 0).to(torch.int8), interleaved)
+        angles = shifts[..., None] * frequencies.double()
+        # rounded as they are written, for which a device needs no launch of its own
+        cosines, sines = (torch.empty(angles.shape, device=angles.device) for _ in range(2))
+        torch.cos(angles, out=cosines)
+        torch.sin(angles, out=sines)
+        return cls(cosines, sines, shifts.contiguous(), interleaved)
 
     @property
     def pairs(self) -> int:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from cachestore_kernels.launch import launch
-from cachestore_kernels.paged.fused import locate, over_rows, reach
+from cachestore_kernels.paged.fused import VARYING, locate, over_rows, reach
 from cachestore_kernels.paged.pools import Pools
 from cachestore_kernels.shuffle.forms import GROUP, Packed, Split
 
@@ -52,13 +52,12 @@ def _launch(pools: Pools, packed: Packed, *, into_pages: bool) -> None:
             pools.pages,
             *packed[1:],
             first.shape[0],
-            tokens // first.shape[2],
-            heads,
             *strides,
             INTO_PAGES=into_pages,
             STEP=step,
+            HEADS=heads,
             PAGE_TOKENS=first.shape[2],
-            TOKENS=tokens,
+            EACH=tokens // first.shape[2],
             HEAD_DIM=head_dim,
             ROWS=min(GROUP, triton.next_power_of_2(tokens)),
             WIDTH=max(8, triton.next_power_of_2(head_dim)),
@@ -70,34 +69,35 @@ def _launch(pools: Pools, packed: Packed, *, into_pages: bool) -> None:
         )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=VARYING)  # type: ignore[untyped-decorator]
 def _split(
     planes: tl.tensor,  # [slots * 2] addresses
     pages: tl.tensor,  # [blocks, pages of a block]
     exponents: tl.tensor,  # [blocks, slots * 2, rows, HEAD_DIM]
     mantissas: tl.tensor,
     page_count: tl.tensor,
-    rows: tl.tensor,
-    tiles: tl.tensor,
-    each: tl.tensor,  # pages of a block
     page_stride: tl.tensor,
     head_stride: tl.tensor,
     token_stride: tl.tensor,
     INTO_PAGES: tl.constexpr,
     STEP: tl.constexpr,
+    HEADS: tl.constexpr,
     TOKENS: tl.constexpr,  # of a page
+    EACH: tl.constexpr,  # pages of a block
     HEAD_DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
+    rows: tl.constexpr = HEADS * TOKENS * EACH
+    tiles: tl.constexpr = (rows + ROWS - 1) // ROWS
     block = tl.program_id(0) // tiles
     plane = tl.program_id(1)
     row = (tl.program_id(0) % tiles) * ROWS + tl.arange(0, ROWS)  # [ROWS]
     dim = tl.arange(0, WIDTH)[None, :]
-    head, token = row // (TOKENS * each), row % (TOKENS * each)
+    head, token = row // (TOKENS * EACH), row % (TOKENS * EACH)
     at, inside = locate(
-        planes, plane, pages, page_count, block, each, head, token,
-        page_stride, head_stride, token_stride, STEP, TOKENS, tl.int16,
+        planes, plane, pages, page_count, block, head, token,
+        page_stride, head_stride, token_stride, STEP, TOKENS, EACH, tl.int16,
     )  # fmt: skip
     in_page = at[:, None] + dim  # [ROWS, WIDTH]
     in_block = ((block.to(tl.int64) * tl.num_programs(1) + plane) * rows + row)[:, None] * HEAD_DIM + dim
@@ -113,7 +113,7 @@ def _split(
         tl.store(mantissas + in_block, mantissa, mask=block_mask)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=VARYING)  # type: ignore[untyped-decorator]
 def _pack(
     planes: tl.tensor,  # [slots * 2] addresses
     pages: tl.tensor,  # [blocks, pages of a block]
@@ -123,15 +123,14 @@ def _pack(
     escapes: tl.tensor,  # [blocks, slots * 2 * heads, groups, ROOM]
     counts: tl.tensor,  # [blocks, slots * 2 * heads, groups]
     page_count: tl.tensor,
-    each: tl.tensor,  # pages of a block
-    heads: tl.tensor,
     page_stride: tl.tensor,
     head_stride: tl.tensor,
     token_stride: tl.tensor,
     INTO_PAGES: tl.constexpr,
     STEP: tl.constexpr,
+    HEADS: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
-    TOKENS: tl.constexpr,
+    EACH: tl.constexpr,  # pages of a block
     HEAD_DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -139,10 +138,11 @@ def _pack(
     ROOM: tl.constexpr,
     ROOM_WIDTH: tl.constexpr,
 ) -> None:
+    TOKENS: tl.constexpr = PAGE_TOKENS * EACH
     BYTES: tl.constexpr = (HEAD_DIM + 7) // 8
     LAST: tl.constexpr = (1 << BITS) - 1
     block, group = tl.program_id(0), tl.program_id(2)
-    side, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    side, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
     token = group * ROWS + tl.arange(0, ROWS)  # [ROWS]
     dim, eight, place = tl.arange(0, WIDTH), tl.arange(0, WIDTH // 8), tl.arange(0, 8)
     real = token < TOKENS
@@ -151,8 +151,8 @@ def _pack(
 
     # the last rows of a tile may lie behind the block: they read the page of its first token, and are masked
     at, inside = locate(
-        planes, side, pages, page_count, block, each, head, tl.where(real, token, 0),
-        page_stride, head_stride, token_stride, STEP, PAGE_TOKENS, tl.int16,
+        planes, side, pages, page_count, block, head, tl.where(real, token, 0),
+        page_stride, head_stride, token_stride, STEP, PAGE_TOKENS, EACH, tl.int16,
     )  # fmt: skip
     in_page = at[:, None] + dim[None, :]
     page_mask = mask & inside[:, None]
