@@ -36,10 +36,10 @@ DEFAULTS: Final[Mapping[str, Settings]] = {
 
 tile_bytes: what a program moves at once. value_rows, value_warps: tokens of a program that codes values, and its warps.
 runs: pieces of 1024 bytes in flight. tile: tokens of a step of attention, code_tile of pages that hold codes, both for
-head_dim up to 128 and halved beyond. ahead: tiles between what is prefetched into L2 and what is computed, more than the loads themselves keep
-in flight. waves: programs for each multiprocessor that splits of a sequence aim at. least_split: tokens that a split
-has at least, as below that combining costs more than it wins. rows: of a tile of prefill, a row being one head of one
-token.
+head_dim up to 128 and halved beyond. ahead: tiles between what is prefetched into L2 and what is computed, more than
+the loads themselves keep in flight. waves: programs for each multiprocessor that splits of a sequence aim at.
+least_split: tokens that a split has at least, as below that combining costs more than it wins. rows: of a tile of
+prefill, a row being one head of one token.
 """
 
 TUNED: dict[tuple[str, int], Settings] = {
