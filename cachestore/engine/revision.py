@@ -1,7 +1,8 @@
 """The revision of a model: a hub commit, or a hash over the files of a directory.
 
-The hash is SHA-256 over configuration, code and weight files, in the order of their names, each framed by the length of
-its name and of its content. Tokenizer and generation settings do not change KV and are left out.
+The hash is SHA-256 over configuration, code and weight files, and those that say how images are prepared, in the order
+of their names, each framed by the length of its name and of its content. Tokenizer and generation settings do not
+change KV and are left out.
 """
 
 import os
@@ -12,7 +13,10 @@ from huggingface_hub import hf_hub_download
 
 from cachestore.errors import ConfigError
 
-_PATTERNS = ("config.json", "*.py", "*.safetensors", "*.safetensors.index.json")
+_PATTERNS = (
+    "config.json", "*.py", "*.safetensors", "*.safetensors.index.json",
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
 _known: dict[tuple[int, int, int, int], bytes] = {}
 """Digests of files by device, inode, size and mtime: weights are hashed once a process."""
 
@@ -28,7 +32,7 @@ def _digest(path: Path) -> tuple[int, bytes]:
 
 
 def revision_files(directory: Path) -> list[Path]:
-    """Configuration, code and weight files, by name; ConfigError if there are no weights."""
+    """Configuration, code, weight files and how images are prepared, by name; ConfigError if there are no weights."""
     files = sorted({path for pattern in _PATTERNS for path in directory.glob(pattern)}, key=lambda path: path.name)
     if not any(path.suffix == ".safetensors" for path in files):
         raise ConfigError(f"engine.model: {directory} holds no *.safetensors files; convert the weights first")

@@ -13,17 +13,24 @@ from cachestore.errors import ConfigError
 
 @dataclass(eq=False)
 class Staging:
-    """Room for `nbytes` of blocks of `spec`; several threads may take and give back. ConfigError if none fits."""
+    """Room for blocks of `spec` in `nbytes`, of which loads have `taken`; several threads may take and give back.
+
+    ConfigError if no block has room.
+    """
 
     spec: BlockSpec
     nbytes: int
+    taken: int = 0
     memory: PageMemory = field(init=False)
 
     def __post_init__(self) -> None:
         each = PageMemory.page_bytes(self.spec)
-        if self.nbytes < each:
-            raise ConfigError(f"staging = {self.nbytes} bytes hold no block of {each} bytes; give it more")
-        self.memory = PageMemory(self.spec, self.nbytes // each, torch.device("cpu"))
+        room = self.nbytes - self.taken
+        if room < each:
+            raise ConfigError(
+                f"staging = {self.nbytes} bytes hold no block of {each} bytes beside {self.taken} of loads; give more"
+            )
+        self.memory = PageMemory(self.spec, room // each, torch.device("cpu"))
         self._free = list(reversed(range(self.memory.pages)))
         self._given = Condition()
 

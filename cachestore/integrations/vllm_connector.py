@@ -24,7 +24,8 @@ from cachestore.errors import ConfigError, InternalError
 from cachestore.integrations.client import remote_store
 from cachestore.integrations.vllm_events import KVEvents
 from cachestore.integrations.vllm_layout import check_version, engine_pages, layer_names
-from cachestore.integrations.vllm_naming import base_spec
+from cachestore.integrations.vllm_naming import Adapters, base_spec
+from cachestore.integrations.vllm_revision import adapter_settings
 from cachestore.integrations.vllm_scheduling import Scheduling
 from cachestore.integrations.vllm_settings import settings_of
 from cachestore.integrations.vllm_shards import shard
@@ -47,9 +48,14 @@ class CacheStoreConnector(KVConnectorBase_V1):
             raise ConfigError(
                 "kv_load_failure_policy must be 'recompute': else a request fails whose blocks were evicted meanwhile"
             )
+        parallel = vllm_config.parallel_config
+        if self._settings.layerwise and parallel.use_ubatching:
+            raise ConfigError(
+                "layerwise: with --enable-dbo or --ubatch-size a layer ends once for each part of a batch, and what "
+                "the first part computed would be saved as if it were all; leave layerwise out"
+            )
         layer_names(kv_cache_config)
         self._spec = base_spec(vllm_config, self._settings.block_tokens, self._settings.revision)
-        parallel = vllm_config.parallel_config
         ranks = parallel.tensor_parallel_size
         # the ranks of data-parallel engines are counted through
         self._shard = shard(self._spec, parallel.rank % ranks, ranks)
@@ -71,6 +77,7 @@ class CacheStoreConnector(KVConnectorBase_V1):
                 saves=transfer.is_kv_producer,
                 counters=self._counters,
                 events=KVEvents(page_tokens, self._spec.block_tokens // page_tokens) if told else None,
+                adapters=Adapters(adapter_settings(vllm_config)),
             )
 
     # the scheduler's half

@@ -57,8 +57,12 @@ def base_spec(config: VllmConfig, chosen: int, given: str) -> BlockSpec:
 
 @dataclass(eq=False)
 class Adapters:
-    """Which files each LoRA had when it was first used, by name and path; safe for several threads."""
+    """Which files each LoRA had when it was first used, by name and path; safe for several threads.
 
+    `settings` is what vLLM makes of them, as `adapter_settings` says.
+    """
+
+    settings: str = ""
     _first: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def spec(self, base: BlockSpec, adapter: Any) -> BlockSpec:
@@ -74,7 +78,7 @@ class Adapters:
                 f"LoRA {adapter.lora_name!r}: its files have changed since it was first used, and nothing says "
                 "which of them vLLM has loaded; load it from another directory"
             )
-        return replace(base, adapter=adapter.lora_name, adapter_revision=found)
+        return replace(base, adapter=adapter.lora_name, adapter_revision=f"{found} {self.settings}".rstrip())
 
 
 def adapter_revision(path: str) -> str:

@@ -76,11 +76,11 @@ class Scheduling:
     saves: bool
     counters: Counters
     events: KVEvents | None = None
+    adapters: Adapters = field(default_factory=Adapters)
     _requests: dict[str, Tracked] = field(default_factory=dict)
     _pending: list[Load] = field(default_factory=list)
     _complaints: Complaints = field(default_factory=lambda: Complaints(_log, "nothing was looked up"))
     _own: str = ""
-    _adapters: Adapters = field(default_factory=Adapters)
 
     def __post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="cachestore-vllm-lookup")
@@ -103,7 +103,7 @@ class Scheduling:
             tracked.keys = prompt_keys(self.spec, request)
         else:
             # its files are hashed, which takes a while the first time
-            tracked.naming = self._threads.submit(self._adapters.spec, self.spec, request.lora_request)
+            tracked.naming = self._threads.submit(self.adapters.spec, self.spec, request.lora_request)
 
     def matched(self, request: Any, computed: int) -> tuple[int | None, bool]:
         """Tokens that can be loaded behind the `computed` that vLLM has; None while that is not known."""

@@ -160,6 +160,9 @@ class CacheStoreTier(SecondaryTierManager):
                 self._complaints.went_well()
             except CacheStoreError as error:
                 self._complaints.failed(error)
+            except Exception:
+                # nobody asks the future: vLLM is told that nothing was moved
+                _log.exception("a job failed")
             finally:
                 self._finished.put((job.job_id, done, time.monotonic() - begun))
 

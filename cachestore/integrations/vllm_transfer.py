@@ -38,7 +38,7 @@ class Transfer:
         common = self.shard, self.store, self.pages, self.settings, self.counters
         self.loads = Loads(*common)
         # apart, so that saves that wait for the store never keep a load from its memory
-        staging = Staging(self.shard.spec, self.settings.staging - self.loads.staging)
+        staging = Staging(self.shard.spec, self.settings.staging, self.loads.staging)
         self.saves = Saves(self.spec, *common, staging)
 
     def begin(self, work: Work) -> None:

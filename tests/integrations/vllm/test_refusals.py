@@ -5,10 +5,12 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed here: make integrations")
 
 import torch
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 
 from cachestore.errors import ConfigError, Mismatch
 from cachestore.integrations import vllm_layout
+from cachestore.integrations.vllm_connector import CacheStoreConnector
 from cachestore.integrations.vllm_layout import layer_names
 from tests.integrations.vllm.engine import Make
 from tests.integrations.vllm.model import Shape
@@ -41,3 +43,20 @@ def test_pages_that_are_not_what_we_take_them_for_are_refused(engine: Make, monk
     monkeypatch.setattr(vllm_layout.vllm, "__version__", "0.99.0")
     with pytest.raises(ConfigError, match=r"vLLM 0\.99\.0: its page layout is not known here"):
         engine()
+
+
+@pytest.mark.parametrize("batches", [{"enable_dbo": True}, {"ubatch_size": 2}])
+def test_layers_that_end_once_for_each_part_of_a_batch_are_not_saved_one_by_one(
+    engine: Make, batches: dict[str, int]
+) -> None:
+    one = engine(extra={"layerwise": True})
+    for name, value in batches.items():
+        # vLLM itself takes them with several devices only
+        setattr(one.config.parallel_config, name, value)
+    with pytest.raises(ConfigError, match="layerwise: with --enable-dbo or --ubatch-size"):
+        CacheStoreConnector(one.config, KVConnectorRole.WORKER, one.scheduler.kv_cache_config)
+
+
+def test_staging_that_holds_no_block_is_refused(engine: Make) -> None:
+    with pytest.raises(ConfigError, match=r"staging = 1024 bytes hold no block of \d+ bytes beside \d+ of loads"):
+        engine(extra={"staging": "1KiB"})

@@ -1,5 +1,6 @@
 """Whatever of vLLM's settings changes KV is part of its revision, or has to be named by whoever starts it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,25 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: make integrations")
 
-from vllm.config import VllmConfig
+import torch
+from vllm import config as settings
+from vllm import envs
+from vllm.config import LoRAConfig, VllmConfig
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.multimodal import MultiModalConfig
 from vllm.config.quantization import QuantizationConfigArgs
 
 from cachestore.errors import ConfigError, UnsupportedModel
 from cachestore.integrations.vllm_naming import base_spec
-from cachestore.integrations.vllm_revision import LOAD_FORMATS, model_revision
+from cachestore.integrations.vllm_revision import (
+    ADAPTERS,
+    ATTENTION,
+    LOAD_FORMATS,
+    VARIABLES,
+    adapter_settings,
+    model_revision,
+)
+from tests.integrations.vllm.harmless import ELSEWHERE, HARMLESS, HARMLESS_VARIABLES
 from tests.integrations.vllm.model import Shape, config_of
 
 pytestmark = pytest.mark.slow
@@ -47,10 +59,17 @@ def changed(directory: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> Vl
         made.model_config.multimodal_config = MultiModalConfig(mm_processor_kwargs={"max_pixels": 100})
     elif change == "videos":
         made.model_config.multimodal_config = MultiModalConfig(video_pruning_rate=0.5)
+    elif change == "attention":
+        made.attention_config.indexer_kv_dtype = "fp8"
+    elif change == "loading":
+        made.load_config.ignore_patterns = ["*-00001*"]
+    elif change in VARIABLES:
+        monkeypatch.setenv(change, "mxfp8")
     return made
 
 
-CHANGES = ("override", "quantization", "parts", "class", "code", "platform", "routing", "pictures", "videos")
+MODEL = ("override", "quantization", "parts", "class", "code", "platform", "routing", "pictures", "videos")
+CHANGES = (*MODEL, "attention", "loading", "VLLM_HUMMING_ONLINE_QUANT_CONFIG", "VLLM_MARLIN_INPUT_DTYPE")
 
 
 @pytest.mark.parametrize("given", ["", "one"])
@@ -123,3 +142,47 @@ def test_diffusion_models_are_refused(tmp_path: Path) -> None:
     made.diffusion_config = DiffusionConfig(canvas_length=32)
     with pytest.raises(UnsupportedModel, match="a diffusion model"):
         base_spec(made, 0, "one")
+
+
+def test_what_vllm_makes_of_an_adapters_files_is_part_of_its_name(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    found = [adapter_settings(made)]
+    made.lora_config = LoRAConfig()
+    found.append(adapter_settings(made))
+    assert found == ["", ""]
+    for given in (
+        {"target_modules": ["o_proj"]},
+        {"target_modules": ["qkv_proj"]},
+        {"enable_tower_connector_lora": True},
+        {"enable_moe_shared_loras": True},
+        {"lora_dtype": torch.float16},
+    ):
+        made.lora_config = LoRAConfig(**given)
+        found.append(adapter_settings(made))
+    assert len(set(found)) == 6
+
+
+def test_how_images_are_prepared_is_part_of_a_directorys_name(tmp_path: Path) -> None:
+    plain = model_revision(config(tmp_path), "")
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5]}')
+    half = model_revision(config(tmp_path), "")
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.4]}')
+    assert len({plain, half, model_revision(config(tmp_path), "")}) == 3
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_every_setting_of_vllms_was_sorted(name: str) -> None:
+    theirs = {field.name for field in dataclasses.fields(getattr(settings, name))}
+    known, ours = set(HARMLESS[name].split()), set(ELSEWHERE[name].split())
+    ours |= {"AttentionConfig": {*ATTENTION}, "LoRAConfig": {*ADAPTERS}}.get(name, set())
+    assert not known & ours
+    assert not theirs - known - ours, "does it change KV? vllm_revision.py, or tests' harmless.py"
+    assert not (known | ours) - theirs, "vLLM has these no more"
+
+
+def test_every_variable_of_vllms_was_sorted() -> None:
+    known = {name for names in HARMLESS_VARIABLES.values() for name in names.split()}
+    theirs = set(envs.environment_variables)
+    assert not known & {*VARIABLES}
+    assert not theirs - known - {*VARIABLES}, "does it change KV? vllm_revision.py, or tests' harmless.py"
+    assert not (known | {*VARIABLES}) - theirs, "vLLM has these no more"

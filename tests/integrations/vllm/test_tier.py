@@ -227,6 +227,20 @@ def test_a_store_that_goes_away_is_a_miss(
     assert sorted(each.partition(",")[0] for each in told) == ["nothing was looked up", "pages were not moved"]
 
 
+def test_a_job_that_fails_for_reasons_unknown_moves_nothing_and_is_told(
+    engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    one, two, wanted = engine(), engine(), keys("a", 4)
+    one.tier._put = broken
+    one.store(wanted)
+    assert two.load(wanted) == 0
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("cachestore.integrations")]
+    assert told == ["a job failed"]
+
+
 def test_hashes_that_may_collide_are_not_stored(engine: Callable[..., Engine], served: Served) -> None:
     one = engine()
     with one.request() as context, one.manager.lock:
