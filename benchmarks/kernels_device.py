@@ -9,7 +9,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.kernels_flex import decode_with_flex
-from benchmarks.kernels_timing import Bench
+from benchmarks.kernels_timing import Bench, TimeIsUp
 from cachestore_kernels.attention.decode import Scales, decode
 from cachestore_kernels.attention.prefill import prefill
 from cachestore_kernels.checksum import checksum_planes
@@ -183,34 +183,45 @@ class Sequences:
         return partial(decode, *where, method="fused", **options)  # type: ignore[arg-type]
 
 
-def fastest(bench: Bench, make: Callable[[], object]) -> tuple[float, str]:
-    """The fastest of torch's own attentions for a call, and its name."""
+def fastest(bench: Bench, make: Callable[[], object], backends: Sequence[SDPBackend] = ()) -> tuple[float, str]:
+    """The fastest of torch's own attentions for a call, or of `backends` alone, and its name."""
     found = []
-    for backend in (
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.CUDNN_ATTENTION,
-        SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.MATH,
-    ):
+    kernels = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
+    for backend in backends or (*kernels, SDPBackend.MATH):
+        if backend is SDPBackend.MATH and found:
+            break
         try:
             with sdpa_kernel(backend):
                 found.append((bench.seconds(make), backend.name.lower()))
+        except TimeIsUp:
+            raise
         except RuntimeError:
             continue  # it does not offer this work
-        if backend is SDPBackend.EFFICIENT_ATTENTION and found:
-            break
+    if not found:
+        raise RuntimeError("torch offers no attention for this work")
     return min(found)
 
 
 def measure_decode(bench: Bench) -> None:
-    """Batch 32 of long sequences: bytes of KV read, beside what the device reads and what torch takes."""
+    """Batch 32 of long sequences: bytes of KV read, beside what the device reads."""
     read = read_bandwidth(bench)
+    count = bench.size(32, 1)
+    of_read = "of read", 0.8, 0.92
+    for length in (8192, 16384, 32768):
+        kv = Sequences(bench, count, bench.size(length, 80))
+        bench.add(f"decode.bandwidth.{length}", kv.nbytes / bench.seconds(kv.decode()) / read, *of_read)
+    for tokens, layout in ((16, "heads"), (16, "tokens"), (64, "joined")):
+        kv = Sequences(bench, count, bench.size(16384, 80), tokens, layout)
+        bench.add(f"decode.bandwidth.{layout}.{tokens}", kv.nbytes / bench.seconds(kv.decode()) / read, *of_read)
+
+
+def measure_decode_peers(bench: Bench) -> None:
+    """The same work beside the fastest that torch has for it: contiguous KV, or pages by FlexAttention."""
     count = bench.size(32, 1)
     for length in (8192, 16384, 32768):
         real = bench.size(length, 80)
         kv = Sequences(bench, count, real)
         ours = bench.seconds(kv.decode())
-        bench.add(f"decode.bandwidth.{length}", kv.nbytes / ours / read, "of read", 0.8, 0.92)
         plain = [torch.randn(count, KV_HEADS, real, DIM, device=bench.device).to(kv_dtype(bench)) for _ in range(2)]
         query = kv.query[:, :, None]
         peer, name = fastest(bench, lambda q=query, p=plain: scaled_dot_product_attention(q, *p, enable_gqa=True))  # type: ignore[misc]
@@ -219,6 +230,7 @@ def measure_decode(bench: Bench) -> None:
         packed, packed_name = fastest(bench, lambda q=rows, p=plain: scaled_dot_product_attention(q, *p))  # type: ignore[misc]
         if packed < peer:
             peer, name = packed, packed_name + ", heads as rows"
+        del plain
         try:
             flex = decode_with_flex(bench, kv.query, kv.table, KV_HEADS, 64, real)
             bench.add(f"decode.flex.{length}", flex / ours, "times as fast as FlexAttention, paged")
@@ -227,11 +239,6 @@ def measure_decode(bench: Bench) -> None:
         except Exception as error:  # it wants a compiler, which not every machine has
             bench.skip(f"decode.flex.{length}", error)
         bench.add(f"decode.peer.{length}", peer / ours, f"times as fast as {name}", 1.0, 1.2)
-    for tokens, layout in ((16, "heads"), (16, "tokens"), (64, "joined")):
-        kv = Sequences(bench, count, bench.size(16384, 80), tokens, layout)
-        bench.add(
-            f"decode.bandwidth.{layout}.{tokens}", kv.nbytes / bench.seconds(kv.decode()) / read, "of read", 0.8, 0.92
-        )
 
 
 def measure_decode_codes(bench: Bench) -> None:
@@ -250,7 +257,7 @@ def measure_decode_codes(bench: Bench) -> None:
 def measure_prefetch(bench: Bench) -> None:
     """How much the prefetch into L2 wins or loses, over batches and lengths; the best and the worst are what counts."""
     found = []
-    for count, length in ((1, 8192), (1, 131072), (4, 32768), (16, 8192), (32, 16384), (64, 4096), (128, 2048)):
+    for count, length in ((1, 131072), (4, 32768), (32, 16384), (64, 4096), (16, 8192), (128, 2048), (1, 8192)):
         kv = Sequences(bench, bench.size(count, 1), bench.size(length, 40))
         ratio = bench.seconds(kv.decode()) / bench.seconds(kv.decode(prefetch=True))
         bench.add(f"decode.prefetch.{count}x{length}", ratio, "times as fast as without")
@@ -260,7 +267,7 @@ def measure_prefetch(bench: Bench) -> None:
 
 
 def measure_prefill(bench: Bench) -> None:
-    """Chunks of a prompt over what precedes them, beside torch's flash attention on contiguous tensors."""
+    """Chunks of a prompt over what precedes them, beside torch's flash attention on contiguous tensors, and others."""
     for count, length, chunk in ((4, 8192, 2048), (1, 32768, 2048), (4, 4096, 4096)):
         count, real, rows = bench.size(count, 1), bench.size(length, 40), bench.size(chunk, 8)
         kv = Sequences(bench, count, real)
@@ -272,11 +279,16 @@ def measure_prefill(bench: Bench) -> None:
         plain = [torch.randn(count, KV_HEADS, real, DIM, device=bench.device).to(kv_dtype(bench)) for _ in range(2)]
         rows_first = query.view(count, rows, heads, DIM).transpose(1, 2).contiguous()
         mask = causal_lower_right(rows, real)
-        peer, name = fastest(
-            bench,
-            lambda q=rows_first, p=plain, m=mask: scaled_dot_product_attention(q, *p, attn_mask=m, enable_gqa=True),  # type: ignore[misc]
-        )
-        bench.add(f"prefill.peer.{count}x{length}.{chunk}", peer / ours, f"times as fast as {name}", 0.6, 0.85)
+        call = partial(scaled_dot_product_attention, rows_first, *plain, attn_mask=mask, enable_gqa=True)
+        for id, backends, bars in (
+            ("prefill.peer", [SDPBackend.FLASH_ATTENTION], (0.6, 0.85)),
+            ("prefill.any", [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION], ()),
+        ):
+            try:
+                peer, name = fastest(bench, call, () if bench.interpret else backends)
+                bench.add(f"{id}.{count}x{length}.{chunk}", peer / ours, f"times as fast as {name}", *bars)
+            except RuntimeError as error:  # each is a figure of its own
+                bench.skip(f"{id}.{count}x{length}.{chunk}", error)
 
 
 GROUPS: tuple[tuple[Callable[[Bench], None], tuple[str, ...]], ...] = (
@@ -285,10 +297,11 @@ GROUPS: tuple[tuple[Callable[[Bench], None], tuple[str, ...]], ...] = (
     (measure_quant, ("quant", "peaks")),
     (measure_rope, ("rope",)),
     (measure_checksum, ("checksum",)),
-    (measure_decode, ("decode.bandwidth", "decode.peer", "decode.flex")),
+    (measure_decode, ("decode.bandwidth",)),
     (measure_decode_codes, tuple(f"decode.{form}" for form in FORMS)),
+    (measure_prefill, ("prefill.peer", "prefill.any")),
+    (measure_decode_peers, ("decode.peer", "decode.flex")),
     (measure_prefetch, ("decode.prefetch",)),
-    (measure_prefill, ("prefill.peer",)),
     (measure_shuffle, ("shuffle",)),
 )
 """Each with how its rows begin, in the order in which they are measured: promises first, in case time runs out."""

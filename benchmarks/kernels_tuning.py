@@ -29,9 +29,9 @@ CANDIDATES: Mapping[str, Mapping[str, Sequence[int]]] = {
     "rope": {"tile_bytes": (2048, 4096, 8192, 16384), "num_warps": (2, 4, 8)},
     "checksum": {"runs": (1, 2, 4, 8), "num_warps": (1, 2)},
     "decode": {
-        "tile": (32, 64, 128), "code_tile": (16, 32), "waves": (4, 8), "num_warps": (4, 8), "num_stages": (2, 3),
+        "tile": (32, 64), "code_tile": (32, 64), "code_warps": (4, 8), "waves": (2, 3, 4),
     },
-    "prefill": {"rows": (64, 128), "tile": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
+    "prefill": {"rows": (64, 128), "tile": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3)},
 }  # fmt: skip
 
 

@@ -23,9 +23,10 @@ DEFAULTS: Final[Mapping[str, Settings]] = {
     "checksum": {"runs": 4, "num_warps": 1},
     "decode": {
         "tile": 64,
-        "code_tile": 32,
+        "code_tile": 64,
+        "code_warps": 4,
         "ahead": 4,
-        "waves": 4,
+        "waves": 3,
         "least_split": 256,
         "num_warps": 4,
         "num_stages": 3,
@@ -36,13 +37,15 @@ DEFAULTS: Final[Mapping[str, Settings]] = {
 
 tile_bytes: what a program moves at once. value_rows, value_warps: tokens of a program that codes values, and its warps.
 runs: pieces of 1024 bytes in flight. tile: tokens of a step of attention, code_tile of pages that hold codes, both for
-head_dim up to 128 and halved beyond. ahead: tiles between what is prefetched into L2 and what is computed, more than
-the loads themselves keep in flight. waves: programs for each multiprocessor that splits of a sequence aim at.
+rows of up to 256 bytes and halved beyond. code_warps: of a program that reads codes. ahead: tiles between what is
+prefetched into L2 and what is computed, more than the loads themselves keep in flight. waves: programs that fit on a
+multiprocessor at once: splits of a sequence fill whole rounds of them.
 least_split: tokens that a split has at least, as below that combining costs more than it wins. rows: of a tile of
 prefill, a row being one head of one token.
 """
 
 TUNED: dict[tuple[str, int], Settings] = {
+    ("prefill", 80): {"rows": 128, "tile": 32, "num_warps": 8, "num_stages": 3},  # the defaults would spill
     ("prefill", 94): {"rows": 128, "tile": 32, "num_warps": 8, "num_stages": 2},  # the defaults would spill
 }
 """(operation, architecture) -> what is better there: fastest when measured, or whole in registers when compiled."""

@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from tests.kernels import compiled_calls
+from tests.kernels import compiled_calls, compiled_steps
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -47,7 +47,7 @@ class Target:
 
 
 def read(kernel: Any) -> dict[str, Any]:
-    """Registers, stack, how many loads and stores are 16 bytes wide, and which prefetches there are."""
+    """Registers, stack, how many loads and stores are 16 bytes wide, which prefetches there are, and wgmma."""
     return read_amd(kernel.asm["amdgcn"]) if "amdgcn" in kernel.asm else read_nvidia(kernel)
 
 
@@ -58,7 +58,7 @@ def read_amd(code: str) -> dict[str, Any]:
         for name, field in (("REG", "vgpr_count"), ("STACK", "private_segment_fixed_size"))
     }
     loads, stores = (len(re.findall(rf"(?:global|buffer|flat)_{kind}_dwordx4", code)) for kind in ("load", "store"))
-    return {"wide_loads": loads, "wide_stores": stores, "prefetch": [], "LOCAL": 0, **counts}
+    return {"wide_loads": loads, "wide_stores": stores, "prefetch": [], "wgmma": 0, "LOCAL": 0, **counts}
 
 
 def read_nvidia(kernel: Any) -> dict[str, Any]:
@@ -75,6 +75,7 @@ def read_nvidia(kernel: Any) -> dict[str, Any]:
         "wide_loads": len(loads),
         "wide_stores": len(stores),
         "prefetch": sorted(set(prefetch)),
+        "wgmma": ptx.count("wgmma.mma_async"),
         "divisions": ptx.count("div.rn.f32"),
         "conversions": sorted(set(re.findall(r"cvt\.\S+\.e[45]m[23]x2\.f32", ptx))),
         **resources,
@@ -104,7 +105,7 @@ def main(arch: str, wanted: list[str]) -> list[dict[str, Any]]:
 
     for module in compiled_calls.MODULES:
         module.choose = fused
-    for case, call in compiled_calls.CALLS.items():
+    for case, call in {**compiled_calls.CALLS, **compiled_steps.CALLS}.items():
         if not wanted or case in wanted:
             call()
     return found

@@ -1,12 +1,14 @@
 """Decode attention: fused against the oracle, the oracle against torch's own attention."""
 
 from itertools import product
+from math import ceil
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from cachestore_kernels.attention.decode import Scales, decode
+from cachestore_kernels.attention.decode.fused import fewest_splits
 from cachestore_kernels.quant import FORMS, gather_quantised
 from tests.kernels.paged_kv import TOLERANCE, Case, queries, sequences
 
@@ -19,6 +21,7 @@ SLOW = [
     *((Case((1, 15, 16, 17), page_tokens=16, window=window), splits) for window in (1, 16, 40) for splits in (1, 4)),
     *((Case((100, 257), heads=heads, kv_heads=2, dim=dim), 5) for heads, dim in ((2, 16), (34, 128), (8, 256))),
     *((Case((200, 70), layout=layout, page_tokens=64), None) for layout in ("heads", "tokens", "joined")),
+    *((Case((300, 129), page_tokens=tokens, window=window), 3) for tokens in (128, 96) for window in (None, 100)),
     (Case((1000, 3, 999), dim=128, dtype=torch.bfloat16, heads=16), 4),
     (Case((40, 130), dim=96, dtype=torch.bfloat16, window=33, soft_cap=5.0), None),
     (Case((0, 0)), 2),
@@ -96,8 +99,9 @@ def test_two_parts_join_by_their_sums() -> None:
     torch.testing.assert_close(joined, expected)
 
 
-def test_pages_outside_the_pool(device: str) -> None:
-    case = Case((40,), dtype=torch.float32)
+@pytest.mark.parametrize(("tokens", "length"), [(16, 40), (64, 180)])
+def test_pages_outside_the_pool(tokens: int, length: int, device: str) -> None:
+    case = Case((length,), dtype=torch.float32, page_tokens=tokens)
     kv, query = sequences(case, device), queries(case, 1, device)
     kv.table[0, 1] = -5
     where = query, kv.keys, kv.values, kv.table, kv.lengths
@@ -105,10 +109,19 @@ def test_pages_outside_the_pool(device: str) -> None:
         decode(*where, method="naive")
     result, _ = decode(*where, splits=1, method="fused")
     seen = kv.table[:, [0, 2]].contiguous()
-    expected, _ = decode(query, kv.keys, kv.values, seen, kv.lengths - 16, method="naive")
+    expected, _ = decode(query, kv.keys, kv.values, seen, kv.lengths - tokens, method="naive")
     torch.testing.assert_close(result, expected, atol=2e-5, rtol=2e-5)
     with pytest.raises(ValueError, match="lengths: 500 of sequence 0"):
         decode(*where[:4], torch.full_like(kv.lengths, 500), method="naive")
+
+
+@pytest.mark.parametrize("programs", [1, 8, 64, 256, 400, 530, 1000, 5000])
+def test_splits_fill_the_device(programs: int) -> None:
+    places, most = 396, 64
+    found = fewest_splits(programs, most, places)
+    filled = {splits: programs * splits / places / ceil(programs * splits / places) for splits in range(1, most + 1)}
+    assert filled[found] >= 0.9 * max(filled.values())
+    assert all(filled[splits] < 0.9 * max(filled.values()) for splits in range(1, found))
 
 
 @pytest.mark.parametrize(

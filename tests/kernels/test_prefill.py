@@ -19,6 +19,7 @@ SLOW = [
     *((Case((100, 65), window=window), (33, 65)) for window in (1, 16, 64)),
     *((Case((70, 130), heads=heads, kv_heads=2, dim=dim), (9, 64)) for heads, dim in ((2, 16), (10, 128), (4, 256))),
     (Case((64, 0, 1), dim=128), (64, 0, 1)),
+    *((Case((300, 129), page_tokens=tokens, window=window), (20, 40)) for tokens in (128, 96) for window in (None, 90)),
     (Case((300, 257), dim=128, heads=16, dtype=torch.bfloat16), (257, 100)),
     (Case((300, 257), dim=80, dtype=torch.bfloat16, window=100, soft_cap=5.0), (257, 100)),
     (Case((8,)), (0,)),

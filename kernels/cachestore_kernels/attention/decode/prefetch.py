@@ -24,9 +24,13 @@ def prefetching(paged: Paged) -> Mapping[str, object]:
         for step in (pool.data_ptr(), key_bytes, *(stride * item for stride in pool.stride()[:3]))
     )
     if torch.cuda.get_device_capability(paged.keys.device)[0] >= 9 and key_bytes == value_bytes and aligned:
-        asm = f"cp.async.bulk.prefetch.L2.global [$1], {key_bytes}; mov.u32 $0, 0;"
-        return {**NONE, "PREFETCH": asm}
+        return {**NONE, "PREFETCH": _where_wanted(f"cp.async.bulk.prefetch.L2.global [$1], {key_bytes};")}
     # a power of two of lines, the kernel's ranges being such; what lies behind the row asks for its last line again
     key_lines, value_lines = (1 << (ceil(size / LINE) - 1).bit_length() for size in (key_bytes, value_bytes))
-    asm = "prefetch.global.L2 [$1]; mov.u32 $0, 0;"
+    asm = _where_wanted("prefetch.global.L2 [$1];")
     return {"PREFETCH": asm, "KEY_LINES": key_lines, "VALUE_LINES": value_lines, "LINE_ITEMS": LINE // item}
+
+
+def _where_wanted(instruction: str) -> str:
+    """The instruction under a condition, with the result that inline assembly has to have."""
+    return f"{{ .reg .pred wanted; setp.ne.u32 wanted, $2, 0; @wanted {instruction} mov.u32 $0, 0; }}"

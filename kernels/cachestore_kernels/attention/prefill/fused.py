@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from cachestore_kernels.attention.fused import LOWEST, absorbed, pages_of, scored
+from cachestore_kernels.attention.fused import LOWEST, capped, inside, known, page_ids, rows, weighed
 from cachestore_kernels.attention.paging import Paged, Scoring
 from cachestore_kernels.launch import launch
 
@@ -26,8 +26,13 @@ def prefill(query: torch.Tensor, paged: Paged, starts: torch.Tensor, longest: in
     if 0 in (rows, longest, sequences):
         return out
     settings = launch("prefill", query.device)
-    narrow = 1 if max(key_dim, value_dim) * query.element_size() <= 256 else 2
-    tile_rows = INTERPRETED_ROWS if INTERPRETED else settings["rows"] // narrow
+    narrow = max(1, triton.next_power_of_2(max(key_dim, value_dim) * query.element_size()) // 256)
+    # float32 is multiplied without tensor cores, and its operands take registers
+    tile_rows = (
+        INTERPRETED_ROWS
+        if INTERPRETED
+        else settings["rows"] // (narrow * (narrow if query.dtype == torch.float32 else 1))
+    )
     with torch.cuda.device(query.get_device()):
         _attend[(triton.cdiv(longest * (heads // kv_heads), tile_rows), kv_heads, sequences)](
             query,
@@ -49,8 +54,8 @@ def prefill(query: torch.Tensor, paged: Paged, starts: torch.Tensor, longest: in
             ROWS=tile_rows,
             WINDOW=scoring.window or 0,
             CAPPED=scoring.soft_cap is not None,
-            PAGE_TOKENS=paged.tokens,
-            TILE=settings["tile"] // narrow,
+            TOKENS=paged.tokens,
+            TILE=max(16, settings["tile"] // narrow),
             KEY_DIM=key_dim,
             VALUE_DIM=value_dim,
             num_warps=settings["num_warps"],
@@ -60,7 +65,10 @@ def prefill(query: torch.Tensor, paged: Paged, starts: torch.Tensor, longest: in
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["all_rows", "page_count", "table_pages"],
+    do_not_specialize_on_alignment=["table", "lengths", "starts"],
+)
 def _attend(
     query: tl.tensor,
     keys: tl.tensor,
@@ -86,7 +94,7 @@ def _attend(
     ROWS: tl.constexpr,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
-    PAGE_TOKENS: tl.constexpr,
+    TOKENS: tl.constexpr,  # of a page
     TILE: tl.constexpr,
     KEY_DIM: tl.constexpr,
     VALUE_DIM: tl.constexpr,
@@ -112,7 +120,7 @@ def _attend(
     total = tl.zeros((ROWS,), tl.float32)
     top = tl.full((ROWS,), LOWEST, tl.float32)
 
-    length = tl.minimum(tl.load(lengths + sequence), table_pages * PAGE_TOKENS)
+    length = tl.minimum(tl.load(lengths + sequence), table_pages * TOKENS)
     position = length - count + token_row  # [ROWS]
     lowest = length - count + tile_row // GROUP_HEADS
     stop = tl.minimum(length - count + (tile_row + ROWS - 1) // GROUP_HEADS + 1, length)
@@ -120,19 +128,39 @@ def _attend(
     pages = table + sequence * table_pages
     keys += head * key_head
     values += head * value_head
-    for tile in range(first // TILE, tl.cdiv(stop, TILE)):
+    past_tile = tl.cdiv(stop, TILE)
+    first_tile = first // TILE
+    # tiles that every row sees whole come first, and ask less
+    whole = first_tile if WINDOW else tl.minimum(tl.maximum(lowest + 1, 0) // TILE, past_tile)
+    if not WINDOW:
+        ids = page_ids(pages, first_tile, stop, TOKENS, TILE)
+        for tile in range(first_tile, whole):
+            there = known(ids, page_count) & (tl.arange(0, TILE) >= 0)
+            k, v = rows(
+                ids, tile, there, page_count, keys, key_page, key_token, key_dim, values, value_page, value_token,
+                value_dim, TOKENS, TILE, KEY_DIM, VALUE_DIM,
+            )  # fmt: skip
+            scores = capped(tl.dot(queries, tl.trans(k), input_precision="ieee"), scale, soft_cap, CAPPED)
+            weights, fade, top = weighed(tl.where(there[None, :], scores, -float("inf")), top)
+            result = tl.dot(weights.to(v.dtype), v, result * fade[:, None], input_precision="ieee")
+            total = total * fade + tl.sum(weights, 1)
+            ids = page_ids(pages, tile + 1, stop, TOKENS, TILE)
+    ids = page_ids(pages, whole, stop, TOKENS, TILE)
+    for tile in range(whole, past_tile):
+        there = inside(ids, tile, stop, page_count, TOKENS, TILE)
+        k, v = rows(
+            ids, tile, there, page_count, keys, key_page, key_token, key_dim, values, value_page, value_token,
+            value_dim, TOKENS, TILE, KEY_DIM, VALUE_DIM,
+        )  # fmt: skip
+        scores = capped(tl.dot(queries, tl.trans(k), input_precision="ieee"), scale, soft_cap, CAPPED)
         token = tile * TILE + tl.arange(0, TILE)
-        page, inside = pages_of(pages, token, stop, page_count, PAGE_TOKENS)
-        place = (token % PAGE_TOKENS).to(tl.int64)
-        at_key = keys + (page * key_page + place * key_token)[:, None] + key_dim[None, :]
-        k = tl.load(at_key, mask=inside[:, None] & (key_dim < KEY_DIM)[None, :], other=0)
-        at_value = values + (page * value_page + place * value_token)[:, None] + value_dim[None, :]
-        v = tl.load(at_value, mask=inside[:, None] & (value_dim < VALUE_DIM)[None, :], other=0)
-        seen = inside[None, :] & (token[None, :] <= position[:, None])
+        seen = there[None, :] & (token[None, :] <= position[:, None])
         if WINDOW:
             seen &= token[None, :] > position[:, None] - WINDOW
-        scores = tl.where(seen, scored(queries, k, scale, soft_cap, CAPPED), -float("inf"))
-        result, total, top = absorbed(scores, v, result, total, top)
+        weights, fade, top = weighed(tl.where(seen, scores, -float("inf")), top)
+        result = tl.dot(weights.to(v.dtype), v, result * fade[:, None], input_precision="ieee")
+        total = total * fade + tl.sum(weights, 1)
+        ids = page_ids(pages, tile + 1, stop, TOKENS, TILE)
 
     result /= tl.where(total == 0, 1.0, total)[:, None]
     heads = tl.num_programs(1) * GROUP_HEADS

@@ -1,0 +1,1 @@
+"""How programs share a sequence: which tiles are whose, and what they find put together."""
