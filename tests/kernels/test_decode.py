@@ -48,16 +48,21 @@ def test_fused_equals_naive(case: Case, splits: int | None, device: str, poisone
     assert torch.equal(again, result)
 
 
-QUANTISED = [(form, group, tokens, dim) for form, (group, tokens, dim) in product(FORMS, ((32, 64, 80), (64, 16, 64)))]
-QUANTISED += [(form, 128, 64, 128) for form in FORMS]
+HALF, BRAIN = torch.float16, torch.bfloat16
+QUANTISED = [(f, g, tokens, dim, HALF) for f, (g, tokens, dim) in product(FORMS, ((32, 64, 80), (64, 16, 64)))]
+QUANTISED += [(form, 128, 64, 128, dtype) for form in FORMS for dtype in (HALF, BRAIN)]
 
 
 @pytest.mark.parametrize(
-    ("form", "group", "tokens", "dim"),
-    [pytest.param(*row, marks=[] if row[1:] == (32, 64, 80) else pytest.mark.slow) for row in QUANTISED],
+    ("form", "group", "tokens", "dim", "dtype"),
+    [pytest.param(*row, marks=[] if row[1:4] == (32, 64, 80) else pytest.mark.slow) for row in QUANTISED],
 )
-def test_quantised_pages(form: str, group: int, tokens: int, dim: int, device: str, poisoned_memory: None) -> None:
-    case = Case((tokens + 9, 20), dim=dim, page_tokens=tokens, window=tokens, dtype=torch.float16)
+def test_quantised_pages(
+    form: str, group: int, tokens: int, dim: int, dtype: torch.dtype, device: str, poisoned_memory: None
+) -> None:
+    if dtype == torch.bfloat16 and device == "cpu":
+        pytest.skip("the interpreter multiplies bfloat16 wrongly")
+    case = Case((tokens + 9, 20), dim=dim, page_tokens=tokens, window=tokens, dtype=dtype)
     kv, query = sequences(case, device), queries(case, 2, device)
     every = torch.arange(len(kv.keys), device=device)
     pages = [kv.keys.nan_to_num(0)], [kv.values.nan_to_num(0)], every
@@ -66,8 +71,9 @@ def test_quantised_pages(form: str, group: int, tokens: int, dim: int, device: s
     options = {**case.options, "scales": Scales.of_slot(codes, 0)}
     expected, expected_sums = decode(query, *pools, **options, method="naive")
     result, sums = decode(query, *pools, **options, splits=2, method="fused")
-    torch.testing.assert_close(result, expected, atol=2e-3, rtol=2e-3)
-    torch.testing.assert_close(sums, expected_sums, atol=2e-3, rtol=2e-3)
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(result, expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(sums, expected_sums, atol=tolerance, rtol=tolerance)
     exact, _ = decode(query, kv.keys, kv.values, kv.table, kv.lengths, **case.options, method="naive")
     assert (expected - exact).abs().max() < {"int8": 0.05, "e4m3": 0.2, "e5m2": 0.4, "int4": 0.4}[form]
 
