@@ -2,8 +2,7 @@
 
 A program holds whole groups in registers: of keys one group of tokens with all channels, of values many tokens with
 one group of channels. Everything between load and store is float32 without fused multiply-add, so that codes equal the
-oracle's: what is divided is divided by way of a reciprocal and its remainder, to the same bits. Floats of one byte are
-made and read by the device's own conversions, or by integer arithmetic, which every architecture has.
+oracle's.
 """
 
 from typing import Final
@@ -16,11 +15,10 @@ from cachestore_kernels.launch import architecture, launch
 from cachestore_kernels.paged.fused import VARYING, locate, over_rows, reach, tiling
 from cachestore_kernels.paged.pools import Pools
 from cachestore_kernels.quant.forms import LARGEST, LIMIT, Quantised
+from cachestore_kernels.quant.rounding.fused import coded, half_down, half_up, most, quotient
 
 INTERPRETED: Final[bool] = triton.knobs.runtime.interpret
 """Whether the kernels below run in Triton's interpreter: TRITON_INTERPRET at the import of this file."""
-
-_INTERPRETED: Final = tl.constexpr(INTERPRETED)
 
 
 def gather(pools: Pools, out: Quantised, units: torch.Tensor | None) -> None:
@@ -215,16 +213,14 @@ def _code(
             # a power of two: to multiply by its reciprocal is to divide
             value *= tl.div_rn(tl.full((1, 1), 1.0, tl.float32), tl.full((1, 1), 0.0, tl.float32) + unit)
         if FORM == "int8" or FORM == "int4":
-            # what is infinite or no number makes its group's sum so
-            finite = tl.sum(tl.abs(value), SIDE, keep_dims=True) < float("inf")
-            value = tl.where(finite, value, 0.0)
-            least = tl.min(value if WHOLE else tl.where(mask, value, float("inf")), SIDE, keep_dims=True)
-            most = tl.max(value if WHOLE else tl.where(mask, value, -float("inf")), SIDE, keep_dims=True)
-            sound = finite & (tl.maximum(most, -least) <= LIMIT)
+            highest = most(value if WHOLE else tl.where(mask, value, -float("inf")), SIDE)
+            below = most(value * -1.0 if WHOLE else tl.where(mask, value * -1.0, -float("inf")), SIDE)
+            sound = (highest <= LIMIT) & (below <= LIMIT)
+            value = tl.where(sound, value, 0.0)
             # nothing is behind the last row or channel: zeros there keep the arithmetic finite
             real = sound if WHOLE else sound & scale_mask
-            zero = _half_down(tl.where(real, least, 0.0) + 0.0)
-            span = tl.where(real, most, 0.0) - zero.to(tl.float32)
+            zero = half_down(tl.where(real, below * -1.0, 0.0) + 0.0)
+            span = tl.where(real, highest, 0.0) - zero.to(tl.float32)
             tl.store(zeros + at_scale, zero, mask=scale_mask)
             value = value - zero.to(tl.float32)
         else:
@@ -236,41 +232,18 @@ def _code(
         largest = tl.full(span.shape, LARGEST, tl.float32)
         if UNITS or like.dtype.element_ty == tl.float32:
             # this may be less than any normal float
-            scale = _half_up(tl.div_rn(span, largest))
+            scale = half_up(tl.div_rn(span, largest))
         else:
-            scale = _half_up(_quotient(span, largest, 1.0 / largest))
+            scale = half_up(quotient(span, largest, 1.0 / largest))
         # never less than the least float16: where that is more than the scale, there is nothing to divide
         step = tl.maximum(scale.to(tl.float32), 5.9604644775390625e-08)
         # of a group that is not sound, every code is 0
-        steps = _quotient(value, step, tl.where(sound, 1.0 / step, 0.0))
+        steps = quotient(value, step, tl.where(sound, 1.0 / step, 0.0))
         tl.store(scales + at_scale, tl.where(sound, scale, float("nan")), mask=scale_mask)
         if SIDE == 0:
             # narrow, as the loads: a thread works out the scales of all its channels
             in_codes = tl.max_contiguous(in_codes, (1, NARROW // 2 if FORM == "int4" else NARROW))
-        tl.store(in_codes, _coded(steps, FORM, CONVERTS), mask=code_mask)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _quotient(dividend: tl.tensor, divisor: tl.tensor, inverse: tl.tensor) -> tl.tensor:
-    """`dividend` / `divisor` rounded to nearest, as IEEE division has it, at a fraction of what that takes.
-
-    `divisor` has at most 11 bits, so that no quotient lies nearer to the middle between two floats than 2**-36 of it,
-    and what this is off before it is rounded, even by a reciprocal off by some units in its last place, is far less.
-    A zero keeps its sign. Below the normal floats, the last place may be another.
-    """
-    near = dividend * inverse
-    over = _fused(near, divisor, dividend * -1.0)
-    return _fused(over, inverse * -1.0, near)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _fused(a: tl.tensor, b: tl.tensor, c: tl.tensor) -> tl.tensor:
-    """a · b + c, rounded once: the interpreter's own rounds twice."""
-    if _INTERPRETED:
-        result = (a.to(tl.float64) * b.to(tl.float64) + c.to(tl.float64)).to(tl.float32)
-    else:
-        result = tl.fma(a, tl.broadcast_to(b, a.shape), tl.broadcast_to(c, a.shape))
-    return result
+        tl.store(in_codes, coded(steps, FORM, CONVERTS), mask=code_mask)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -295,54 +268,3 @@ def worth(codes: tl.tensor, FORM: tl.constexpr, CONVERTS: tl.constexpr = False) 
         small = (((wide & 0x80) << 8) | ((wide & 0x7F) << 7)).to(tl.float16, bitcast=True).to(tl.float32)
         values = tl.where((wide & 0x7F) == 0x7F, float("nan"), small * 256.0)
     return values
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _coded(steps: tl.tensor, FORM: tl.constexpr, CONVERTS: tl.constexpr) -> tl.tensor:
-    """The codes nearest to `steps`, ties to even; of int4 two in a byte."""
-    if FORM == "int4":
-        low, high = tl.split(_rounded(steps).reshape(steps.shape[0], steps.shape[1] // 2, 2))
-        codes = low | (high << 4)
-    elif FORM == "int8":
-        codes = _rounded(steps)
-    elif CONVERTS:
-        FLOAT: tl.constexpr = tl.float8e4nv if FORM == "e4m3" else tl.float8e5
-        codes = steps.to(FLOAT).to(tl.uint8, bitcast=True)
-    else:
-        # bits of mantissa that go, exponent bias that goes, and the float beside which the format's least step is one
-        DROP: tl.constexpr = 20 if FORM == "e4m3" else 21
-        BIAS: tl.constexpr = 120 if FORM == "e4m3" else 112
-        BESIDE: tl.constexpr = 16384.0 if FORM == "e4m3" else 128.0
-        SMALLEST_NORMAL: tl.constexpr = 0.015625 if FORM == "e4m3" else 0.00006103515625
-        bits = steps.to(tl.int32, bitcast=True)
-        size = bits & 0x7FFFFFFF
-        normal = ((size + ((1 << (DROP - 1)) - 1) + ((size >> DROP) & 1)) >> DROP) - (BIAS << (23 - DROP))
-        magnitude = tl.abs(steps)
-        beside = tl.full(magnitude.shape, BESIDE, tl.float32)
-        tiny = (magnitude + beside).to(tl.int32, bitcast=True) - beside.to(tl.int32, bitcast=True)
-        codes = (tl.where(magnitude < SMALLEST_NORMAL, tiny, normal) | ((bits >> 24) & 0x80)).to(tl.uint8)
-    return codes
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _rounded(steps: tl.tensor) -> tl.tensor:
-    """The integers from 0 to 255 nearest to `steps`: beside 2**23 a float has no room for a fraction."""
-    return ((steps + 8388608.0).to(tl.int32, bitcast=True) & 0xFF).to(tl.uint8)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _half_up(values: tl.tensor) -> tl.tensor:
-    """`values`, none negative, as float16, rounded up."""
-    half = values.to(tl.float16)
-    above = (half.to(tl.int16, bitcast=True) + 1).to(tl.int16).to(tl.float16, bitcast=True)
-    return tl.where(half.to(tl.float32) < values, above, half)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _half_down(values: tl.tensor) -> tl.tensor:
-    """`values` as float16, rounded down."""
-    half = values.to(tl.float16)
-    bits = half.to(tl.int16, bitcast=True)
-    # below +0 comes the least negative number; else one nearer to zero for positives, one farther for negatives
-    below = tl.where(bits == 0, -32767, tl.where(bits > 0, bits - 1, bits + 1)).to(tl.int16)
-    return tl.where(half.to(tl.float32) > values, below.to(tl.float16, bitcast=True), half)
