@@ -41,6 +41,7 @@ class Paging:
         failed = int(_cuda().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
         if failed:
             log.warning("cpu tier: %d bytes cannot be pinned (CUDA error %d)", memory.nbytes, failed)
+            _forget_error()
         return not failed
 
     def unpin(self, memory: Buffer) -> None:
@@ -54,3 +55,11 @@ def _cuda() -> Any:
 
     cudart: Any = torch.cuda.cudart
     return cudart()
+
+
+def _forget_error() -> None:
+    """The runtime keeps an error for whoever asks next, who would take it for that of a launch of its own."""
+    import torch
+
+    with suppress(RuntimeError):
+        torch.zeros(1, device="cuda")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,3 +59,13 @@ def test_memory_is_pinned_where_a_device_copies_from_it() -> None:
     free = Slab(bytes(32), 8 * MIB, paging=Paging(pinned=False))
     assert not torch.from_numpy(free.bytes).is_pinned()
     free.close()
+
+
+@pytest.mark.gpu
+def test_memory_that_cannot_be_pinned_costs_nothing_else() -> None:
+    memory = np.zeros(MIB, dtype=np.uint8)
+    assert Paging().pin(memory)
+    # what is pinned already is not a second time
+    assert not Paging().pin(memory)
+    assert torch.ones(8, device="cuda").sum() == 8
+    Paging().unpin(memory)
