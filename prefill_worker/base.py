@@ -59,11 +59,12 @@ class Worker:
 
     @property
     def healthy(self) -> bool:
-        """Whether the loop goes on: asked now and then, it finds out if no turn was made for `HANGS` seconds."""
+        """Whether the loop goes on, and its device: asked now and then, it finds out if no turn was made for `HANGS`
+        seconds."""
         turns, now = self.loop.turns, time.monotonic()
         if turns != self._turns[0] or not self.queue:
             self._turns = turns, now
-        return now - self._turns[1] < HANGS
+        return now - self._turns[1] < HANGS and not self.loop.lost
 
     def figures(self) -> list[Figure]:
         """Every figure, and `queue`."""

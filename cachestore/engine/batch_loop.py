@@ -91,6 +91,11 @@ class BatchLoop:
         """How many leading blocks of a chain the engine's pages have now. Changes nothing; any thread may ask."""
         return self._runner.pool.match(namespace_id(namespace), keys)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the device was lost: every step fails, and only another process can compute on it."""
+        return self._turn.lost
+
     def figures(self) -> list[Figure]:
         """Every figure counted, and how things are now: waiting, running, pages, how wrong predictions were."""
         pool, turn = self._runner.pool, self._turn

@@ -37,6 +37,8 @@ class BatchTurn:
         self.running: dict[Hashable, BatchSequence] = {}
         self.settling: dict[Hashable, BatchSequence] = {}
         self.errors = PredictionErrors()
+        self.lost = False
+        """Whether the device was lost in a step."""
         self._runner = runner
         self._settings = settings
         self._counters = counters
@@ -204,6 +206,7 @@ class BatchTurn:
             self._runner.memory.moves.mark().synchronize()
         except Exception as error:
             how = clear(error, "the step that computed this sequence")
+            self.lost = self._runner.memory.moves.lost()
             for live, _ in plan:
                 self.end(live, how)
             return

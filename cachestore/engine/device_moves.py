@@ -49,6 +49,14 @@ class DeviceMoves:
     def here(self) -> AbstractContextManager[None]:
         return torch.cuda.device(self.memory.device) if self.memory.device.type == "cuda" else nullcontext()
 
+    def lost(self) -> bool:
+        try:
+            with self.here():
+                self.mark().synchronize()
+        except RuntimeError:
+            return True
+        return False
+
     def outgoing(self, pages: Sequence[int], slots: range, mark: Mark) -> Generator[Buffer, None, None]:
         most = max(1, STAGED // self.memory.nbytes(slots))
         staged: deque[tuple[Tensor, Mark]] = deque()

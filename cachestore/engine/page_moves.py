@@ -51,6 +51,9 @@ class PageMoves(Protocol):
     def here(self) -> AbstractContextManager[None]:
         """Inside, the engine's thread launches on the device of the pages."""
 
+    def lost(self) -> bool:
+        """Whether the device does nothing for this process any more, as after a kernel's fault; another may use it."""
+
     def outgoing(self, pages: Sequence[int], slots: range, mark: Mark) -> Generator[Buffer, None, None]:
         """The bytes of these slots of each page, in canonical order; each until the next is asked for.
 
@@ -82,6 +85,9 @@ class HostMoves:
 
     def here(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def lost(self) -> bool:
+        return False
 
     def outgoing(self, pages: Sequence[int], slots: range, mark: Mark) -> Generator[Buffer, None, None]:
         span = self._memory.span(slots)
