@@ -187,19 +187,42 @@ def test_blocks_of_many_pages(layout: str, method: Method, interpreted: None) ->
 
 
 @pytest.mark.parametrize("far", ["pages", "heads"])
-def test_offsets_beyond_32_bits(far: str, interpreted: None) -> None:
+def test_offsets_beyond_32_bits(far: str, device: str) -> None:
     stride = 2**30
     # the memory is only reserved: nothing but the four rows is touched
-    memory = torch.empty(3 * stride + 16, dtype=torch.int8)
+    memory = torch.empty(3 * stride + 16, dtype=torch.int8, device=device)
     pool = memory.as_strided((4, 1, 1, 16), (stride, 1, 1, 1))
     if far == "heads":
         pool = pool.transpose(0, 1)
-    pages = torch.arange(pool.shape[0])
+    pages = torch.arange(pool.shape[0], device=device)
     pool.copy_(torch.arange(64, dtype=torch.int8).view(pool.shape))
-    blocks = gather([pool], [pool], pages)
+    blocks = gather([pool], [pool], pages, method="naive")
     assert torch.equal(gather([pool], [pool], pages, method="fused"), blocks)
     scatter(blocks + 64, [pool], [pool], pages, method="fused")
-    assert torch.equal(gather([pool], [pool], pages), blocks + 64)
+    assert torch.equal(gather([pool], [pool], pages, method="naive"), blocks + 64)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_pools_that_come_and_go_on_another_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pools than addresses are kept of, each moved behind work that has not ended when the next ones come."""
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
+    big, stream = torch.ones(4096, 4096, device="cuda"), torch.cuda.Stream()
+    pages, moved, expected = torch.tensor([1], device="cuda"), [], []
+    made = [torch.full((2, 1, 16, 64), float(number), device="cuda") for number in range(600)]
+    torch.cuda.synchronize()
+    for number, pool in enumerate(made):
+        # here its addresses come to the device, and are read there later
+        gather([pool], [pool], pages, method="fused")
+        with torch.cuda.stream(stream):
+            if number % 100 == 0:
+                big = big @ big * 1e-4
+            moved.append(gather([pool], [pool], pages, method="fused"))
+        expected.append(pool[1, :1].expand(1, 1, 2, 1, 16, 64))
+        # what memory becomes in which addresses are not kept any more
+        torch.full((2,), -1, device="cuda")
+    torch.cuda.synchronize()
+    assert all(map(torch.equal, moved, expected))
 
 
 def test_unaligned_memory(interpreted: None) -> None:

@@ -90,6 +90,21 @@ def test_peaks_are_the_largest_magnitudes(case: Case, device: str, poisoned_memo
     assert naive[0, 0, 0].isnan() and naive[~naive.isnan()].max() < 20 and (naive[:, 0, 1] < 1e-4).all()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_ties_and_zeros_of_both_signs(form: Form, device: str, poisoned_memory: None) -> None:
+    """Values in the middle between codes, which go to the even one, beside -0 and beside one float more or less."""
+    steps = torch.arange(64, dtype=torch.float32)[:, None] + torch.tensor([0.0, 0.5, 0.5, 0.5])
+    steps[:, 1:] += torch.tensor([0.0, 1e-6, -1e-6]) * steps[:, 1:]
+    steps = torch.cat([steps, -steps, steps * 3 / 64, steps * 4], 1)  # [tokens, 16]
+    scales = torch.tensor([1.0, 0.0999755859375, 2.0**-20, 129.0])
+    pool = (steps * scales[:, None, None]).view(4, 1, 64, 16).to(device)
+    where = [pool], [pool], torch.arange(4, device=device)
+    one, two = (gather_quantised(*where, form=form, method=method) for method in ("naive", "fused"))
+    assert all(
+        torch.equal(bits(a), bits(b)) for a, b in zip(one[2:], two[2:], strict=True) if a is not None and b is not None
+    )
+
+
 def test_groups_come_back_near_and_whole() -> None:
     """Half a step, a group with an infinity as NaN, and its neighbours as if it were not there."""
     keys = torch.randn(1, 1, 64, 32)
