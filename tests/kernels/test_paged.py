@@ -207,8 +207,10 @@ def test_offsets_beyond_32_bits(far: str, device: str) -> None:
 def test_pools_that_come_and_go_on_another_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """More pools than addresses are kept of, each moved behind work that has not ended when the next ones come."""
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
-    big, stream = torch.ones(4096, 4096, device="cuda"), torch.cuda.Stream()
-    pages, moved, expected = torch.tensor([1], device="cuda"), [], []
+    big, stream = torch.ones(4096, 4096, device="cuda"), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    pages = torch.tensor([1], device="cuda")
+    moved: list[torch.Tensor] = []
+    expected: list[torch.Tensor] = []
     made = [torch.full((2, 1, 16, 64), float(number), device="cuda") for number in range(600)]
     torch.cuda.synchronize()
     for number, pool in enumerate(made):
