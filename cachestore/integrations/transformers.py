@@ -28,7 +28,7 @@ from cachestore.engine.weights import end_tokens
 from cachestore.errors import CacheStoreError, ConfigError, InvalidArgument, UnsupportedModel
 from cachestore.hashing import chain
 from cachestore.integrations.generate_settings import check_settings
-from cachestore.integrations.transformers_loaded import check_state, state_of
+from cachestore.integrations.transformers_loaded import check_mode, check_state, state_of
 from cachestore.integrations.transformers_naming import placeholders, spec_of_model
 from cachestore.metrics import Counters, Figure
 from cachestore.store.base import Store
@@ -65,11 +65,12 @@ class PrefixCache:
         self._model = model
         self._timeout = timeout
         self._counters = Counters()
-        self.spec = spec_of_model(model, revision, block_tokens)
-        """What makes KV compatible with that of this model."""
-        self._named = state_of(model)
-        self._placeholders = placeholders(model.config)
         self._layers = [index for index, slot in enumerate(stored(model.config)) if slot is not None]
+        self._named = state_of(model)
+        self.spec = spec_of_model(model, revision, block_tokens, self._named)
+        """What makes KV compatible with that of this model."""
+        check_mode(model)
+        self._placeholders = placeholders(model.config)
         self._switch = longrope_switch(text_config(model.config))
 
     def load(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> DynamicCache:
@@ -78,6 +79,42 @@ class PrefixCache:
         `input_ids` and `attention_mask` are [rows, columns]; a mask is needed for more than one row. Its last column is
         always left for the model to compute. `get_seq_length()` of the answer says how many columns came.
         """
+        self._check_model()
+        return self._load(input_ids, attention_mask)
+
+    def save(self, input_ids: Tensor, cache: DynamicCache, attention_mask: Tensor | None = None) -> int:
+        """Puts every full block of `cache` that the store lacks; how many blocks.
+
+        `input_ids` [rows, columns] are the tokens whose KV the cache holds: the prompt, or all that `generate` gave, of
+        which the last may have none. The mask may be that of the prompt alone.
+        """
+        self._check_model()
+        return self._save(input_ids, cache, attention_mask)
+
+    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **settings: Any) -> Any:
+        """What `model.generate` gives for the same arguments, from the store as far as it goes, saved afterwards.
+
+        InvalidArgument for what would make other KV than that of the tokens, or other rows than those of the batch.
+        """
+        check_settings(settings, self._model.generation_config)
+        self._check_model()
+        self._rows(input_ids, attention_mask)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        whole = settings.pop("return_dict_in_generate", False)
+        # a kind of cache that the model's own settings name would be made beside this one
+        settings["cache_implementation"] = None
+        past = self._load(input_ids, mask)
+        output = self._model.generate(
+            input_ids, attention_mask=mask, past_key_values=past, return_dict_in_generate=True, **settings
+        )
+        self._save(output.sequences, output.past_key_values, self._spoken(output.sequences, mask))
+        return output if whole else output.sequences
+
+    def figures(self) -> list[Figure]:
+        """load_tokens asked for, loaded_tokens that came, saved_blocks, and store_failures by operation and reason."""
+        return list(self._counters.figures())
+
+    def _load(self, input_ids: Tensor, attention_mask: Tensor | None) -> DynamicCache:
         cache = DynamicCache(config=self._model.config)
         # without it layers with a window would forget what is to be saved
         cache.activate_past_recording()
@@ -100,12 +137,7 @@ class PrefixCache:
             self._counters.add("loaded_tokens", sum(max(0, width - row.first) for row in rows))
         return cache
 
-    def save(self, input_ids: Tensor, cache: DynamicCache, attention_mask: Tensor | None = None) -> int:
-        """Puts every full block of `cache` that the store lacks; how many blocks.
-
-        `input_ids` [rows, columns] are the tokens whose KV the cache holds: the prompt, or all that `generate` gave, of
-        which the last may have none. The mask may be that of the prompt alone.
-        """
+    def _save(self, input_ids: Tensor, cache: DynamicCache, attention_mask: Tensor | None) -> int:
         held = min(int(cache.get_seq_length()), input_ids.shape[1])
         rows = self._rows(input_ids, attention_mask, held)
         if cache.layers and (kept := cache.layers[self._layers[0]].keys) is not None and len(kept) != len(rows):
@@ -124,29 +156,14 @@ class PrefixCache:
         self._counters.add("saved_blocks", put)
         return put
 
-    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **settings: Any) -> Any:
-        """What `model.generate` gives for the same arguments, from the store as far as it goes, saved afterwards.
-
-        InvalidArgument for what would make other KV than that of the tokens, or other rows than those of the batch.
-        """
-        check_settings(settings, self._model.generation_config)
-        self._rows(input_ids, attention_mask)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        whole = settings.pop("return_dict_in_generate", False)
-        past = self.load(input_ids, mask)
-        output = self._model.generate(
-            input_ids, attention_mask=mask, past_key_values=past, return_dict_in_generate=True, **settings
-        )
-        self.save(output.sequences, output.past_key_values, self._spoken(output.sequences, mask))
-        return output if whole else output.sequences
-
-    def figures(self) -> list[Figure]:
-        """load_tokens asked for, loaded_tokens that came, saved_blocks, and store_failures by operation and reason."""
-        return list(self._counters.figures())
+    def _check_model(self) -> None:
+        """ConfigError or InvalidArgument if the model would not compute what the spec names."""
+        state = state_of(self._model)
+        check_mode(self._model)
+        check_state(state, self._named)
 
     def _rows(self, input_ids: Tensor, mask: Tensor | None, held: int | None = None) -> list[Row]:
         """The rows, of which the spec must be able to name the KV."""
-        check_state(self._model, self._named)
         rows = _rows(input_ids, mask, held)
         for index, row in enumerate(rows):
             if found := self._placeholders.intersection(row.tokens):

@@ -14,20 +14,20 @@ from cachestore.engine.rotary import SHORT, longrope_switch
 from cachestore.engine.spec import spec_of
 from cachestore.errors import ConfigError, UnsupportedModel
 from cachestore.integrations.named import model_name, revision
-from cachestore.integrations.transformers_loaded import State, check_state, compare, foreign, state_of
+from cachestore.integrations.transformers_files import compare, other_code, published
+from cachestore.integrations.transformers_loaded import OF_NO_KV, State, check_state
 
 PLACEHOLDERS = tuple(f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
 """Settings that name a token in whose place something else than a token's embedding is computed."""
-
-OF_NO_KV = {"_name_or_path", "architectures", "dtype", "quantization_config", "transformers_version", "use_cache"}
-"""What loading sets in a configuration, and what leaves KV alone or stands elsewhere in the spec."""
 
 _known: WeakKeyDictionary[Any, tuple[State, str]] = WeakKeyDictionary()
 """By model how it was when its files were looked at, and the revision found: they may be another's since."""
 
 
-def spec_of_model(model: Any, given: str, block_tokens: int) -> BlockSpec:
+def spec_of_model(model: Any, given: str, block_tokens: int, state: State) -> BlockSpec:
     """What makes KV compatible with that of `model`, whose revision is `given`, or that of its directory or commit.
+
+    `state` is how the model is now.
 
     ConfigError or UnsupportedModel says what keeps it without a name, such as weights that are not in its directory.
     """
@@ -40,7 +40,7 @@ def spec_of_model(model: Any, given: str, block_tokens: int) -> BlockSpec:
     return spec_of(
         config,
         model=model_name(path, config) or str(config.model_type),
-        revision=_revision(model, path, given),
+        revision=_revision(model, path, given, state),
         dtype=str(model.dtype).removeprefix("torch."),
         block_tokens=block_tokens,
         weights=json.dumps(quantised, sort_keys=True, default=str) if quantised else "",
@@ -68,26 +68,32 @@ def _check_computing(model: Any) -> None:
             raise UnsupportedModel(f"{name or model.config.model_type} keeps positions of one call for the next")
 
 
-def _revision(model: Any, path: str, given: str) -> str:
+def _revision(model: Any, path: str, given: str, state: State) -> str:
     directory = Path(path) if path and Path(path).is_dir() else None
     if given:
-        return revision(path, given, changed=_changed(model.config, directory or _commit(path, given)))
+        files = directory or _commit(path, given) or next(_like(model, path), None)
+        return revision(path, given, changed=_changed(model.config, files))
     if model in _known:
-        state, found = _known[model]
-        check_state(model, state)
+        named, found = _known[model]
+        check_state(state, named)
         return found
-    if module := foreign(model):
+    if state.modules:
         raise UnsupportedModel(
-            f"{module} is no module of the model's own, but of an adapter or of weights quantised later: give a "
-            "revision that names the weights with it"
+            f"{state.modules[0].name} is not the model's own, but of an adapter, of weights quantised later, or from "
+            "elsewhere: give a revision that names the weights with it"
         )
     found = _of_hub(model, path) if directory is None else _of_directory(model, directory)
-    _known[model] = state_of(model), found
+    _known[model] = state, found
     return found
 
 
 def _of_directory(model: Any, directory: Path) -> str:
     found = revision(str(directory), changed=_changed(model.config, directory))
+    if other := other_code(model, directory):
+        raise ConfigError(
+            f"revision: {other} in {directory} is not the code that the model runs, since it was replaced or "
+            "comes from another model; give a revision that names code and weights"
+        )
     compared = compare(model, directory)
     if compared.differs:
         raise ConfigError(
@@ -103,12 +109,23 @@ def _of_directory(model: Any, directory: Path) -> str:
 
 
 def _of_hub(model: Any, hub_id: str) -> str:
-    """By the commit in the hub's cache that has the model's weights, all of them, if only one has."""
-    like = [commit for commit in _commits(hub_id) if compare(model, commit) == ("", 0)]
+    """By the commit in the hub's cache that has the model's weights, all of them, and its code, if only one has."""
+    like = [
+        commit for commit in _commits(hub_id) if not other_code(model, commit) and compare(model, commit) == ("", 0)
+    ]
     # the same weights of two commits are one file in the cache; what differs may do so where no sample was taken
     alike = {tuple(sorted(path.resolve() for path in commit.glob("*.safetensors"))) for commit in like}
     commit = like[0] if len(alike) == 1 else None
     return revision(hub_id, opened=commit.name if commit else "", changed=_changed(model.config, commit))
+
+
+def _like(model: Any, hub_id: str) -> Iterator[Path]:
+    """The commits in the hub's cache that have weights of the model, and none that differs."""
+    names = {name for name, _ in model.named_parameters()}
+    for commit in _commits(hub_id):
+        differs, untold = compare(model, commit)
+        if not differs and untold < len(names):
+            yield commit
 
 
 def _commits(hub_id: str) -> list[Path]:
@@ -134,7 +151,7 @@ def _changed(config: Any, directory: Path | None) -> dict[str, Any]:
     """The settings, by name, that are not as the configuration in `directory` says."""
     if directory is None:
         return {}
-    return dict(_differing(config.to_dict(), type(config).from_pretrained(directory).to_dict()))
+    return dict(_differing(config.to_dict(), published(config, directory)))
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
