@@ -163,6 +163,24 @@ def test_arguments_that_cannot_be_meant_are_refused(tiered: TieredStore) -> None
             cache.generate(ids, **{name: value})
 
 
+def test_the_cache_that_a_models_own_settings_name_gives_way(tiered: TieredStore) -> None:
+    model, ids = made("gemma2"), prompt(70)
+    expected = cold(model, ids)
+    cache = PrefixCache(tiered.namespace("default"), model, revision="random", block_tokens=SIZE)
+    for kind in ("hybrid", "static", "dynamic", "offloaded"):
+        model.generation_config.cache_implementation = kind
+        assert torch.equal(warm(cache, ids), expected)
+        copied = GenerationConfig(cache_implementation=kind, max_new_tokens=NEW, do_sample=False)
+        assert torch.equal(cache.generate(ids, generation_config=copied), expected)
+        with pytest.raises(InvalidArgument, match="cache_implementation must be None: the store fills the cache"):
+            cache.generate(ids, cache_implementation=kind)
+    assert loaded(cache) > 0
+    model.generation_config.cache_implementation = "quantized"
+    with pytest.raises(InvalidArgument, match=r"set model\.generation_config\.cache_implementation = None"):
+        warm(cache, ids)
+    assert torch.equal(cache.generate(ids, cache_implementation=None, max_new_tokens=NEW, do_sample=False), expected)
+
+
 def test_a_cache_of_other_rows_is_not_saved(tiered: TieredStore) -> None:
     model, ids = made("llama"), prompt(40)
     cache = PrefixCache(tiered.namespace("default"), model, revision="random", block_tokens=SIZE)
