@@ -1,16 +1,14 @@
 """Settings, opening and revisions: what works and what is said when it does not."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, BertConfig
 
 from cachestore.config import build
@@ -149,7 +147,9 @@ def test_the_revision_is_that_of_the_content(model_dir: ModelDir, tmp_path: Path
     assert directory_revision(same) != first
 
 
-def test_a_hub_model_is_named_by_the_commit_it_is_loaded_from(model_dir: ModelDir, tmp_path: Path) -> None:
+def test_a_hub_model_is_named_by_the_commit_it_is_loaded_from(
+    model_dir: ModelDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # the hub's cache as its client lays it out, and a branch that moved from one commit to another
     older, newer = (copy_of(model_dir("llama"), tmp_path / name) for name in ("older", "newer"))
     (newer / "config.json").write_text((older / "config.json").read_text().replace('"silu"', '"gelu"'))
@@ -158,24 +158,13 @@ def test_a_hub_model_is_named_by_the_commit_it_is_loaded_from(model_dir: ModelDi
     (cached / "refs" / "main").write_text("b" * 40)
     shutil.copytree(older, cached / "snapshots" / ("a" * 40))
     shutil.copytree(newer, cached / "snapshots" / ("b" * 40))
-    code = """
-from cachestore.engine.paged_model import PagedModel
-from cachestore.engine.settings import EngineSettings
-for revision in ("", "main", "a" * 40):
-    model = PagedModel(EngineSettings("org/model", revision=revision))
-    model.open()
-    print(model.spec.model, model.spec.revision, model._model.config.hidden_act)
-    model.close()
-PagedModel(EngineSettings("org/none")).open()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    newest, older_one = f"org/model {'b' * 40} gelu", f"org/model {'a' * 40} silu"
-    assert done.stdout.splitlines() == [newest, newest, older_one], done.stderr
-    assert "looked for 'org/none' as a directory and as a hub id, found neither" in done.stderr
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for revision, commit, activation in (("", "b", "gelu"), ("main", "b", "gelu"), ("a" * 40, "a", "silu")):
+        model = PagedModel(EngineSettings("org/model", revision=revision, threads=1))
+        model.open()
+        assert (model.spec.model, model.spec.revision) == ("org/model", commit * 40)
+        assert model._model.config.hidden_act == activation
+        model.close()
+    with pytest.raises(ConfigError, match="looked for 'org/none' as a directory and as a hub id, found neither"):
+        PagedModel(EngineSettings("org/none")).open()
