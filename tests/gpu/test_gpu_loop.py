@@ -25,7 +25,12 @@ from cachestore.tiers.cpu import Cpu
 from tests.engine.batches import SIZE, alone, ended, figure, prompt, request, serving
 from tests.engine.models import CONFIGS
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    # whoever comes first has all kernels compiled
+    pytest.mark.timeout(240),
+]
 
 NEW = 24
 LENGTHS = (9, 48, 101)

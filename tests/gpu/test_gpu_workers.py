@@ -12,7 +12,12 @@ from decode_worker.client import DecodeClient
 from tests.e2e.cluster import Children, Process, Trio
 from tests.engine.models import CONFIGS
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    # whoever comes first has all kernels compiled
+    pytest.mark.timeout(240),
+]
 
 PAGES = {"prefill": 'gpu_pages = "8MiB"', "decode": "gpu_pages = true"}
 
