@@ -3,6 +3,7 @@
 transformers                          a cache that `generate` takes, loaded from the store and saved into it
 generate_settings                     which of its arguments that allows
 transformers_naming                   what a loaded model is called, by files that transformers_files compares with it
+                                      and by transformers_tables, which no file holds
 transformers_loaded                   how it is with every call: transformers_samples of its weights, and what computes
                                       in transformers_modules
 vllm_connector, vllm_tier             vLLM: KV by tokens, canonical; or bytes behind its own CPU tier, opaque

@@ -16,6 +16,7 @@ from cachestore.errors import ConfigError, UnsupportedModel
 from cachestore.integrations.named import model_name, revision
 from cachestore.integrations.transformers_files import compare, other_code, published
 from cachestore.integrations.transformers_loaded import OF_NO_KV, State, check_state
+from cachestore.integrations.transformers_tables import other_tables
 
 PLACEHOLDERS = tuple(f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
 """Settings that name a token in whose place something else than a token's embedding is computed."""
@@ -81,6 +82,11 @@ def _revision(model: Any, path: str, given: str, state: State) -> str:
         raise UnsupportedModel(
             f"{state.modules[0].name} is not the model's own, but of an adapter, of weights quantised later, or from "
             "elsewhere: give a revision that names the weights with it"
+        )
+    if module := other_tables(model):
+        raise ConfigError(
+            f"revision: the rotary tables of {module} are not those of the model's configuration, as after half() or "
+            "to(dtype), which round them; load the model with dtype=..., or give a revision that names it as it is"
         )
     found = _of_hub(model, path) if directory is None else _of_directory(model, directory)
     _known[model] = state, found

@@ -18,7 +18,7 @@ from cachestore.errors import ConfigError, UnsupportedModel
 from cachestore.integrations.transformers import PrefixCache
 from cachestore.store.base import Store
 from cachestore.store.tiered import TieredStore
-from tests.engine.models import SHAPE
+from tests.engine.models import CONFIGS, SHAPE
 from tests.integrations.test_transformers import cold, made, prompt, warm
 from tests.integrations.test_transformers_naming import CHANGED, loaded, saved
 
@@ -153,6 +153,18 @@ def test_tables_that_change_after_naming_are_refused(store: Store, tmp_path: Pat
     model.model.rotary_emb.inv_freq.mul_(0.25)
     with pytest.raises(ConfigError, match="the model's buffers changed"):
         cache.load(prompt(70))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_tables_that_were_rounded_ask_for_a_revision(store: Store, tmp_path: Path, name: str) -> None:
+    torch.manual_seed(7)
+    AutoModelForCausalLM.from_config(CONFIGS[name]()).bfloat16().save_pretrained(tmp_path)
+    assert PrefixCache(store, loaded(tmp_path, dtype=torch.bfloat16)).spec.dtype == "bfloat16"
+    # whose weights are those of the files in either case
+    for rounded in (loaded(tmp_path, dtype=torch.float32).bfloat16(), loaded(tmp_path).bfloat16().float()):
+        with pytest.raises(ConfigError, match=r"tables of model\.rotary_emb are not .*; load the model with dtype"):
+            PrefixCache(store, rounded)
+        PrefixCache(store, rounded, revision="rounded")
 
 
 def test_longrope_goes_between_its_tables(store: Store) -> None:
