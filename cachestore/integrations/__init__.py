@@ -1,7 +1,7 @@
 """Engines that people run, over our store: their interface on one side, the client on the other.
 
 transformers                          a cache that `generate` takes, loaded from the store and saved into it
-generate_settings                     which of its arguments that allows
+generate_settings, transformers_rows  which of its arguments that allows; the prompts of a batch
 transformers_naming                   what a loaded model is called, by files that transformers_files compares with it
                                       and by transformers_tables, which no file holds
 transformers_loaded                   how it is with every call: transformers_samples of its weights, and what computes

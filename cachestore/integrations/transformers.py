@@ -10,8 +10,8 @@ window, in chunks, and such as share another's KV are kept as they are; a layer 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import transformers
@@ -30,6 +30,7 @@ from cachestore.hashing import chain
 from cachestore.integrations.generate_settings import check_settings
 from cachestore.integrations.transformers_loaded import check_mode, check_state, state_of
 from cachestore.integrations.transformers_naming import placeholders, spec_of_model
+from cachestore.integrations.transformers_rows import Row, rows_of
 from cachestore.metrics import Counters, Figure
 from cachestore.store.base import Store
 
@@ -37,13 +38,6 @@ _log = logging.getLogger(__name__)
 HOST = torch.device("cpu")
 OLDEST = (5, 18)
 """Of transformers: caches of older ones cannot keep what a window has passed, or show it to the model."""
-
-
-class Row(NamedTuple):
-    """One prompt of a batch: the columns `first` up to the end hold its tokens, those before are padding."""
-
-    first: int
-    tokens: list[int]
 
 
 class PrefixCache:
@@ -164,7 +158,7 @@ class PrefixCache:
 
     def _rows(self, input_ids: Tensor, mask: Tensor | None, held: int | None = None) -> list[Row]:
         """The rows, of which the spec must be able to name the KV."""
-        rows = _rows(input_ids, mask, held)
+        rows = rows_of(input_ids, mask, held)
         for index, row in enumerate(rows):
             if found := self._placeholders.intersection(row.tokens):
                 raise InvalidArgument(
@@ -275,34 +269,6 @@ def cached_generate(
     `revision` and errors as of `PrefixCache`, which you may keep instead for its figures.
     """
     return PrefixCache(store, model, revision=revision).generate(input_ids, attention_mask, **settings)
-
-
-def _rows(input_ids: Tensor, mask: Tensor | None, held: int | None = None) -> list[Row]:
-    """The rows, without padding, of the first `held` columns; columns that the mask lacks at its end are tokens."""
-    if not isinstance(input_ids, Tensor):
-        raise InvalidArgument(f"input_ids must be a tensor [rows, columns], got {type(input_ids).__name__}")
-    if input_ids.ndim != 2 or not input_ids.numel():
-        raise InvalidArgument(f"input_ids must be [rows, columns], got {list(input_ids.shape)}")
-    if mask is None and len(input_ids) > 1:
-        raise InvalidArgument("attention_mask: give the tokenizer's for more than one row, or padding would be tokens")
-    whole = torch.ones_like(input_ids)
-    if mask is not None:
-        if mask.ndim != 2 or len(mask) != len(input_ids) or mask.shape[1] > input_ids.shape[1]:
-            raise InvalidArgument(f"attention_mask {list(mask.shape)} does not fit input_ids {list(input_ids.shape)}")
-        whole[:, : mask.shape[1]] = mask
-    return [
-        Row(first, tokens[first : min(end, len(tokens) if held is None else held)])
-        for tokens, (first, end) in zip(input_ids.tolist(), _spans(whole.tolist()), strict=True)
-    ]
-
-
-def _spans(mask: list[list[int]]) -> Iterator[tuple[int, int]]:
-    """Where the tokens of each row begin and end."""
-    for index, row in enumerate(mask):
-        first, count = next((at for at, told in enumerate(row) if told), len(row)), sum(map(bool, row))
-        if not count or not all(row[first : first + count]):
-            raise InvalidArgument(f"attention_mask: row {index} must be padding, then tokens in one piece")
-        yield first, first + count
 
 
 def _left(deadline: Deadline) -> float:
