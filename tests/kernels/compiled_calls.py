@@ -142,6 +142,7 @@ CALLS: Mapping[str, Callable[[], None]] = {
     "decode bf16 256": partial(attend, 256, BF16),
     "decode int8 128": partial(attend, 128, BF16, "int8"),
     "decode int4 128": partial(attend, 128, BF16, "int4"),
+    "decode int4 fp16 80": partial(attend, 80, FP16, "int4"),
     "decode int4 128 prefetch": partial(attend, 128, BF16, "int4", prefetch=True),
     "decode e4m3 128": partial(attend, 128, BF16, "e4m3"),
     "decode e5m2 64": partial(attend, 64, FP16, "e5m2"),

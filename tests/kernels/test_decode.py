@@ -51,6 +51,7 @@ def test_fused_equals_naive(case: Case, splits: int | None, device: str, poisone
 HALF, BRAIN = torch.float16, torch.bfloat16
 QUANTISED = [(f, g, tokens, dim, HALF) for f, (g, tokens, dim) in product(FORMS, ((32, 64, 80), (64, 16, 64)))]
 QUANTISED += [(form, 128, 64, 128, dtype) for form in FORMS for dtype in (HALF, BRAIN)]
+QUANTISED += [("int4", 32, 16, 20, HALF)]  # rows of no whole words
 
 
 @pytest.mark.parametrize(

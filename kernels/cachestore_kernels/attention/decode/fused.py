@@ -13,7 +13,7 @@ import torch
 import triton
 
 from cachestore_kernels.attention.decode.codes.fused import attend as attend_codes
-from cachestore_kernels.attention.decode.halves import halves
+from cachestore_kernels.attention.decode.eighths import eighths
 from cachestore_kernels.attention.decode.pages import Scales
 from cachestore_kernels.attention.decode.plain.fused import attend
 from cachestore_kernels.attention.decode.prefetch import NONE, prefetching
@@ -71,7 +71,7 @@ def decode(
             ROWS=max(16, triton.next_power_of_2(heads // kv_heads)),
             WINDOW=scoring.window or 0,
             CAPPED=scoring.soft_cap is not None,
-            **({} if scales is None else _kind(scales, query.dtype)),
+            **({} if scales is None else _kind(scales, paged, query.dtype)),
             TOKENS=paged.tokens,
             TILE=_tile(paged, scales, max(key_dim, value_dim) * query.element_size(), settings),
             KEY_DIM=key_dim,
@@ -105,10 +105,20 @@ def _of_codes(scales: Scales) -> tuple[torch.Tensor, ...]:
     return scales.keys, scales.values, key_zeros, value_zeros
 
 
-def _kind(scales: Scales, dtype: torch.dtype) -> Mapping[str, object]:
+def _kind(scales: Scales, paged: Paged, dtype: torch.dtype) -> Mapping[str, object]:
     """What the kernel is compiled for."""
-    assembly = not INTERPRETED and torch.version.hip is None and scales.form == "int4"
-    return {"FORM": scales.form, "GROUP": scales.group, "HALVES": halves(dtype) if assembly else ""}
+    words = scales.form == "int4" and all(
+        step % 4 == 0
+        for pool in (paged.keys, paged.values)
+        for step in (pool.data_ptr(), pool.shape[3], *pool.stride()[:3])
+    )
+    assembly = words and not INTERPRETED and torch.version.hip is None
+    return {
+        "FORM": scales.form,
+        "GROUP": scales.group,
+        "WORDS": words,
+        "EIGHTHS": eighths(dtype) if assembly else "",
+    }
 
 
 def _splits(device: torch.device, programs: int, tokens: int, settings: Settings) -> int:

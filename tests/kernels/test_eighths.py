@@ -5,14 +5,18 @@ import re
 import pytest
 import torch
 
-from cachestore_kernels.attention.decode.halves import halves
+from cachestore_kernels.attention.decode.eighths import eighths
 
 
 def execute(program: str, given: dict[str, int], dtype: torch.dtype) -> dict[str, int]:
     registers = dict(given)
-    for line in re.sub(r"[{}]", "", program).split(";"):
+    for line in re.sub(r"^{|}$", "", program).split(";"):
         name, *arguments = line.replace(",", " ").split() or [""]
         if name in ("", ".reg"):
+            continue
+        if name == "mov.b32" and arguments[0].startswith("{"):
+            low, high, value = arguments
+            registers[low.strip("{")], registers[high.strip("}")] = registers[value] & 0xFFFF, registers[value] >> 16
             continue
         to, values = arguments[0], [registers[a] if a in registers else int(a, 0) for a in arguments[1:]]
         match name.split("."):
@@ -20,9 +24,6 @@ def execute(program: str, given: dict[str, int], dtype: torch.dtype) -> dict[str
                 registers[to] = values[0]
             case ["shr", _]:
                 registers[to] = values[0] >> values[1]
-            case ["prmt", _]:
-                both = values[0] | values[1] << 32
-                registers[to] = sum((both >> 8 * (values[2] >> 4 * n & 7) & 0xFF) << 8 * n for n in range(4))
             case ["lop3", _]:
                 places = (sum((value >> bit & 1) << 2 - n for n, value in enumerate(values[:3])) for bit in range(32))
                 registers[to] = sum((values[3] >> place & 1) << bit for bit, place in enumerate(places))
@@ -37,13 +38,12 @@ def execute(program: str, given: dict[str, int], dtype: torch.dtype) -> dict[str
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_byte(dtype: torch.dtype) -> None:
-    for first in range(0, 256, 4):
-        codes = range(first, first + 4)
-        found = execute(halves(dtype), {"$4": sum(code << 8 * n for n, code in enumerate(codes))}, dtype)
-        words = [half for name in ("$0", "$1", "$2", "$3") for half in (found[name] & 0xFFFF, found[name] >> 16)]
-        numbers = torch.tensor(words).to(torch.uint16).view(dtype).tolist()
-        assert numbers == [(code & 15) - 8 for code in codes] + [(code >> 4) - 8 for code in codes]
+    for first in range(256):
+        codes = [first, (first + 85) % 256, first ^ 0xFF, first * 7 % 256]
+        found = execute(eighths(dtype), {"$8": sum(code << 8 * n for n, code in enumerate(codes))}, dtype)
+        numbers = torch.tensor([found[f"${n}"] for n in range(8)]).to(torch.uint16).view(dtype).tolist()
+        assert numbers == [half - 8 for code in codes for half in (code & 15, code >> 4)]
 
 
-def test_no_halves_of_float32() -> None:
-    assert halves(torch.float32) == ""
+def test_no_eighths_of_float32() -> None:
+    assert eighths(torch.float32) == ""
