@@ -60,9 +60,9 @@ def test_without_a_redis_there_is_none_in_redis() -> None:
 def test_who_cannot_be_reached_or_gives_no_rights_is_named(
     redis_server: Callable[..., RedisServer], password: str
 ) -> None:
-    with pytest.raises(Unavailable, match="^tiers.redis.url: cannot reach"):
+    with pytest.raises(Unavailable, match=r"^tiers\.redis\.url: cannot reach"):
         Redis().start(Tier("redis://127.0.0.1:1")).open()
-    with pytest.raises(Unavailable, match="^directory.server.url: cannot reach"):
+    with pytest.raises(Unavailable, match=r"^directory\.server\.url: cannot reach"):
         Redis(Server("redis://127.0.0.1:1")).start().open()
     server = redis_server()
     rights = [">" + password, "~cachestore:*", "+@all", "-append", "-hset"]

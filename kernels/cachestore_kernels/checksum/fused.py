@@ -110,8 +110,8 @@ def _checksum(
     STRIPES: tl.constexpr = (SIZE - 1 - COMPLETE * 1024) // 64
     rest = (stripe < STRIPES)[:, None]
     rest_data = _data(
-        base, pages, page_count, COMPLETE * 128 + stripe[:, None] * 8, (stripe < STRIPES * there)[:, None], lane[None, :],
-        page_stride, head_stride, token_stride, FLAT, STEP, TOKENS, PAGE_TOKENS, ROW_WORDS,
+        base, pages, page_count, COMPLETE * 128 + stripe[:, None] * 8, (stripe < STRIPES * there)[:, None],
+        lane[None, :], page_stride, head_stride, token_stride, FLAT, STEP, TOKENS, PAGE_TOKENS, ROW_WORDS,
     )  # fmt: skip
     last = tl.full((1, 1), SIZE // 8 - 8, tl.int32)
     last_data = _data(
