@@ -23,12 +23,15 @@ def scatter(blocks: torch.Tensor, pools: Pools) -> None:
         raise ValueError("pages: every page may be written once per call; drop the repeated ids")
     ids = pools.pages.tolist()
     for pool, planes in _pairs(pools, blocks):
-        # torch's indexed writes are slower than a page is long, and its copies slower than numpy's, which are memcpy's
-        sides: tuple[Any, Any] = (pool.numpy(), planes.numpy()) if pool.is_cpu else (pool, planes)
-        target, source = sides
+        target, source = _assigned(pool), _assigned(planes)
         for block, pages in enumerate(ids):
             for number, page in enumerate(pages):
                 target[page] = source[block, :, number]
+
+
+def _assigned(tensor: torch.Tensor) -> Any:
+    """What is indexed to copy pages: on a CPU torch's copies are slower than numpy's, which are memcpy's."""
+    return tensor.numpy() if tensor.is_cpu else tensor
 
 
 def _pairs(pools: Pools, blocks: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
